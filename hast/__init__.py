@@ -1,0 +1,3 @@
+"""HAST: make a trained vision network small without its data."""
+
+__version__ = "0.1.0"

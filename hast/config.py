@@ -1,0 +1,72 @@
+"""Parameters: read once, at the edge, into frozen models.
+
+Every loop defines the section it takes beside its code; this module holds what the sections share.
+Parameters change results. What only changes speed (device, threads) is no parameter.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from hast.errors import InputError
+
+
+class Section(BaseModel):
+    """Base of all parameter sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_section(path: Path, key: str, section: type[SectionT]) -> SectionT:
+    """Read the section `key` of a params file.
+
+    Raises:
+        InputError: the file, the key or a value is wrong; the message names `key.field`, the rule
+            and the value.
+    """
+    values = read_yaml(path).get(key)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: section '{key}' must be a mapping, got {values!r}")
+    return parse_section(values, section, name=f"{path}: {key}")
+
+
+def parse_section(values: dict[str, Any], section: type[SectionT], *, name: str) -> SectionT:
+    """Validate plain values into a section; `name` stands before the key in an error."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise InputError("; ".join(_describe(name, e) for e in error.errors())) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Top level of a params file.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds no mapping.
+    """
+    # YAML 1.2 as DVC reads it: to PyYAML (1.1) `1e-3` is a string and `no` is false.
+    try:
+        values = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run from the project's root") from None
+    except YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise InputError(f"{path}: not valid YAML: {line}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold a mapping of sections, got {type(values).__name__}")
+    return values
+
+
+def _describe(name: str, error: Any) -> str:
+    key = ".".join([name, *map(str, error["loc"])])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown parameter, got {error['input']!r}; remove it or mend its name"
+    if error["type"] == "missing":
+        return f"{key}: required parameter is missing"
+    return f"{key}: {error['msg']}, got {error['input']!r}"

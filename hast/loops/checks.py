@@ -1,0 +1,18 @@
+"""Checks that loops share."""
+
+import torch
+from torch import Tensor
+
+from hast.errors import NonFiniteLossError
+
+_CHECK_EVERY = 10  # reading a loss back waits for the device
+
+
+def check_finite(loss: Tensor, *, loop: str, step: int, steps: int, cause: str) -> None:
+    """Stop a loop whose loss is NaN or infinite; looks at some steps and always at the last.
+
+    Raises:
+        NonFiniteLossError: with the step and the likely cause.
+    """
+    if (step % _CHECK_EVERY == 0 or step == steps - 1) and not torch.isfinite(loss):
+        raise NonFiniteLossError(loop, step, cause)

@@ -1,0 +1,152 @@
+"""Fine-tune the student on the bank: distillation, feature alignment, difficulty promotion.
+
+    L(x) = α · T² · KL(f(x) ‖ q(x)) + λ · Σ_blocks mean[(A_q − A_f)²]
+    x'   = x + ε · sign(∂L(x) / ∂x)
+    total: L(x) + L(x')
+
+Source: HAST, section 3.3.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hast.config import Section
+from hast.loops.checks import check_finite
+from hast.math.augmentation import random_resized_crop
+from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
+from hast.networks.blocks import tap_attention
+from hast.runtime import device_of, seeded
+
+
+class FinetuneConfig(Section):
+    """The defaults are the paper's CIFAR-10 setting."""
+
+    steps: int = Field(default=29400, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    milestones: tuple[int, ...] = (4000, 8000, 12000)  # steps at which the rate drops to a tenth
+    momentum: float = Field(default=0.9, gt=0, lt=1)  # Nesterov
+    weight_decay: float = Field(default=1e-4, ge=0)
+    temperature: float = Field(default=20.0, gt=0)  # T
+    distillation_weight: float = Field(default=20.0, ge=0)  # α
+    alignment_weight: float = Field(default=1000.0, ge=0)  # λ; 0 switches alignment off
+    alignment_modules: tuple[str, ...] = ()  # names or patterns; empty finds residual bodies
+    promotion_step: float = Field(default=0.01, ge=0)  # ε in normalized pixels; 0 is off
+    min_crop_scale: float = Field(default=0.5, gt=0, le=1)
+    flip: bool = True
+    sampling: Literal["uniform", "difficulty"] = "uniform"  # by difficulty under the student
+    seed: int = 0
+
+
+class FinetuneStep(NamedTuple):
+    loss: Tensor
+    distillation: Tensor  # α · T² · KL of the clean images
+    alignment: Tensor  # λ · Σ of the clean images
+    promoted: Tensor  # L(x'); 0 without promotion
+    learning_rate: float
+
+
+class _Parts(NamedTuple):
+    distillation: Tensor
+    alignment: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        return self.distillation + self.alignment
+
+
+def finetune(
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    difficulty: Tensor,
+    blocks: Sequence[str],
+    config: FinetuneConfig,
+) -> Iterator[FinetuneStep]:
+    """Fine-tune `student` in place. Its BatchNorm and activation ranges stay as they are.
+
+    Args:
+        student: calibrated, eval mode.
+        teacher: frozen, eval mode, same device.
+        images: (N, C, H, W), normalized pixels, the bank.
+        difficulty: (N,) in [0, 1], the weights of `sampling: difficulty`.
+        blocks: names of the modules to align, see `find_blocks`.
+        config: see `FinetuneConfig`.
+    """
+    images = images.to(device_of(teacher))
+    optimizer = torch.optim.SGD(
+        student.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=True,
+        weight_decay=config.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones))
+    random = seeded(config.seed, "quantize")
+    names = blocks if config.alignment_weight > 0 else ()
+    with tap_attention(student, names) as tap_q, tap_attention(teacher, names) as tap_f:
+
+        def loss_of(x: Tensor) -> _Parts:
+            distillation = distillation_loss(student(x), teacher(x), temperature=config.temperature)
+            if not names:
+                return _Parts(config.distillation_weight * distillation, x.new_zeros(()))
+            alignment = alignment_loss([tap_q[n] for n in names], [tap_f[n] for n in names])
+            return _Parts(
+                config.distillation_weight * distillation, config.alignment_weight * alignment
+            )
+
+        order = _batches(len(images), difficulty, config, random)
+        for step, batch in zip(range(config.steps), order, strict=False):
+            x = random_resized_crop(
+                images[batch.to(images.device)],
+                min_scale=config.min_crop_scale,
+                flip=config.flip,
+                generator=random,
+            )
+            optimizer.zero_grad()
+            promote = config.promotion_step > 0
+            clean = loss_of(x.requires_grad_(promote))
+            clean.loss.backward()  # gives the weights' gradient and, for promotion, the image's
+            promoted = x.new_zeros(())
+            if promote:
+                assert x.grad is not None
+                harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
+                promoted = loss_of(harder).loss
+                promoted.backward()
+            loss = (clean.loss + promoted).detach()
+            check_finite(
+                loss,
+                loop="quantize",
+                step=step,
+                steps=config.steps,
+                cause="learning_rate too high, or an activation range that is far too small",
+            )
+            rate = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            schedule.step()
+            yield FinetuneStep(
+                loss,
+                clean.distillation.detach(),
+                clean.alignment.detach(),
+                promoted.detach(),
+                rate,
+            )
+    student.requires_grad_(False)
+
+
+def _batches(
+    samples: int, difficulty: Tensor, config: FinetuneConfig, random: torch.Generator
+) -> Iterator[Tensor]:
+    """Index batches without end: shuffled epochs, or draws weighted by difficulty."""
+    size = min(config.batch_size, samples)
+    weights = difficulty.cpu().double().clamp(min=1e-3)  # an easy sample stays possible
+    while True:
+        if config.sampling == "difficulty":
+            yield torch.multinomial(weights, size, replacement=True, generator=random)
+        else:
+            order = torch.randperm(samples, generator=random)
+            yield from (b for b in order.split(size) if len(b) == size)

@@ -1,0 +1,111 @@
+"""Hard sample synthesis: optimise pixels until the teacher's BatchNorm statistics and hard labels
+are matched. Source: HAST, section 3.2.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hast.config import Section
+from hast.loops.checks import check_finite
+from hast.math.augmentation import random_resized_crop
+from hast.math.hardness import hard_sample_loss
+from hast.math.statistics import bns_loss
+from hast.networks.batch_norm import tap_batch_norm_inputs
+from hast.networks.generator import Generator
+from hast.networks.spec import ModelSpec
+from hast.runtime import device_of, seeded
+
+
+class SynthesisConfig(Section):
+    """The defaults are the paper's CIFAR setting."""
+
+    samples: int = Field(default=5120, ge=1)
+    batch_size: int = Field(default=256, ge=2)  # BNS needs the statistics of a batch
+    steps: int = Field(default=1000, ge=1)
+    learning_rate: float = Field(default=0.5, gt=0)
+    min_learning_rate: float = Field(default=1e-4, ge=0)
+    patience: int = Field(default=50, ge=0)  # steps on a plateau before the rate drops
+    hard_weight: float = Field(default=10.0, ge=0)  # β
+    gamma: float = Field(default=2.0, ge=0)  # γ; 0 is plain cross-entropy
+    augment_probability: float = Field(default=0.0, ge=0, le=1)  # of a step to see crops and flips
+    min_crop_scale: float = Field(default=0.4, gt=0, le=1)
+    init: Literal["gaussian", "generator"] = "gaussian"
+    seed: int = 0
+
+
+class SynthesisStep(NamedTuple):
+    """One iterate; the last one of a batch is the result."""
+
+    images: Tensor  # (B, C, H, W), normalized pixels, detached, updated in place by later steps
+    labels: Tensor  # (B,)
+    loss: Tensor
+    bns: Tensor
+    hard: Tensor
+
+
+def batch_sizes(config: SynthesisConfig) -> list[int]:
+    """Sizes of the batches that make up the bank; the last one may be smaller."""
+    full, rest = divmod(config.samples, config.batch_size)
+    return [config.batch_size] * full + [rest] * (rest > 0)
+
+
+def synthesize_batch(
+    teacher: nn.Module,
+    generator: Generator,
+    spec: ModelSpec,
+    config: SynthesisConfig,
+    index: int,
+) -> Iterator[SynthesisStep]:
+    """Optimise batch `index`, which depends only on (config, teacher, generator, index).
+
+    L = L_BNS + β · L_hard, Adam on the pixels, learning rate reduced on plateaus.
+
+    Args:
+        teacher: frozen, eval mode.
+        generator: seeds the pixels where `config.init` is `generator`.
+        spec: image shape and classes.
+        config: see `SynthesisConfig`.
+        index: which batch of `batch_sizes(config)`.
+    """
+    device = device_of(teacher)
+    random = seeded(config.seed, "synthesize", index)
+    size = batch_sizes(config)[index]
+    labels = torch.randint(spec.num_classes, (size,), generator=random).to(device)
+    if config.init == "generator":
+        with torch.no_grad():
+            images = generator.sample(labels, random).contiguous()
+    else:
+        images = torch.randn(size, *spec.input_shape, generator=random).to(device)
+    images.requires_grad_(True)
+
+    optimizer = torch.optim.Adam([images], lr=config.learning_rate)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, patience=config.patience, min_lr=config.min_learning_rate
+    )
+    with tap_batch_norm_inputs(teacher) as tap:
+        for step in range(config.steps):
+            views: Tensor = images
+            if torch.rand((), generator=random) < config.augment_probability:
+                views = random_resized_crop(
+                    images, min_scale=config.min_crop_scale, flip=True, generator=random
+                )
+            logits = teacher(views)
+            bns = bns_loss(tap.batch, tap.running)
+            hard = hard_sample_loss(logits, labels, gamma=config.gamma)
+            loss = bns + config.hard_weight * hard
+            check_finite(
+                loss,
+                loop=f"synthesize, batch {index}",
+                step=step,
+                steps=config.steps,
+                cause="learning_rate too high, or NaN in the teacher's weights",
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            plateau.step(loss.detach())
+            yield SynthesisStep(images.detach(), labels, loss.detach(), bns.detach(), hard.detach())

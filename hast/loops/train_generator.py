@@ -1,0 +1,79 @@
+"""Train the generator against the frozen teacher: images it classifies as asked, with its BNS."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from hast.config import Section
+from hast.loops.checks import check_finite
+from hast.math.statistics import bns_loss
+from hast.networks.batch_norm import tap_batch_norm_inputs
+from hast.networks.generator import Generator
+from hast.networks.spec import ModelSpec
+from hast.runtime import device_of, seeded, seeded_weights
+
+
+class GeneratorConfig(Section):
+    """GDFQ's warm-up as HAST uses it."""
+
+    latent_dim: int = Field(default=100, ge=1)
+    width: int = Field(default=128, ge=2, multiple_of=2)  # channels of the first feature map
+    steps: int = Field(default=800, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    bns_weight: float = Field(default=0.1, ge=0)
+    seed: int = 0
+
+
+class GeneratorStep(NamedTuple):
+    loss: Tensor
+    cross_entropy: Tensor  # nats
+    bns: Tensor
+
+
+def train_generator(
+    generator: Generator, teacher: nn.Module, config: GeneratorConfig
+) -> Iterator[GeneratorStep]:
+    """Train `generator` in place with L = CE + bns_weight * L_BNS; it ends in eval mode.
+
+    Args:
+        generator: on the teacher's device.
+        teacher: frozen, eval mode.
+        config: see `GeneratorConfig`.
+    """
+    device = device_of(teacher)
+    num_classes = generator.embedding.num_embeddings
+    random = seeded(config.seed, "generator", "batches")
+    optimizer = torch.optim.Adam(
+        generator.parameters(), lr=config.learning_rate, betas=(0.5, 0.999)
+    )
+    generator.train()
+    with tap_batch_norm_inputs(teacher) as tap:
+        for step in range(config.steps):
+            labels = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
+            logits = teacher(generator.sample(labels, random))
+            cross_entropy = F.cross_entropy(logits, labels)
+            bns = bns_loss(tap.batch, tap.running)
+            loss = cross_entropy + config.bns_weight * bns
+            check_finite(
+                loss,
+                loop="generator",
+                step=step,
+                steps=config.steps,
+                cause="learning_rate too high, or NaN in the teacher's weights",
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield GeneratorStep(loss.detach(), cross_entropy.detach(), bns.detach())
+    generator.eval()
+
+
+def build_generator(spec: ModelSpec, config: GeneratorConfig) -> Generator:
+    """An untrained generator with seeded weights."""
+    with seeded_weights(config.seed, "generator", "weights"):
+        return Generator(spec, config.latent_dim, config.width)

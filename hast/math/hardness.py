@@ -1,0 +1,52 @@
+"""Sample difficulty, the other measures of hardness, and the loss that asks for hard samples.
+
+All functions take logits (N, K) and labels (N,) with values in [0, K).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_difficulty(logits: Tensor, labels: Tensor) -> Tensor:
+    """d(x, y) = 1 - p(y | x), shape (N,), 0 is easy and 1 is hard.
+
+    Source: HAST, section 3.1; for softmax cross-entropy it is GHM's gradient norm of the
+    true-class logit (Li et al., AAAI 2019).
+    """
+    return _log_difficulty(logits, labels).exp()
+
+
+def gradient_norm(logits: Tensor, labels: Tensor) -> Tensor:
+    """|| dCE / dlogits ||_2 = || softmax(logits) - onehot(labels) ||_2, shape (N,), in [0, √2].
+
+    The whole logit gradient: it also tells whether the wrong mass sits on one class or on many.
+    """
+    onehot = F.one_hot(labels, logits.shape[1])
+    norm: Tensor = torch.linalg.vector_norm(logits.softmax(dim=1) - onehot, dim=1)
+    return norm
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the prediction in nats, shape (N,)."""
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def hard_sample_loss(logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
+    """L_hard = mean_i (1 - p_i)^gamma * CE_i, with p_i the probability of the label. Scalar.
+
+    gamma = 0 is the plain cross-entropy. The weight is taken in log space: for gamma < 1 the slope
+    of (1 - p)^gamma is infinite at p = 1, while log(1 - p) is smooth in the other logits.
+    """
+    ce = F.cross_entropy(logits, labels, reduction="none")
+    if gamma == 0:
+        return ce.mean()
+    return ((gamma * _log_difficulty(logits, labels)).exp() * ce).mean()
+
+
+def _log_difficulty(logits: Tensor, labels: Tensor) -> Tensor:
+    """log(1 - p_y) as the log-sum-exp over the other classes: exact where p_y rounds to one."""
+    log_p = logits.log_softmax(dim=1)
+    others = log_p.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    return others.logsumexp(dim=1)

@@ -1,0 +1,95 @@
+"""Uniform affine quantization and its straight-through gradient.
+
+    x_int = clamp(round(x / scale) + zero_point, 0, quant_max)
+    x_hat = (x_int - zero_point) * scale
+
+`scale` and `zero_point` carry the granularity: a scalar quantizes per tensor, a tensor of shape
+(C, 1, ...) quantizes per channel, by ordinary broadcasting. Codes are unsigned, so `quant_min` is 0
+throughout and `quant_max` is 2**bits - 1.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+QUANT_MIN = 0
+MIN_BITS, MAX_BITS = 2, 8
+
+
+class QParams(NamedTuple):
+    """What turns real numbers into codes and back.
+
+    `scale` (float) and `zero_point` (integer-valued float) have one shape that broadcasts against
+    the quantized tensor.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    quant_max: int
+
+
+def quant_max_of(bits: int) -> int:
+    """Largest unsigned code of `bits` bits.
+
+    Raises:
+        ValueError: `bits` lies outside 2..8.
+    """
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(f"bits must lie in {MIN_BITS}..{MAX_BITS}, got {bits}")
+    return (1 << bits) - 1
+
+
+def choose_qparams(minimum: Tensor, maximum: Tensor, *, bits: int) -> QParams:
+    """Asymmetric min/max quantization parameters of the range [minimum, maximum].
+
+    The range is widened to contain zero. Zero then has a code of its own, so zero padding stays
+    exact, and the zero point fits the unsigned container even where all values have one sign.
+
+    Args:
+        minimum: lower ends, any shape that broadcasts against the tensor to quantize.
+        maximum: upper ends, same shape.
+        bits: code width, 2..8.
+    """
+    quant_max = quant_max_of(bits)
+    minimum = minimum.clamp(max=0.0)
+    maximum = maximum.clamp(min=0.0)
+    # The floor only acts on an all-zero range, where any positive scale is right.
+    scale = ((maximum - minimum) / quant_max).clamp(min=torch.finfo(torch.float32).tiny)
+    zero_point = torch.round(-minimum / scale).clamp(QUANT_MIN, quant_max)
+    return QParams(scale, zero_point, quant_max)
+
+
+def quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """Codes of `x`, integer-valued floats in [0, quant_max], same shape as `x`."""
+    return (torch.round(x / qparams.scale) + qparams.zero_point).clamp(QUANT_MIN, qparams.quant_max)
+
+
+def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
+    """Real values of integer-valued `codes`, same shape."""
+    return (codes - qparams.zero_point) * qparams.scale
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward: quantize and dequantize. Backward: identity, also where the value was clipped.
+
+    A Function and not `x + (x_hat - x).detach()`: that sum rounds, so its result would no longer
+    be the value that integer arithmetic gives.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, qparams: QParams) -> Tensor:
+        return dequantize(quantize(x, qparams), qparams)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0], None
+
+
+def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """`x` rounded to its codes and back, with a straight-through gradient without clipping mask.
+
+    Source: Bengio et al., 2013 (arXiv:1308.3432); the missing mask is the HAST setting.
+    """
+    result: Tensor = _StraightThrough.apply(x, qparams)
+    return result

@@ -1,0 +1,69 @@
+"""BatchNorm: its mode, its stored statistics, and a tap on what flows into it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from hast.errors import InputError
+from hast.math.statistics import ChannelStatistics, channel_statistics
+from hast.networks.hooks import removed_at_exit
+
+
+class BatchNormTap(NamedTuple):
+    """Statistics of the latest forward pass, one entry for each BatchNorm call, in call order."""
+
+    batch: list[ChannelStatistics]
+    running: list[ChannelStatistics]
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Eval mode and no parameter gradients: BatchNorm keeps the statistics of the data that nobody
+    has any more. Gradients still reach the image through the network."""
+    return network.eval().requires_grad_(False)
+
+
+def batch_norms(network: nn.Module) -> list[BatchNorm]:
+    """All BatchNorm layers with running statistics, subclasses included, in definition order.
+
+    Raises:
+        InputError: there is none; the method reads the training statistics out of them.
+    """
+    layers = [
+        m for m in network.modules() if isinstance(m, BatchNorm) and m.running_mean is not None
+    ]
+    if not layers:
+        raise InputError(
+            f"{type(network).__name__} has no BatchNorm layer with running statistics, but sample"
+            " synthesis matches them; use a network with BatchNorm that is not folded into the"
+            " convolutions"
+        )
+    return layers
+
+
+@contextmanager
+def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
+    """Collect batch and running statistics at the input of every BatchNorm call.
+
+    Yields:
+        A tap that each forward pass of `network` fills anew.
+    """
+    tap = BatchNormTap([], [])
+
+    def clear(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+        tap.batch.clear()
+        tap.running.clear()
+
+    def read(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(layer, BatchNorm)
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        tap.batch.append(channel_statistics(args[0]))
+        tap.running.append(ChannelStatistics(layer.running_mean, layer.running_var))
+
+    handles = [network.register_forward_pre_hook(clear)]
+    handles += [layer.register_forward_pre_hook(read) for layer in batch_norms(network)]
+    with removed_at_exit(handles):
+        yield tap

@@ -1,0 +1,145 @@
+"""The modules whose features are aligned: residual bodies, taken before the addition.
+
+One eager forward pass on zeros watches the additions. Of the two summands of a residual addition
+the body is the one with more convolutions behind it; its module is the one that returned the
+summand. Names of classes and attributes play no role.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from hast.errors import InputError
+from hast.math.distillation import attention_vector
+from hast.networks.batch_norm import batch_norms
+from hast.networks.hooks import removed_at_exit
+from hast.networks.spec import ModelSpec
+from hast.runtime import device_of
+
+_CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d}
+_ADDITIONS = {
+    torch.add,
+    Tensor.add,
+    Tensor.add_,
+    Tensor.__add__,
+    Tensor.__radd__,
+    Tensor.__iadd__,
+}
+
+
+def find_blocks(network: nn.Module, spec: ModelSpec, patterns: Sequence[str] = ()) -> list[str]:
+    """Names of the modules to align, in the order in which they run.
+
+    Args:
+        network: in eval mode.
+        spec: gives the input shape of the probe.
+        patterns: module names or shell patterns (`layer?.*.bn2`) that replace the search.
+
+    Returns:
+        Residual bodies; in a network without residual additions, every BatchNorm layer that
+        answers with feature maps.
+
+    Raises:
+        InputError: a pattern matches no module, or a matched one returns no (N, C, H, W) tensor.
+    """
+    probe = _Probe()
+    with torch.no_grad(), probe, probe.watching(network):
+        network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
+
+    if patterns:
+        return _matching(network, patterns, probe.feature_maps)
+    if probe.bodies:
+        return probe.bodies
+    norms = set(map(id, batch_norms(network)))
+    return [name for name in probe.feature_maps if id(network.get_submodule(name)) in norms]
+
+
+@contextmanager
+def tap_attention(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the attention vectors (N, C) of the outputs (N, C, H, W) of the named modules.
+
+    Yields:
+        A dict that each forward pass fills, keyed by module name.
+    """
+    taken: dict[str, Tensor] = {}
+
+    def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def read(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+            taken[name] = attention_vector(output)
+            # A residual addition may follow in place and would overwrite what backward needs.
+            return output.clone()
+
+        return read
+
+    handles = [network.get_submodule(n).register_forward_hook(reader(n)) for n in names]
+    with removed_at_exit(handles):
+        yield taken
+
+
+def _matching(
+    network: nn.Module, patterns: Sequence[str], feature_maps: Iterable[str]
+) -> list[str]:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name, _ in network.named_modules()):
+            raise InputError(f"alignment module {pattern!r} matches no module of the network")
+    found = [n for n in feature_maps if any(fnmatchcase(n, p) for p in patterns)]
+    if not found:
+        raise InputError(f"no module matching {list(patterns)} returns an (N, C, H, W) tensor")
+    return found
+
+
+class _Probe(TorchFunctionMode):
+    """Counts the convolutions behind every tensor and notes residual additions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature_maps: list[str] = []
+        self.bodies: list[str] = []
+        self._depth: dict[int, int] = {}
+        self._producer: dict[int, str] = {}
+        self._alive: list[Tensor] = []  # an id is only unique while its tensor lives
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[None]:
+        """Note which module returned which tensor while the context is open."""
+
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            return lambda _module, _args, output: self._note_output(name, output)
+
+        named = [(name, module) for name, module in network.named_modules() if name]
+        with removed_at_exit([m.register_forward_hook(hook(name)) for name, m in named]):
+            yield
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if func in _ADDITIONS:
+            self._note_addition(operands)
+        depth = max((self._depth.get(id(t), 0) for t in operands), default=0)
+        depth += func in _CONVOLUTIONS
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._depth[id(leaf)] = depth
+                self._alive.append(leaf)
+        return result
+
+    def _note_output(self, name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            self._producer[id(output)] = name
+            if name not in self.feature_maps:
+                self.feature_maps.append(name)
+
+    def _note_addition(self, operands: list[Tensor]) -> None:
+        if len(operands) != 2 or operands[0].ndim != 4 or operands[0].shape != operands[1].shape:
+            return
+        shallow, deep = sorted(operands, key=lambda t: self._depth.get(id(t), 0))
+        is_residual = self._depth.get(id(deep), 0) > self._depth.get(id(shallow), 0)
+        body = self._producer.get(id(deep))
+        if is_residual and body is not None and body not in self.bodies:
+            self.bodies.append(body)

@@ -1,0 +1,124 @@
+"""Quantizers that live on the modules they quantize.
+
+A weight quantizer is a parametrization of `weight`; activation quantizers are children of their
+module, called by a hook. The network's own class and `forward` stay as they are, so functional
+activations, shortcuts and subclasses of Conv and Linear need no special handling.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hast.math.quantization import choose_qparams, fake_quantize
+
+Mode = Literal["observe", "quantize"]
+SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
+
+
+class WeightQuantizer(nn.Module):
+    """Fake-quantizes a weight (C_out, ...) per output channel by the min/max it has right now."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, weight: Tensor) -> Tensor:
+        dims = tuple(range(1, weight.ndim))
+        current = weight.detach()
+        qparams = choose_qparams(
+            current.amin(dims, keepdim=True), current.amax(dims, keepdim=True), bits=self.bits
+        )
+        return fake_quantize(weight, qparams)
+
+
+class ActivationQuantizer(nn.Module):
+    """Per-tensor quantizer with a range that is first observed, then frozen.
+
+    `minimum` and `maximum` are a moving average that starts from the first batch. They are NaN
+    until something was observed.
+    """
+
+    minimum: Tensor
+    maximum: Tensor
+
+    def __init__(self, bits: int, momentum: float) -> None:
+        """
+        Args:
+            bits: code width, 2..8.
+            momentum: weight of the old average when a batch arrives, in [0, 1).
+        """
+        super().__init__()
+        self.bits, self.momentum = bits, momentum
+        self.mode: Mode = "quantize"
+        self.register_buffer("minimum", torch.tensor(torch.nan))
+        self.register_buffer("maximum", torch.tensor(torch.nan))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "observe":
+            self._observe(x.detach())
+            return x
+        return fake_quantize(x, choose_qparams(self.minimum, self.maximum, bits=self.bits))
+
+    def _observe(self, x: Tensor) -> None:
+        low, high = x.aminmax()
+        first = self.minimum.isnan()
+        self.minimum.copy_(torch.where(first, low, low.lerp(self.minimum, self.momentum)))
+        self.maximum.copy_(torch.where(first, high, high.lerp(self.maximum, self.momentum)))
+
+
+class CallSites(nn.ModuleList):
+    """The activation quantizers of one module, one for each time a forward pass calls it.
+
+    A module that is called several times (torchvision's ResNet shares one ReLU in each block) sees
+    activations of different ranges.
+    """
+
+    def __init__(self, quantizers: list[ActivationQuantizer]) -> None:
+        super().__init__(quantizers)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self) == 1:
+            site = 0
+        else:
+            site = self.calls
+            self.calls += 1
+        result: Tensor = self[site](x)
+        return result
+
+
+def attach_to_input(module: nn.Module, sites: CallSites) -> None:
+    """Quantize the first argument of `module` from now on."""
+    module.add_module(SITE, sites)
+    module.register_forward_pre_hook(_quantize_input)
+
+
+def attach_to_output(module: nn.Module, sites: CallSites) -> None:
+    """Quantize what `module` returns from now on."""
+    module.add_module(SITE, sites)
+    module.register_forward_hook(_quantize_output)
+
+
+def restart_call_counts_at(root: nn.Module) -> None:
+    """Let every forward pass of `root` begin at the first call of every module."""
+    root.register_forward_pre_hook(_restart_call_counts)
+
+
+# Hooks are module-level functions that find their quantizer through the module they are called
+# with: a deep copy of the network then uses its own quantizers, not those of the original.
+
+
+def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (getattr(module, SITE)(args[0]), *args[1:])
+
+
+def _quantize_output(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+    result: Tensor = getattr(module, SITE)(output)
+    return result
+
+
+def _restart_call_counts(root: nn.Module, _args: tuple[Any, ...]) -> None:
+    for module in root.modules():
+        if isinstance(module, CallSites):
+            module.calls = 0

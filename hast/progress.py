@@ -1,0 +1,92 @@
+"""Progress of a loop: a bar on a terminal, a line every few seconds anywhere else."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_SHOWN_EVERY = 0.25  # seconds between updates of the bar; reading a loss waits for the device
+_PRINTED_EVERY = 10.0  # seconds between lines where there is no terminal
+
+RecordT = TypeVar("RecordT")
+
+
+def track(
+    records: Iterable[RecordT],
+    *,
+    total: int,
+    label: str,
+    fields: tuple[str, ...] = (),
+    done: int = 0,
+) -> Iterator[RecordT]:
+    """Pass records through and show how far they are.
+
+    Args:
+        records: what a loop yields.
+        total: how many there will be, those already done included.
+        label: what is being done.
+        fields: attributes of a record to show, such as `loss`.
+        done: records that an earlier run has finished.
+    """
+    if sys.stderr.isatty():
+        yield from _with_bar(records, total, label, fields, done)
+    else:
+        yield from _with_lines(records, total, label, fields, done)
+
+
+def _with_bar(
+    records: Iterable[RecordT], total: int, label: str, fields: tuple[str, ...], done: int
+) -> Iterator[RecordT]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total, completed=done, values="")
+        shown = 0.0
+        for record in records:
+            done += 1
+            now = time.monotonic()
+            if now - shown >= _SHOWN_EVERY or done == total:
+                shown = now
+                progress.update(task, completed=done, values=_values(record, fields))
+            yield record
+
+
+def _with_lines(
+    records: Iterable[RecordT], total: int, label: str, fields: tuple[str, ...], done: int
+) -> Iterator[RecordT]:
+    start = printed = time.monotonic()
+    first = done
+    for record in records:
+        done += 1
+        now = time.monotonic()
+        if now - printed >= _PRINTED_EVERY or done == total:
+            printed = now
+            rate = (done - first) / max(now - start, 1e-9)
+            print(
+                f"{label}: {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+                f" {_values(record, fields)}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
+        yield record
+
+
+def _values(record: Any, fields: tuple[str, ...]) -> str:
+    return " ".join(f"{field}={float(getattr(record, field)):.4g}" for field in fields)

@@ -1,0 +1,61 @@
+"""How computations run: device, determinism and seeded randomness. Nothing here changes a result
+beyond rounding, so none of it is a parameter."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from hast.errors import InputError
+
+
+def select_device() -> torch.device:
+    """The device named by HAST_DEVICE (`cpu`, `cuda`, `cuda:1`, `mps`), by default `auto`.
+
+    Raises:
+        InputError: the name is malformed or the device is not there.
+    """
+    name = os.environ.get("HAST_DEVICE", "auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"HAST_DEVICE={name}: cannot be used ({reason}); try cpu") from None
+    return device
+
+
+def make_deterministic() -> None:
+    """Same inputs, same machine, same bytes."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def seeded(seed: int, *stream: str | int) -> torch.Generator:
+    """A CPU random generator of its own for each named stream, such as ("synthesize", batch).
+
+    Draw from it on the CPU and move the result: the numbers then depend on the names alone, not on
+    the device, on what ran before or on who runs it.
+    """
+    digest = hashlib.sha256(repr((seed, *stream)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@contextmanager
+def seeded_weights(seed: int, *stream: str | int) -> Iterator[None]:
+    """Initial weights of the networks built inside depend on the names alone; the global random
+    state outside is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(seed, *stream).initial_seed())
+        yield
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's parameters are."""
+    return next(network.parameters()).device

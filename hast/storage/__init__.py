@@ -1,0 +1,1 @@
+"""Files: datasets, checkpoints, the bank, and tables. Only stages open this room."""

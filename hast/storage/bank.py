@@ -1,0 +1,197 @@
+"""The sample bank: one Zarr v3 group of images and labels, with a manifest beside it.
+
+    bank/
+      manifest.json     sha256 of every file of the store
+      bank.zarr/        attributes = BankCard; images (N, C, H, W) float32; labels (N,) int64
+
+A chunk is the unit of reading, a shard the unit of writing and of resuming. The same content gives
+the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor
+from zarr.codecs import ZstdCodec
+
+from hast.config import Section
+from hast.errors import InputError
+from hast.networks.spec import ModelSpec
+from hast.storage.untrusted import check_store, verify_manifest, write_manifest
+
+FORMAT: Literal["hast-bank"] = "hast-bank"
+VERSION = 1
+_STORE, _MANIFEST = "bank.zarr", "manifest.json"
+_MAX_CHUNK, _SHARD = 64, 1024  # samples; few files matter more than few bytes
+
+
+class BankCard(Section):
+    """Attributes of the store: where the bank comes from. No time, host or path among them."""
+
+    format: Literal["hast-bank"] = FORMAT
+    version: int = VERSION
+    samples: int
+    spec: ModelSpec
+    teacher: str  # fingerprint
+    synthesis: dict[str, Any]  # parameters, seed included
+    generator: str | None = None  # fingerprint, where the pixels started from its images
+    libraries: dict[str, str] = {}  # versions
+
+    def key(self) -> str:
+        """Names the bank that these inputs make."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Bank(NamedTuple):
+    """A verified bank in memory."""
+
+    images: Tensor  # (N, C, H, W) float32, normalized pixels
+    labels: Tensor  # (N,) int64
+    card: BankCard
+
+
+class BankWriter:
+    """Builds a bank shard by shard in a side folder and moves it into place when it is whole.
+
+    The side folder is named after the card, so a run that was killed finds its finished shards
+    again, and a run with other parameters never does.
+    """
+
+    def __init__(self, partial_root: Path, card: BankCard, batch_size: int) -> None:
+        """
+        Args:
+            partial_root: where unfinished banks are kept.
+            card: attributes of the bank.
+            batch_size: samples that are made together; a shard holds whole batches.
+        """
+        self._folder = partial_root / f"bank-{card.key()}"
+        self._samples, self._batch_size = card.samples, batch_size
+        chunk = max(n for n in range(1, _MAX_CHUNK + 1) if batch_size % n == 0)
+        self.shard_size = batch_size * max(1, _SHARD // batch_size)
+        self._arrays = self._open(card, chunk)
+
+    def shards(self) -> list[slice]:
+        """The samples of every shard."""
+        return [
+            slice(start, min(start + self.shard_size, self._samples))
+            for start in range(0, self._samples, self.shard_size)
+        ]
+
+    def batches(self, shard: slice) -> range:
+        """Indices of the batches that a shard holds."""
+        return range(shard.start // self._batch_size, -(-shard.stop // self._batch_size))
+
+    def is_finished(self, shard: slice) -> bool:
+        """Whether an earlier run wrote this shard. Labels are written last."""
+        index = shard.start // self.shard_size
+        return (self._folder / _STORE / "labels" / "c" / str(index)).is_file()
+
+    def write(self, shard: slice, images: Tensor, labels: Tensor) -> None:
+        """Write one whole shard."""
+        self._arrays["images"][shard] = images.cpu().numpy()
+        self._arrays["labels"][shard] = labels.cpu().numpy()
+
+    def finish(self, target: Path) -> None:
+        """Write the manifest and move the bank to `target`, replacing what is there."""
+        assert all(map(self.is_finished, self.shards()))
+        write_manifest(self._folder / _STORE, self._folder / _MANIFEST)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(self._folder, target)
+
+    def _open(self, card: BankCard, chunk: int) -> dict[str, Any]:
+        store = self._folder / _STORE
+        names = ("images", "labels")
+        if not all((store / n / "zarr.json").is_file() for n in names):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            # Attributes go through JSON so that tuples and models become plain lists and dicts.
+            group = zarr.create_group(
+                store, zarr_format=3, attributes=json.loads(card.model_dump_json())
+            )
+            for name, shape, dtype in (
+                ("images", card.spec.input_shape, "float32"),
+                ("labels", (), "int64"),
+            ):
+                group.create_array(
+                    name,
+                    shape=(card.samples, *shape),
+                    chunks=(chunk, *shape),
+                    shards=(self.shard_size, *shape),
+                    dtype=dtype,
+                    compressors=[ZstdCodec(level=3, checksum=True)],
+                    # Without it a shard of zeros would leave no file and never count as finished.
+                    config={"write_empty_chunks": True},
+                )
+        group = zarr.open_group(store, mode="r+", zarr_format=3)
+        return {name: group[name] for name in names}
+
+
+def open_bank(folder: Path, *, teacher: str | None = None) -> Bank:
+    """Read a bank whole, trusting nothing in it.
+
+    Args:
+        folder: holds `bank.zarr` and `manifest.json`.
+        teacher: the fingerprint the bank must have been made for, if any.
+
+    Raises:
+        InputError: something is missing, malformed, too large for what is stored, not finite,
+            changed since it was written, or made for another teacher.
+    """
+    store = folder / _STORE
+    if not store.is_dir():
+        raise InputError(f"{store}: no such bank; run `dvc repro synthesize`")
+    attributes = check_store(store, {"images": ("float32", 4), "labels": ("int64", 1)})
+    card = _read_card(store, attributes)
+    if teacher is not None and card.teacher != teacher:
+        raise InputError(
+            f"{folder}: the bank was made for teacher {card.teacher} but the teacher is {teacher};"
+            " rerun `dvc repro synthesize`"
+        )
+    verify_manifest(store, folder / _MANIFEST)
+    group = zarr.open_group(store, mode="r", zarr_format=3)
+    images, labels = (np.asarray(group[name]) for name in ("images", "labels"))
+    _check_content(folder, card, images, labels)
+    return Bank(torch.from_numpy(images), torch.from_numpy(labels), card)
+
+
+def _read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
+    if attributes.get("format") != FORMAT:
+        raise InputError(f"{store}: not a {FORMAT}; its format is {attributes.get('format')!r}")
+    if attributes.get("version") != VERSION:
+        raise InputError(
+            f"{store}: bank version {attributes.get('version')!r} is not known; this program reads"
+            f" version {VERSION}; update it"
+        )
+    try:
+        return BankCard.model_validate(attributes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{store}: attribute {first['loc']}: {first['msg']}") from None
+
+
+def _check_content(
+    folder: Path, card: BankCard, images: NDArray[Any], labels: NDArray[Any]
+) -> None:
+    expected = (card.samples, *card.spec.input_shape)
+    if images.shape != expected or labels.shape != expected[:1]:
+        raise InputError(
+            f"{folder}: the card promises images of shape {expected} but the store holds images"
+            f" {images.shape} and labels {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() >= card.spec.num_classes:
+        raise InputError(
+            f"{folder}: labels must lie in 0..{card.spec.num_classes - 1}, they span"
+            f" {labels.min()}..{labels.max()}"
+        )
+    if not np.isfinite(images).all():
+        raise InputError(f"{folder}: images must be finite but hold NaN or infinity")

@@ -1,0 +1,113 @@
+"""Labelled images for training the built-in teacher and for the final measurement.
+
+Only the stages `teacher` and `evaluate` may import this module: everything between is data-free.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from hast.config import Section
+from hast.errors import InputError
+from hast.networks.spec import ModelSpec
+
+Split = Literal["train", "test"]
+_BATCH_SIZE = 256
+_DIGITS_MAX_PIXEL = 16
+
+
+class DatasetConfig(Section):
+    """Where labelled images come from.
+
+    Attributes:
+        name: `digits` is scikit-learn's bundled set; `folder` reads root/<split>/<class>/<image>,
+            classes in alphabetical order.
+        root: of `folder`; relative to the project.
+    """
+
+    name: Literal["digits", "folder"] = "digits"
+    root: Path | None = None
+
+
+class Batches(Protocol):
+    """Sized and iterable: normalized images (N, C, H, W) and labels (N,), in a fixed order."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class LabelledImages(NamedTuple):
+    images: Tensor  # (N, C, H, W), normalized pixels
+    labels: Tensor  # (N,)
+
+
+def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
+    """Two thirds of the digits to train on, or the held-out third. The split never changes."""
+    digits = load_digits()
+    train, test = train_test_split(
+        range(len(digits.target)), test_size=1 / 3, stratify=digits.target, random_state=0
+    )
+    index = train if split == "train" else test
+    pixels = torch.tensor(digits.images[index], dtype=torch.float32) / _DIGITS_MAX_PIXEL
+    return LabelledImages(
+        normalize(pixels.unsqueeze(1), spec), torch.tensor(digits.target[index], dtype=torch.int64)
+    )
+
+
+def open_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batches:
+    """Batches of a split.
+
+    Raises:
+        InputError: the folder is not there, or its images or classes do not fit the network.
+    """
+    if config.name == "digits":
+        return _digits_batches(split, spec)
+    return _folder_batches(config, split, spec)
+
+
+def normalize(pixels: Tensor, spec: ModelSpec) -> Tensor:
+    """Pixels in [0, 1], (N, C, H, W), to the network's normalized pixel space."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
+    return (pixels - mean) / std
+
+
+def _digits_batches(split: Split, spec: ModelSpec) -> Batches:
+    if (spec.input_shape, spec.num_classes) != ((1, 8, 8), 10):
+        raise InputError(
+            "dataset 'digits' holds 1x8x8 images of 10 classes but the teacher expects"
+            f" {'x'.join(map(str, spec.input_shape))} and {spec.num_classes} classes; set"
+            " dataset.name and dataset.root"
+        )
+    images, labels = load_digits_split(split, spec)
+    return [*zip(images.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True)]
+
+
+def _folder_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batches:
+    if config.root is None or not (config.root / split).is_dir():
+        raise InputError(
+            f"dataset.root must be a folder that holds '{split}/<class>/<image>', got {config.root}"
+        )
+    channels, height, width = spec.input_shape
+    steps: list[v2.Transform] = [v2.Grayscale()] if channels == 1 else []
+    steps += [
+        v2.Resize(min(height, width), antialias=True),
+        v2.CenterCrop([height, width]),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(spec.mean), list(spec.std)),
+    ]
+    folder = ImageFolder(str(config.root / split), v2.Compose(steps))
+    if len(folder.classes) != spec.num_classes:
+        raise InputError(
+            f"{config.root / split} holds {len(folder.classes)} classes but the teacher answers"
+            f" {spec.num_classes}"
+        )
+    return DataLoader(folder, batch_size=_BATCH_SIZE)

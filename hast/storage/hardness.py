@@ -1,0 +1,37 @@
+"""Hardness scores of a bank as a Zarr group: one float32 array (N,) a measure."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from torch import Tensor
+
+from hast.errors import InputError
+from hast.storage.untrusted import check_store
+
+
+def save_hardness(store: Path, scores: Mapping[str, Tensor], bank: str) -> None:
+    """Write the scores, with the key of the bank they belong to."""
+    group = zarr.create_group(store, zarr_format=3, overwrite=True, attributes={"bank": bank})
+    for name, values in sorted(scores.items()):
+        group.create_array(name, data=values.float().cpu().numpy(), chunks=tuple(values.shape))
+
+
+def load_hardness(store: Path, name: str, *, bank: str) -> Tensor:
+    """Read one measure, (N,).
+
+    Raises:
+        InputError: the store is missing or malformed, or belongs to another bank.
+    """
+    if not store.is_dir():
+        raise InputError(f"{store}: no hardness scores; run `dvc repro score`")
+    attributes = check_store(store, {name: ("float32", 1)})
+    if attributes.get("bank") != bank:
+        raise InputError(
+            f"{store}: scores belong to bank {attributes.get('bank')!r}, not to {bank!r}; rerun"
+            " `dvc repro score`"
+        )
+    values = zarr.open_group(store, mode="r", zarr_format=3)[name]
+    return torch.from_numpy(np.asarray(values))

@@ -1,0 +1,41 @@
+"""The student on disk: weights and activation ranges, and a card with its bit widths."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hast.bit_width import BitWidth
+from hast.config import Section
+from hast.networks.student import Placement, prepare_student, set_mode
+from hast.storage.teachers import Teacher
+from hast.storage.weights import WEIGHTS, load_card, load_state, read_state
+
+
+class StudentCard(Section):
+    weight_bits: int
+    act_bits: int
+    placement: Placement
+    teacher: str  # fingerprint
+
+    @property
+    def bits(self) -> BitWidth:
+        return BitWidth(self.weight_bits, self.act_bits)
+
+
+def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Module:
+    """Rebuild a calibrated or fine-tuned student on `device`, in eval mode, quantizing.
+
+    Raises:
+        InputError: a file is missing or corrupt, or it was made from another teacher.
+    """
+    card = load_student_card(folder)
+    teacher.require_made_for(card.teacher, folder)
+    student = prepare_student(teacher.network, teacher.spec, card.bits, placement=card.placement)
+    load_state(student, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
+    set_mode(student, "quantize")
+    return student.to(device)
+
+
+def load_student_card(folder: Path) -> StudentCard:
+    return load_card(folder, StudentCard)

@@ -1,0 +1,53 @@
+"""evaluate: measure teacher, calibrated and fine-tuned student on the test split, in fp32."""
+
+from hast.config import load_section
+from hast.loops.evaluate import evaluate
+from hast.networks.size import packed_size
+from hast.progress import track
+from hast.runtime import select_device
+from hast.storage.datasets import DatasetConfig, open_batches
+from hast.storage.students import load_student
+from hast.storage.tables import write_json
+from hast.storage.teachers import load_teacher
+from stages.entry import PARAMS, Bits, In, Out, Params, main
+
+
+def run(
+    *,
+    bits: Bits,
+    teacher: In,
+    calibrated: In,
+    student: In,
+    metrics: Out,
+    params: Params = PARAMS,
+) -> None:
+    """Write accuracy, agreement with the teacher and size of each network to METRICS."""
+    config = load_section(params, "dataset", DatasetConfig)
+    device = select_device()
+    source = load_teacher(teacher, device)
+    networks = {
+        "teacher": source.network,
+        "calibrated": load_student(calibrated, source, device),
+        "student": load_student(student, source, device),
+    }
+
+    batches = open_batches(config, "test", source.spec)
+    counts = evaluate(networks, source.network, batches)
+    *_, totals = track(counts, total=len(batches), label=f"evaluate {bits}")
+
+    write_json(
+        metrics,
+        {
+            name: {
+                "top1": totals[name].top1,
+                "agreement": totals[name].agreement,
+                "size_bytes": packed_size(network),
+                "samples": totals[name].samples,
+            }
+            for name, network in networks.items()
+        },
+    )
+
+
+if __name__ == "__main__":
+    main(run)

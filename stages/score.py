@@ -1,0 +1,64 @@
+"""score: how hard is every sample of the bank for the teacher and the untrained student."""
+
+import torch
+from pydantic import Field
+
+from hast.config import Section, load_section
+from hast.loops.score import SCORED_TOGETHER, Hardness, score
+from hast.progress import track
+from hast.runtime import select_device
+from hast.storage.bank import open_bank
+from hast.storage.hardness import save_hardness
+from hast.storage.students import load_student
+from hast.storage.tables import write_json, write_tsv
+from hast.storage.teachers import load_teacher
+from stages.entry import PARAMS, Bits, In, Out, Params, main
+
+
+class ScoreConfig(Section):
+    bins: int = Field(default=20, ge=2)  # of the difficulty histogram over [0, 1]
+    hard_above: float = Field(default=0.5, ge=0, le=1)  # a sample counts as hard from here
+
+
+def run(
+    *,
+    bits: Bits,
+    teacher: In,
+    calibrated: In,
+    bank: In,
+    out: Out,
+    metrics: Out,
+    histogram: Out,
+    params: Params = PARAMS,
+) -> None:
+    """Write one value a sample and measure to OUT."""
+    config = load_section(params, "score", ScoreConfig)
+    device = select_device()
+    source = load_teacher(teacher, device)
+    student = load_student(calibrated, source, device)
+    samples = open_bank(bank, teacher=source.card.fingerprint)
+
+    batches = score(source.network, student, samples.images, samples.labels)
+    parts = [
+        *track(batches, total=-(-len(samples.images) // SCORED_TOGETHER), label=f"score {bits}")
+    ]
+    scores = Hardness(*map(torch.cat, zip(*parts, strict=True)))
+    save_hardness(out, scores._asdict(), bank=samples.card.key())
+
+    counted = ("difficulty", "student_difficulty")
+    counts = [
+        torch.histc(getattr(scores, name).cpu(), config.bins, min=0, max=1).long().tolist()
+        for name in counted
+    ]
+    centres = [(i + 0.5) / config.bins for i in range(config.bins)]
+    write_tsv(histogram, ("difficulty", "teacher", "student"), zip(centres, *counts, strict=True))
+    summary = {f"mean_{name}": values.mean().item() for name, values in scores._asdict().items()}
+    hard = {
+        f"share_hard_{name}": (getattr(scores, name) > config.hard_above).float().mean().item()
+        for name in counted
+    }
+    write_json(metrics, summary | hard)
+
+
+if __name__ == "__main__":
+    main(run)
