@@ -1,15 +1,19 @@
-"""The results table, for the report and for the terminal."""
+"""The results and the wall times as tables, for the report and for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
 
+from hast.storage.timings import Timing
+
 _HEADER = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 
+Results = Mapping[str, Mapping[str, Any]]
 
-def result_rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Cells of the table, the full-precision network first.
+
+def result_rows(results: Results) -> list[tuple[str, ...]]:
+    """Cells of the results table, the full-precision network first.
 
     Args:
         results: `results.json` of the report: by network, top1 and agreement in [0, 1].
@@ -19,28 +23,33 @@ def result_rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...
     return [_cells(name, results[name], full) for name in order]
 
 
-def markdown_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def markdown_table(results: Results) -> str:
     lines = [_HEADER, ("---",) + ("---:",) * (len(_HEADER) - 1), *result_rows(results)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def terminal_tables(
-    results: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float | None]
-) -> tuple[Table, Table]:
-    """Results, and the wall time of every stage; None stands for a stage taken from the cache."""
-    networks = Table(title="Results on the test split")
+def results_table(results: Results) -> Table:
+    """Accuracy, agreement with the teacher and size of every network."""
+    table = Table(title=f"Test split, {results['fp32']['samples']} images")
     for position, name in enumerate(_HEADER):
-        networks.add_column(name, justify="right" if position else "left")
+        table.add_column(name, justify="right" if position else "left")
     for row in result_rows(results):
-        networks.add_row(*row)
+        table.add_row(*row)
+    return table
 
-    times = Table(title="Wall time")
-    times.add_column("stage")
-    times.add_column("seconds", justify="right")
-    for stage, wall in seconds.items():
-        times.add_row(stage, "cached" if wall is None else f"{wall:.1f}")
-    times.add_row("total", f"{sum(wall or 0 for wall in seconds.values()):.1f}")
-    return networks, times
+
+def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
+    """Wall time of every stage; what finished before `since` was not built again."""
+    table = Table(title="Wall time", show_footer=True)
+    built = [t for t in timings if t.finished >= since]
+    table.add_column("stage", footer="built now")
+    table.add_column("seconds", justify="right", footer=f"{sum(t.seconds for t in built):.1f}")
+    table.add_column("")
+    for timing in timings:
+        table.add_row(
+            timing.stage, f"{timing.seconds:.1f}", "" if timing in built else "up to date"
+        )
+    return table
 
 
 def _cells(name: str, row: Mapping[str, Any], full_size: int) -> tuple[str, ...]:

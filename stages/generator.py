@@ -5,10 +5,10 @@ from hast.loops.train_generator import GeneratorConfig, build_generator, train_g
 from hast.progress import track
 from hast.runtime import select_device
 from hast.storage.generators import GeneratorCard
-from hast.storage.tables import write_json, write_tsv
+from hast.storage.tables import Curve, write_json, write_tsv
 from hast.storage.teachers import load_teacher
 from hast.storage.weights import save_with_card
-from stages.entry import PARAMS, Curve, In, Out, Params, main
+from stages.entry import PARAMS, In, Out, Params, main
 
 _SHOWN = ("loss", "cross_entropy", "bns")
 

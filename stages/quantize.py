@@ -8,10 +8,10 @@ from hast.runtime import select_device
 from hast.storage.bank import open_bank
 from hast.storage.hardness import load_hardness
 from hast.storage.students import load_student, load_student_card
-from hast.storage.tables import write_json, write_tsv
+from hast.storage.tables import Curve, write_json, write_tsv
 from hast.storage.teachers import load_teacher
 from hast.storage.weights import save_with_card
-from stages.entry import PARAMS, Bits, Curve, In, Out, Params, main
+from stages.entry import PARAMS, Bits, In, Out, Params, main
 
 _SHOWN = ("loss", "distillation", "alignment")
 

@@ -129,11 +129,10 @@ class BankWriter:
                     shards=(self.shard_size, *shape),
                     dtype=dtype,
                     compressors=[ZstdCodec(level=3, checksum=True)],
-                    # Without it a shard of zeros would leave no file and never count as finished.
-                    config={"write_empty_chunks": True},
                 )
-        group = zarr.open_group(store, mode="r+", zarr_format=3)
-        return {name: group[name] for name in names}
+        # Without the option a shard of zeros would leave no file and never count as finished.
+        arrays = {name: zarr.open_array(store / name, mode="r+") for name in names}
+        return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays.items()}
 
 
 def open_bank(folder: Path, *, teacher: str | None = None) -> Bank:

@@ -4,12 +4,14 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+_CURVE_ROWS = 200
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -23,6 +25,26 @@ def write_tsv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_shorten(v) for v in row] for row in rows)
+
+
+class Curve:
+    """Keeps evenly spaced records of a loop for a plot."""
+
+    def __init__(self, total: int) -> None:
+        self._every = max(1, -(-total // _CURVE_ROWS))
+        self._total = total
+        self._seen = 0
+        self.rows: list[tuple[int, NamedTuple]] = []
+
+    def add(self, record: NamedTuple) -> None:
+        if self._seen % self._every == 0 or self._seen == self._total - 1:
+            self.rows.append((self._seen, record))
+        self._seen += 1
+
+    def table(self) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        """Column names and rows, numbers read back from the device."""
+        columns = ("step", *self.rows[0][1]._fields)
+        return columns, ([step, *map(float, record)] for step, record in self.rows)
 
 
 def _shorten(value: Any) -> Any:

@@ -1,0 +1,43 @@
+# `make run` does the main job on a fresh clone, `make test` passes the tests; each sets up .venv.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: help run test check flow clean
+
+help:
+	@echo "make run    set up .venv and bring the whole pipeline up to date (dvc repro)"
+	@echo "make test   set up .venv and run the tests"
+	@echo "make check  lint, format and types"
+	@echo "make flow   the pipeline as a Prefect flow"
+	@echo "make clean  remove .venv and what the pipeline wrote outside DVC's cache"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@touch $@
+
+run: $(READY)
+	@$(PY) -m stages.pipeline
+
+test: $(READY)
+	@$(PY) -m pytest -m "not slow and not gpu"
+
+check: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+flow: $(READY)
+	@$(PY) -m flows.pipeline
+
+clean:
+	rm -rf $(VENV) .partial .timings

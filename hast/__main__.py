@@ -1,0 +1,3 @@
+from hast.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""All sections of params.yaml, to check the whole file before the first stage runs."""
+
+from pathlib import Path
+
+from hast.bit_width import load_bit_widths
+from hast.config import Section, load_section, read_yaml
+from hast.errors import InputError
+from hast.loops.calibrate import CalibrationConfig
+from hast.loops.finetune import FinetuneConfig
+from hast.loops.synthesize import SynthesisConfig
+from hast.loops.train_generator import GeneratorConfig
+from hast.storage.datasets import DatasetConfig
+from stages.score import ScoreConfig
+from stages.teacher import TeacherConfig
+
+SECTIONS: dict[str, type[Section]] = {
+    "dataset": DatasetConfig,
+    "teacher": TeacherConfig,
+    "generator": GeneratorConfig,
+    "synthesize": SynthesisConfig,
+    "calibrate": CalibrationConfig,
+    "score": ScoreConfig,
+    "quantize": FinetuneConfig,
+}
+
+
+def check_params(path: Path) -> None:
+    """Check every section.
+
+    Raises:
+        InputError: at the first wrong value, missing section or unknown section.
+    """
+    known = {"bit_widths", *SECTIONS}
+    unknown = read_yaml(path).keys() - known
+    if unknown:
+        raise InputError(f"{path}: unknown section {min(unknown)!r}; known are {sorted(known)}")
+    load_bit_widths(path)
+    for key, section in SECTIONS.items():
+        load_section(path, key, section)

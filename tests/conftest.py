@@ -1,0 +1,101 @@
+"""What tests share: a tiny residual classifier, its spec, and a copy of the project to run in."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from imports import ROOT
+from ruamel.yaml import YAML
+from torch import nn
+
+from hast.networks.batch_norm import freeze
+from hast.networks.digits_resnet import DigitsResNet
+from hast.networks.spec import ModelSpec
+
+# Every stage in its smallest real form.
+TINY: dict[str, dict[str, Any]] = {
+    "teacher": {"training": {"epochs": 1, "batch_size": 256}, "source_args": {"widths": [4, 8]}},
+    "generator": {"steps": 3, "width": 8, "latent_dim": 4},
+    "synthesize": {"samples": 24, "batch_size": 8, "steps": 3},
+    "calibrate": {"batches": 2, "batch_size": 8},
+    "quantize": {"steps": 3, "batch_size": 8, "milestones": [2]},
+}
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    return ModelSpec(input_shape=(1, 8, 8), num_classes=10, mean=(0.5,), std=(0.5,))
+
+
+@pytest.fixture
+def teacher() -> nn.Module:
+    """An untrained DigitsResNet whose BatchNorm statistics are not the trivial ones."""
+    torch.manual_seed(0)
+    network = DigitsResNet(widths=(4, 8))
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(64, 1, 8, 8))
+    return freeze(network)
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def edit_params(project: Path, change: Callable[[Any], None]) -> None:
+    """Change params.yaml of a project in place."""
+    yaml = YAML()
+    path = project / "params.yaml"
+    params = yaml.load(path)
+    change(params)
+    yaml.dump(params, path)
+
+
+def use_tiny_sizes(params: Any) -> None:
+    for section, values in TINY.items():
+        for key, value in values.items():
+            if isinstance(value, dict) and isinstance(params[section][key], dict):
+                params[section][key].update(value)
+            else:
+                params[section][key] = value
+
+
+def copy_project(target: Path) -> Path:
+    """A git repository at `target` with the project's files as they are now and tiny sizes."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    edit_params(target, use_tiny_sizes)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *command], cwd=target, check=True)
+    return target
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    """Run DVC in a project and return what it printed; a failure shows it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=project, capture_output=True, text=True, check=False, env=child_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of this process with its Python first on the path."""
+    import os
+
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}

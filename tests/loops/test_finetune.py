@@ -1,0 +1,142 @@
+import copy
+
+import pytest
+import torch
+
+from hast.bit_width import BitWidth
+from hast.errors import NonFiniteLossError
+from hast.loops.finetune import FinetuneConfig, _batches, finetune
+from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
+from hast.networks.blocks import find_blocks
+from hast.networks.student import prepare_student, set_mode
+
+CONFIG = FinetuneConfig(
+    steps=4, batch_size=8, learning_rate=1e-5, milestones=(2,), min_crop_scale=1.0, flip=False
+)
+IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def student(teacher, spec):
+    student = prepare_student(teacher, spec, BitWidth(4, 4))
+    set_mode(student, "observe")
+    student(IMAGES)
+    set_mode(student, "quantize")
+    return student
+
+
+def run(student, teacher, spec, **changes):
+    config = CONFIG.model_copy(update=changes)
+    blocks = find_blocks(teacher, spec)
+    return [*finetune(student, teacher, IMAGES, torch.ones(len(IMAGES)), blocks, config)]
+
+
+def test_one_step_is_the_written_out_method(student, teacher, spec, monkeypatch):
+    """Two separate backward passes, plain SGD, against the loop's single one."""
+    monkeypatch.setattr("hast.loops.finetune.random_resized_crop", lambda x, **_: x.clone())
+    config = CONFIG.model_copy(update={"steps": 1, "batch_size": 24, "weight_decay": 0.0})
+    reference = copy.deepcopy(student)
+    order = next(_batches(24, torch.ones(24), config, _random()))
+    x = IMAGES[order].requires_grad_(True)
+
+    def loss_of(x):
+        features = {}
+        handles = [
+            net.stages[i].body.register_forward_hook(
+                lambda _m, _a, out, key=(name, i): features.__setitem__(key, attention_vector(out))
+            )
+            for name, net in (("q", reference), ("f", teacher))
+            for i in range(2)
+        ]
+        kd = distillation_loss(reference(x), teacher(x), temperature=config.temperature)
+        fa = alignment_loss(
+            [features["q", i] for i in range(2)], [features["f", i] for i in range(2)]
+        )
+        for handle in handles:
+            handle.remove()
+        return config.distillation_weight * kd + config.alignment_weight * fa
+
+    (gradient,) = torch.autograd.grad(loss_of(x), x)
+    harder = (x + config.promotion_step * gradient.sign()).detach()
+    total = loss_of(x.detach()) + loss_of(harder)
+    total.backward()
+
+    blocks = find_blocks(teacher, spec)
+    before = {n: p.detach().clone() for n, p in student.named_parameters()}
+    (step,) = finetune(student, teacher, IMAGES, torch.ones(24), blocks, config)
+    assert step.loss.item() == pytest.approx(total.item(), rel=1e-5)
+    # The first Nesterov step is (1 + momentum) * lr * gradient.
+    rate = config.learning_rate * (1 + config.momentum)
+    for name, parameter in reference.named_parameters():
+        moved = dict(student.named_parameters())[name]
+        assert torch.allclose(moved, before[name] - rate * parameter.grad, atol=1e-7), name
+
+
+def _random():
+    from hast.runtime import seeded
+
+    return seeded(CONFIG.seed, "quantize")
+
+
+def test_the_teacher_takes_no_gradient_and_the_ranges_and_statistics_stay(student, teacher, spec):
+    before = copy.deepcopy(student.state_dict())
+    run(student, teacher, spec)
+    assert all(p.grad is None for p in teacher.parameters())
+    changed = {k for k, v in student.state_dict().items() if not torch.equal(v, before[k])}
+    assert any("original" in k for k in changed)
+    assert not any("running" in k or "minimum" in k or "maximum" in k for k in changed)
+
+
+def test_zero_switches_promotion_and_alignment_off(student, teacher, spec):
+    step = run(student, teacher, spec, promotion_step=0.0, alignment_weight=0.0)[0]
+    assert step.promoted.item() == 0
+    assert step.alignment.item() == 0
+    assert step.loss.item() == pytest.approx(step.distillation.item())
+
+
+def test_promoted_images_are_harder(student, teacher, spec):
+    step = run(student, teacher, spec, promotion_step=0.05)[0]
+    assert step.promoted > step.distillation + step.alignment
+
+
+def test_the_same_seed_gives_the_same_student(student, teacher, spec):
+    twin = copy.deepcopy(student)
+    run(student, teacher, spec)
+    torch.manual_seed(99)
+    run(twin, teacher, spec)
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in student.state_dict().items())
+
+
+def test_the_rate_drops_at_the_milestones(student, teacher, spec):
+    rates = [s.learning_rate for s in run(student, teacher, spec)]
+    assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
+
+
+def test_sampling_by_difficulty_prefers_hard_samples():
+    config = CONFIG.model_copy(update={"sampling": "difficulty"})
+    difficulty = torch.cat([torch.full((50,), 0.01), torch.full((50,), 0.9)])
+    batches = _batches(100, difficulty, config, _random())
+    drawn = torch.cat([next(batches) for _ in range(50)])
+    assert (drawn >= 50).float().mean() > 0.95
+
+
+def test_uniform_sampling_sees_every_sample_once_in_an_epoch():
+    batches = _batches(24, torch.ones(24), CONFIG, _random())
+    assert sorted(torch.cat([next(batches) for _ in range(3)]).tolist()) == list(range(24))
+
+
+def test_a_bank_smaller_than_the_batch_still_trains(student, teacher, spec):
+    assert len(run(student, teacher, spec, batch_size=1000)) == 4
+
+
+def test_nan_stops_with_step_and_cause(student, teacher, spec):
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step .* learning_rate too high"):
+        run(student, teacher, spec, learning_rate=1e9, steps=11)
+
+
+GOLDEN = [6.0231, 5.9797, 6.2926, 6.1127, 6.319, 5.0284, 6.2319, 5.8731, 5.2596, 6.8689]
+
+
+def test_ten_golden_losses(student, teacher, spec):
+    losses = [s.loss.item() for s in run(student, teacher, spec, steps=10)]
+    assert losses == pytest.approx(GOLDEN, rel=5e-3)

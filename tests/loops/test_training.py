@@ -1,0 +1,94 @@
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hast.bit_width import BitWidth
+from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
+from hast.loops.evaluate import evaluate
+from hast.loops.profile import bns_profile
+from hast.loops.score import Hardness, score
+from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
+from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
+from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
+from hast.networks.quantizers import ActivationQuantizer
+from hast.networks.student import prepare_student
+from hast.storage.datasets import load_digits_split
+
+
+def test_a_few_epochs_teach_the_built_in_network_and_freeze_it():
+    torch.manual_seed(0)
+    images, labels = load_digits_split("train", DIGITS_SPEC)
+    network = DigitsResNet(widths=(8, 16))
+    config = TrainingConfig(epochs=4)
+    steps = [*train_teacher(network, images, labels, config)]
+    assert len(steps) == total_steps(config, len(images)) == 4 * (1198 // 64)
+    test = load_digits_split("test", DIGITS_SPEC)
+    *_, counts = evaluate({"network": network}, network, [test])
+    assert counts["network"].top1 > 0.9
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_generator_learns_to_be_classified_as_asked(teacher, spec):
+    config = GeneratorConfig(steps=150, batch_size=32, width=16, latent_dim=8, learning_rate=1e-2)
+    generator = build_generator(spec, config)
+    losses = [step.cross_entropy for step in train_generator(generator, teacher, config)]
+    assert torch.stack(losses[-20:]).mean() < 0.9 * torch.stack(losses[:20]).mean()
+    assert not generator.training
+
+
+def test_generators_of_one_seed_start_alike_and_leave_the_global_state(spec):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = build_generator(spec, GeneratorConfig(width=8))
+    assert torch.equal(torch.rand(3), expected)
+    second = build_generator(spec, GeneratorConfig(width=8))
+    assert torch.equal(first.project.weight, second.project.weight)
+
+
+def test_calibration_sets_every_range_from_the_generators_images(teacher, spec):
+    generator = build_generator(spec, GeneratorConfig(width=8, latent_dim=4)).eval()
+    config = CalibrationConfig(batches=3, batch_size=8, range_momentum=0.0)
+    student = prepare_student(teacher, spec, BitWidth(4, 4), range_momentum=0.0)
+    assert len([*calibrate(student, calibration_batches(generator, config))]) == 3
+    quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+    assert all(q.mode == "quantize" and q.minimum <= q.maximum for q in quantizers)
+    *_, last = calibration_batches(generator, config)
+    assert student.stem[0].activation_quantizers[0].maximum == last.max()
+
+
+def test_scores_have_one_value_a_sample_in_order(teacher, spec):
+    images, labels = torch.randn(300, 1, 8, 8), torch.arange(300) % 10
+    student = nn.Sequential(teacher, nn.Threshold(0.0, 0.0))
+    parts = [*score(teacher, student, images, labels)]
+    scores = Hardness(*map(torch.cat, zip(*parts, strict=True)))
+    p = teacher(images).softmax(1)[torch.arange(300), labels]
+    assert torch.allclose(scores.difficulty, 1 - p, atol=1e-5)
+    q = F.relu(teacher(images)).softmax(1)[torch.arange(300), labels]
+    assert torch.allclose(scores.student_difficulty, 1 - q, atol=1e-5)
+    assert scores.entropy.shape == scores.gradient_norm.shape == (300,)
+
+
+def test_the_profile_has_a_gap_for_every_batch_norm(teacher):
+    records = [*bns_profile(teacher, torch.randn(16, 1, 8, 8), batch_size=8)]
+    assert len(records) == 2
+    norms = [m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert records[0].shape == (len(norms),)
+
+
+def test_evaluation_counts_by_hand():
+    def answering(*classes: int) -> nn.Module:
+        table = nn.Embedding.from_pretrained(F.one_hot(torch.tensor(classes), 3).float())
+        return nn.Sequential(nn.Flatten(0), table)
+
+    teacher, student = answering(0, 1, 2, 2), answering(0, 1, 1, 0)
+    batches = [
+        (torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1])),
+        (torch.tensor([3]), torch.tensor([2])),
+    ]
+    *_, counts = evaluate({"student": student, "teacher": teacher}, teacher, batches)
+    assert counts["student"].top1 == 2 / 4
+    assert counts["student"].agreement == 2 / 4
+    assert counts["teacher"].top1 == 2 / 4
+    assert counts["teacher"].agreement == 1

@@ -1,0 +1,45 @@
+import torch
+
+from hast.math.augmentation import random_resized_crop
+
+IMAGES = torch.arange(2 * 3 * 8 * 8, dtype=torch.float32).reshape(2, 3, 8, 8)
+
+
+def crop(seed=0, **changes):
+    arguments = {"min_scale": 0.5, "flip": True} | changes
+    return random_resized_crop(IMAGES, generator=torch.Generator().manual_seed(seed), **arguments)
+
+
+def test_the_same_seed_gives_the_same_crops_and_another_seed_others():
+    assert torch.equal(crop(seed=1), crop(seed=1))
+    assert not torch.equal(crop(seed=1), crop(seed=2))
+
+
+def test_crops_keep_shape_and_stay_within_the_image():
+    cropped = crop()
+    assert cropped.shape == IMAGES.shape
+    assert cropped.min() >= IMAGES.min()
+    assert cropped.max() <= IMAGES.max()
+
+
+def test_a_crop_of_everything_is_nearly_the_image():
+    # The aspect ratio still varies, so compare the means only.
+    whole = crop(min_scale=1.0, flip=False)
+    assert torch.allclose(whole.mean((2, 3)), IMAGES.mean((2, 3)), atol=5)
+
+
+def test_about_half_of_the_images_are_mirrored():
+    ramp = torch.linspace(-1, 1, 16).expand(400, 1, 16, 16)
+    views = random_resized_crop(
+        ramp, min_scale=0.9, flip=True, generator=torch.Generator().manual_seed(0)
+    )
+    mirrored = (views[:, 0, 8, 0] > views[:, 0, 8, -1]).float().mean()
+    assert 0.4 < mirrored < 0.6
+
+
+def test_the_gradient_reaches_the_image():
+    images = IMAGES.clone().requires_grad_(True)
+    random_resized_crop(
+        images, min_scale=0.5, flip=False, generator=torch.Generator().manual_seed(0)
+    ).sum().backward()
+    assert images.grad.abs().sum() > 0

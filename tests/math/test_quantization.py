@@ -1,0 +1,87 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hast.math.quantization import (
+    choose_qparams,
+    dequantize,
+    fake_quantize,
+    quant_max_of,
+    quantize,
+)
+
+BITS = range(2, 9)
+VALUES = {
+    "both signs": torch.linspace(-1.3, 2.1, 96),
+    "positive only": torch.linspace(0.4, 2.1, 96),
+    "negative only": torch.linspace(-2.1, -0.4, 96),
+    "zero": torch.zeros(96),
+    "one value": torch.full((96,), 0.7),
+    "tiny": torch.linspace(-1e-30, 3e-30, 96),
+}
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_fake_quantize_is_explicit_integer_arithmetic_bit_for_bit(bits, values, per_channel):
+    x = values.reshape(4, 24) if per_channel else values
+    low, high = (
+        (x.amin(1, keepdim=True), x.amax(1, keepdim=True)) if per_channel else (x.min(), x.max())
+    )
+    qparams = choose_qparams(low, high, bits=bits)
+
+    scale = qparams.scale
+    zero_point = qparams.zero_point.to(torch.int32)
+    x_int = (torch.round(x / scale).to(torch.int32) + zero_point).clamp(0, 2**bits - 1)
+    expected = (x_int - zero_point).to(torch.float32) * scale
+
+    assert torch.equal(fake_quantize(x, qparams), expected)
+    assert torch.equal(quantize(x, qparams).to(torch.int32), x_int)
+    assert torch.equal(dequantize(quantize(x, qparams), qparams), expected)
+    assert ((zero_point >= 0) & (zero_point <= 2**bits - 1)).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_agrees_with_torch(bits):
+    x = torch.randn(64, 32)
+    qparams = choose_qparams(x.min(), x.max(), bits=bits)
+    expected = torch.fake_quantize_per_tensor_affine(
+        x, qparams.scale, qparams.zero_point.to(torch.int32), 0, 2**bits - 1
+    )
+    # torch multiplies by the inverse scale where the definition divides: one step at a tie.
+    assert (fake_quantize(x, qparams) - expected).abs().max() <= qparams.scale * 1.001
+    assert (fake_quantize(x, qparams) != expected).float().mean() < 0.01
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=50),
+    st.integers(min(BITS), max(BITS)),
+)
+def test_round_trip_error_is_at_most_half_a_step_and_zero_is_exact(values, bits):
+    x = torch.tensor(values)
+    qparams = choose_qparams(x.min(), x.max(), bits=bits)
+    error = (fake_quantize(x, qparams) - x).abs()
+    # The rounded zero point may shift the range by half a step more at its ends.
+    assert (error <= qparams.scale * 1.001).all()
+    inside = (torch.round(x / qparams.scale) + qparams.zero_point).clamp(0, 2**bits - 1) == (
+        torch.round(x / qparams.scale) + qparams.zero_point
+    )
+    assert (error[inside] <= qparams.scale / 2 + x.abs()[inside] * 1e-6).all()
+    assert fake_quantize(torch.zeros(1), qparams).item() == 0
+
+
+def test_gradient_passes_straight_through_clipped_values_too():
+    x = torch.tensor([-5.0, -0.2, 0.3, 9.0], requires_grad=True)
+    qparams = choose_qparams(torch.tensor(-1.0), torch.tensor(1.0), bits=3)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    (fake_quantize(x, qparams) * weights).sum().backward()
+    assert torch.equal(x.grad, weights)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, -3])
+def test_a_width_outside_the_range_is_refused(bits):
+    with pytest.raises(ValueError, match=f"must lie in 2..8, got {bits}"):
+        quant_max_of(bits)

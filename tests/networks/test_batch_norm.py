@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from hast.errors import InputError
+from hast.math.statistics import bns_loss
+from hast.networks.batch_norm import batch_norms, freeze, tap_batch_norm_inputs
+
+
+def test_the_tap_reads_the_input_of_every_batch_norm():
+    bn = nn.BatchNorm2d(2)
+    network = freeze(nn.Sequential(nn.Conv2d(1, 2, 1), bn, nn.ReLU()))
+    x = torch.randn(8, 1, 4, 4)
+    with tap_batch_norm_inputs(network) as tap:
+        network(x)
+        network(x)  # a second pass replaces the first
+        assert len(tap.batch) == 1
+        inputs = network[0](x)
+        assert torch.allclose(tap.batch[0].mean, inputs.mean((0, 2, 3)), atol=1e-6)
+        assert tap.running[0].mean is bn.running_mean
+
+
+def test_the_loss_vanishes_on_data_with_the_stored_statistics():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, momentum=None))
+    x = torch.randn(64, 1, 4, 4)
+    network.train()(x)
+    freeze(network)
+    with tap_batch_norm_inputs(network) as tap:
+        network(x)
+        assert bns_loss(tap.batch, tap.running).item() == pytest.approx(0, abs=1e-4)
+        network(x + 5)
+        assert bns_loss(tap.batch, tap.running).item() > 0.1
+
+
+def test_hooks_are_gone_afterwards_also_after_an_error(teacher):
+    def hooks() -> int:
+        return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in teacher.modules())
+
+    with tap_batch_norm_inputs(teacher):
+        assert hooks() > 0
+        with pytest.raises(RuntimeError):
+            teacher(torch.zeros(1, 5, 8, 8))
+    assert hooks() == 0
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, track_running_stats=False)),
+    ],
+)
+def test_a_network_without_stored_statistics_is_refused(network):
+    with pytest.raises(InputError, match="no BatchNorm layer with running statistics"):
+        batch_norms(network)
+
+
+def test_a_frozen_teacher_passes_gradients_to_the_image_and_takes_none(teacher):
+    image = torch.randn(2, 1, 8, 8, requires_grad=True)
+    teacher(image).sum().backward()
+    assert image.grad.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.parameters())

@@ -1,0 +1,64 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from hast.errors import InputError
+from hast.networks.batch_norm import freeze
+from hast.networks.blocks import find_blocks, tap_attention
+from hast.networks.spec import ModelSpec
+
+IMAGENET = ModelSpec(input_shape=(3, 64, 64), num_classes=7, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def imagenet(name: str) -> nn.Module:
+    return freeze(torchvision.models.get_model(name, weights=None, num_classes=7))
+
+
+def test_the_built_in_network_aligns_its_three_bodies(teacher, spec):
+    assert find_blocks(teacher, spec) == ["stages.0.body", "stages.1.body"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "count"),
+    [
+        ("resnet18", "layer1.0.bn2", 8),
+        ("resnet50", "layer1.0.bn3", 16),
+        ("mobilenet_v2", "features.3.conv", 10),
+        ("regnet_y_400mf", "trunk_output.block1.block1-0.f", 16),
+    ],
+)
+def test_residual_bodies_are_found_by_structure(name, first, count):
+    blocks = find_blocks(imagenet(name), IMAGENET)
+    assert len(blocks) == count
+    assert blocks[0] == first
+
+
+def test_a_network_without_residuals_aligns_its_batch_norms():
+    blocks = find_blocks(imagenet("vgg11_bn"), IMAGENET)
+    assert blocks == [f"features.{i}" for i in (1, 5, 9, 12, 16, 19, 23, 26)]
+
+
+def test_patterns_replace_the_search():
+    network = imagenet("resnet18")
+    assert find_blocks(network, IMAGENET, ["layer?.1"]) == [f"layer{i}.1" for i in range(1, 5)]
+    with pytest.raises(InputError, match=r"'layer9\.\*' matches no module"):
+        find_blocks(network, IMAGENET, ["layer1", "layer9.*"])
+    with pytest.raises(InputError, match="no module matching"):
+        find_blocks(network, IMAGENET, ["fc"])
+
+
+def test_features_are_taken_before_an_in_place_addition():
+    network = imagenet("resnet18")  # adds the shortcut to the body's tensor in place
+    x = torch.randn(2, 3, 64, 64, requires_grad=True)
+    seen: list[torch.Tensor] = []
+    handle = network.layer1[0].bn2.register_forward_hook(
+        lambda _m, _a, out: seen.append(out.clone())
+    )
+    with tap_attention(network, ["layer1.0.bn2"]) as tapped:
+        network(x)
+        tapped["layer1.0.bn2"].sum().backward()  # fails if the addition overwrote what it needs
+    handle.remove()
+    expected = nn.functional.normalize(seen[0].square().mean((2, 3)), dim=1)
+    assert torch.allclose(tapped["layer1.0.bn2"], expected)
+    assert x.grad is not None

@@ -1,0 +1,160 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from hast.bit_width import BitWidth
+from hast.errors import InputError
+from hast.math.quantization import choose_qparams, fake_quantize
+from hast.networks.batch_norm import freeze
+from hast.networks.quantizers import ActivationQuantizer, WeightQuantizer
+from hast.networks.size import packed_size
+from hast.networks.spec import ModelSpec
+from hast.networks.student import prepare_student, set_mode
+
+W4A4 = BitWidth(4, 4)
+
+
+def calibrated(teacher, spec, bits=W4A4, **options):
+    student = prepare_student(teacher, spec, bits, **options)
+    set_mode(student, "observe")
+    torch.manual_seed(1)
+    for _ in range(3):
+        student(torch.randn(16, *spec.input_shape))
+    set_mode(student, "quantize")
+    return student
+
+
+def activation_quantizers(network):
+    return {n: m for n, m in network.named_modules() if isinstance(m, ActivationQuantizer)}
+
+
+def test_the_class_and_the_teacher_stay_as_they_are(teacher, spec):
+    before = copy.deepcopy(teacher.state_dict())
+    student = calibrated(teacher, spec)
+    assert type(student) is type(teacher)
+    assert teacher.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert all(p.requires_grad for p in student.parameters())
+
+
+def test_the_first_layer_computes_with_codes_of_input_and_weight(teacher, spec):
+    student = calibrated(teacher, spec, BitWidth(3, 5))
+    conv = student.stem[0]
+    original = teacher.stem[0].weight
+    low, high = original.amin((1, 2, 3), keepdim=True), original.amax((1, 2, 3), keepdim=True)
+    weight = fake_quantize(original, choose_qparams(low, high, bits=3))
+    quantizer = conv.activation_quantizers[0]
+    x = torch.randn(4, 1, 8, 8)
+    image = fake_quantize(x, choose_qparams(quantizer.minimum, quantizer.maximum, bits=5))
+
+    assert torch.equal(conv.weight, weight)
+    assert torch.equal(conv(x), F.conv2d(image, weight, padding=1))
+    assert all(len(row.unique()) <= 8 for row in conv.weight.flatten(1))
+
+
+def test_weights_follow_their_parameter_and_pass_it_the_whole_gradient(teacher, spec):
+    student = calibrated(teacher, spec)
+    conv = student.stem[0]
+    original = conv.parametrizations.weight.original
+    conv.weight.sum().backward()
+    assert torch.equal(original.grad, torch.ones_like(original))
+    with torch.no_grad():
+        original.mul_(2)
+    assert torch.allclose(conv.weight, 2 * prepare_student(teacher, spec, W4A4).stem[0].weight)
+
+
+def test_placement_inputs_quantizes_every_conv_and_linear(teacher, spec):
+    student = calibrated(teacher, spec, placement="inputs")
+    weighted = [m for m in teacher.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(activation_quantizers(student)) == len(weighted)
+
+
+def test_placement_relu_quantizes_every_relu_call(teacher, spec):
+    student = calibrated(teacher, spec, placement="relu")
+    relus = [m for m in teacher.modules() if isinstance(m, nn.ReLU)]
+    assert len(activation_quantizers(student)) == len(relus)
+
+
+def test_a_shared_relu_gets_a_range_for_each_call():
+    spec = ModelSpec(input_shape=(3, 32, 32), num_classes=5, mean=(0.5,) * 3, std=(0.5,) * 3)
+    network = freeze(torchvision.models.resnet18(weights=None, num_classes=5))
+    student = calibrated(network, spec, placement="relu")
+    sites = student.layer1[0].relu.activation_quantizers
+    assert len(sites) == 2
+    assert sites[0].maximum != sites[1].maximum
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(student(x), student(x))  # calls are counted anew in each pass
+
+
+def test_a_network_with_functional_relus_and_no_relu_module_is_refused_for_placement_relu(spec):
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+
+        def forward(self, x):
+            return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+    network = freeze(Functional())
+    with pytest.raises(InputError, match="use placement 'inputs'"):
+        prepare_student(network, spec, W4A4, placement="relu")
+    assert calibrated(network, spec)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_an_uncalibrated_student_may_not_quantize(teacher, spec):
+    student = prepare_student(teacher, spec, W4A4)
+    with pytest.raises(InputError, match="calibrate the student first"):
+        set_mode(student, "quantize")
+
+
+def test_ranges_start_from_the_first_batch_then_average():
+    quantizer = ActivationQuantizer(bits=4, momentum=0.75)
+    quantizer.mode = "observe"
+    quantizer(torch.tensor([-1.0, 3.0]))
+    assert (quantizer.minimum.item(), quantizer.maximum.item()) == (-1.0, 3.0)
+    quantizer(torch.tensor([-5.0, 7.0]))
+    assert (quantizer.minimum.item(), quantizer.maximum.item()) == (-2.0, 4.0)
+    quantizer.mode = "quantize"
+    quantizer(torch.tensor([-100.0, 100.0]))
+    assert (quantizer.minimum.item(), quantizer.maximum.item()) == (-2.0, 4.0)
+
+
+def test_a_deep_copy_uses_its_own_quantizers(teacher, spec):
+    student = calibrated(teacher, spec)
+    twin = copy.deepcopy(student)
+    x = torch.randn(4, 1, 8, 8)
+    expected = student(x)
+    assert torch.equal(twin(x), expected)
+    for quantizer in activation_quantizers(twin).values():
+        quantizer.maximum.mul_(10)
+    assert torch.equal(student(x), expected)
+    assert not torch.equal(twin(x), expected)
+
+
+def test_the_state_dict_reloads_strictly_and_gives_the_same_answers(teacher, spec):
+    student = calibrated(teacher, spec)
+    other = prepare_student(teacher, spec, W4A4)
+    other.load_state_dict(student.state_dict(), strict=True)
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.equal(other(x), student(x))
+
+
+def test_grouped_convolutions_have_a_scale_for_each_output_channel():
+    conv = nn.Conv2d(8, 8, 3, groups=8)
+    weight = conv.weight.detach() * torch.logspace(-3, 3, 8).view(-1, 1, 1, 1)
+    error = (WeightQuantizer(4)(weight) - weight).abs().amax((1, 2, 3))
+    assert (error <= (weight.amax((1, 2, 3)) - weight.amin((1, 2, 3))) / 15).all()
+
+
+def test_packed_size_counts_bits():
+    layer = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 5, 3))
+    assert packed_size(layer) == 4 * (4 * 2 + 5 * 2 * 9 + 5)
+    spec = ModelSpec(input_shape=(2, 8, 8), num_classes=5, mean=(0, 0), std=(1, 1))
+    student = prepare_student(layer, spec, BitWidth(3, 4))
+    codes = -(-90 * 3 // 8)
+    assert packed_size(student) == codes + 5 * 5 + 5 + 4 * (4 * 2 + 5)

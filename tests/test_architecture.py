@@ -1,0 +1,69 @@
+"""The rooms of the project and the one direction in which they import."""
+
+import pytest
+from imports import ROOT, closure, imported
+
+# A room may import from itself and from rooms further down.
+ROOMS = [
+    ["flows"],
+    ["stages"],
+    ["hast/__main__"],
+    ["hast/cli"],
+    ["hast/summary"],
+    ["hast/loops", "hast/storage"],  # side by side: neither knows the other
+    ["hast/networks"],
+    ["hast/bit_width"],
+    ["hast/runtime", "hast/config", "hast/progress"],
+    ["hast/math"],
+    ["hast/errors"],
+    ["hast/__init__"],
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+FILES = sorted(p for name in ("hast", "stages", "flows") for p in (ROOT / name).rglob("*.py"))
+
+
+def room_of(path) -> str:
+    name = path.relative_to(ROOT).with_suffix("").as_posix()
+    rooms = [room for room in LEVEL if name == room or name.startswith(f"{room}/")]
+    assert len(rooms) == 1, f"{name} belongs to no room; name it in ROOMS"
+    return rooms[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_go_down(path):
+    room = room_of(path)
+    for target in imported(path):
+        other = room_of(target)
+        assert other == room or LEVEL[other] > LEVEL[room], (
+            f"{path.relative_to(ROOT)} ({room}) imports {target.relative_to(ROOT)} ({other}),"
+            " which is not below it"
+        )
+
+
+def test_only_teacher_and_evaluate_can_open_a_dataset():
+    datasets = ROOT / "hast/storage/datasets.py"
+    opening = {
+        path.stem
+        for path in (ROOT / "stages").glob("*.py")
+        if datasets in closure(path) and path.stem not in ("params", "pipeline", "__init__")
+    }
+    assert opening == {"teacher", "evaluate"}
+
+
+def test_only_the_dataset_module_knows_a_dataset_library():
+    knowing = [p for p in FILES if "sklearn" in p.read_text() or "ImageFolder" in p.read_text()]
+    assert knowing == [ROOT / "hast/storage/datasets.py"]
+
+
+@pytest.mark.parametrize("package", ["hast", "stages"])
+def test_the_library_and_the_stages_do_without_dvc_and_prefect(package):
+    for path in (ROOT / package).rglob("*.py"):
+        text = path.read_text()
+        assert "import dvc" not in text
+        assert "from dvc" not in text
+        assert "prefect" not in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 300

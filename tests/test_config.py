@@ -1,0 +1,101 @@
+import pytest
+
+from hast.bit_width import BitWidth, load_bit_widths
+from hast.config import load_section
+from hast.errors import InputError
+from hast.loops.finetune import FinetuneConfig
+from hast.loops.synthesize import SynthesisConfig
+from hast.networks.spec import ModelSpec
+from stages.params import check_params
+
+
+@pytest.fixture
+def params(tmp_path):
+    path = tmp_path / "params.yaml"
+
+    def write(text: str):
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "quantize: {steps: 0}",
+            "quantize.steps: Input should be greater than or equal to 1, got 0",
+        ),
+        ("quantize: {stepz: 5}", "quantize.stepz: unknown parameter, got 5"),
+        ("quantize: {flip: 7}", "quantize.flip: .* got 7"),
+        (
+            "quantize: {sampling: best}",
+            "quantize.sampling: .*'uniform' or 'difficulty', got 'best'",
+        ),
+        ("quantize: {learning_rate: .nan}", "quantize.learning_rate: .*greater than 0, got nan"),
+        ("quantize: [1]", "section 'quantize' must be a mapping, got .1."),
+        ("other: {}", "section 'quantize' must be a mapping, got None"),
+        ("quantize: {steps: 1", "not valid YAML"),
+        ("- 1", "must hold a mapping of sections, got list"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_key_rule_and_value(params, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_section(params(text), "quantize", FinetuneConfig)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_said_plainly(tmp_path):
+    with pytest.raises(InputError, match="no such file; run from the project's root"):
+        load_section(tmp_path / "nothing.yaml", "quantize", FinetuneConfig)
+
+
+def test_numbers_are_read_as_dvc_reads_them(params):
+    path = params("synthesize: {learning_rate: 1e-3, min_learning_rate: 5E-4, steps: 10}")
+    config = load_section(path, "synthesize", SynthesisConfig)
+    assert (config.learning_rate, config.min_learning_rate) == (1e-3, 5e-4)
+
+
+def test_sections_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        FinetuneConfig().steps = 3
+
+
+def test_bit_widths_are_read(params):
+    assert load_bit_widths(params("bit_widths: [w4a4, w3a8]")) == [BitWidth(4, 4), BitWidth(3, 8)]
+    assert str(BitWidth(3, 8)) == "w3a8"
+
+
+@pytest.mark.parametrize("text", ["w1a4", "w4a9", "4", "w4", "W4A4", "w4a4 ", "w44a4"])
+def test_a_malformed_width_is_refused(text):
+    with pytest.raises(InputError, match=r"must be written w<bits>a<bits> with 2 to 8 bits"):
+        BitWidth.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bit_widths: []", "must be a non-empty list"),
+        ("bit_widths: w4a4", "must be a non-empty list"),
+        ("bit_widths: [w4a4, w4a4]", "must not name a width twice"),
+    ],
+)
+def test_malformed_lists_of_widths_are_refused(params, text, message):
+    with pytest.raises(InputError, match=message):
+        load_bit_widths(params(text))
+
+
+def test_an_unknown_section_is_refused(params):
+    with pytest.raises(InputError, match="unknown section 'quantise'"):
+        check_params(params("bit_widths: [w4a4]\nquantise: {}"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"mean": (0.5,)}, {"num_classes": 1}, {"std": (0.0,) * 3}, {"class_names": ("a",)}]
+)
+def test_a_spec_must_agree_with_itself(change):
+    good = {"input_shape": (3, 8, 8), "num_classes": 4, "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    ModelSpec(**good)
+    with pytest.raises(ValueError, match="validation error"):
+        ModelSpec(**(good | change))

@@ -1,0 +1,73 @@
+"""dvc.yaml against the code it runs."""
+
+import ast
+import re
+
+import pytest
+from imports import ROOT, closure
+from ruamel.yaml import YAML
+
+from stages.params import SECTIONS
+
+# Imported by the stages but without influence on what they write.
+NO_INFLUENCE = {
+    "hast/errors.py",
+    "hast/progress.py",
+    "hast/storage/timings.py",
+    "stages/entry.py",
+}
+DEFINITION = YAML(typ="safe").load(ROOT / "dvc.yaml")
+STAGES = DEFINITION["stages"]
+
+
+def code(stage: str) -> set[str]:
+    files = {p.relative_to(ROOT).as_posix() for p in closure(ROOT / f"stages/{stage}.py")}
+    return {f for f in files if not f.endswith("__init__.py")} - NO_INFLUENCE
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_dependencies_are_what_the_stage_imports(stage):
+    declared = {d for d in STAGES[stage]["deps"] if d.endswith(".py")}
+    assert declared == code(stage)
+
+
+def sections_loaded_by(stage: str) -> set[str]:
+    """Sections that the stage's source asks for by name."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "load_section":
+                found.add(ast.literal_eval(node.args[1]))
+            elif node.func.id == "load_bit_widths":
+                found.add("bit_widths")
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_declared_parameters_are_those_the_stage_loads(stage):
+    assert set(STAGES[stage]["params"]) == sections_loaded_by(stage)
+
+
+def test_every_section_of_the_params_file_is_loaded_by_a_stage():
+    top_level = set(YAML(typ="safe").load(ROOT / "params.yaml"))
+    assert top_level == {"bit_widths", *SECTIONS}
+    assert top_level == set().union(*map(sections_loaded_by, STAGES))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_command_names_every_file_the_stage_reads_or_writes(stage):
+    definition = STAGES[stage]
+    words = set(definition["cmd"].split())
+    data = [d for d in definition["deps"] if not d.endswith(".py")]
+    written = [w for key in ("outs", "metrics", "plots") for w in definition.get(key, [])]
+    for path in data + written:
+        # The report names its folder, which holds all it writes.
+        assert path in words or path.rpartition("/")[0] in words, path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_options_of_the_command_are_the_stage_functions_parameters(stage):
+    options = set(re.findall(r"--(\w+)", STAGES[stage]["cmd"]))
+    tree = ast.parse((ROOT / f"stages/{stage}.py").read_text())
+    (run,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run"]
+    assert options == {argument.arg for argument in run.args.kwonlyargs} - {"params"}
