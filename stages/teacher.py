@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from hast.config import Section, load_section
@@ -42,17 +41,16 @@ class TeacherConfig(Section):
 def run(*, out: Out, metrics: Out, params: Params = PARAMS) -> None:
     """Write the teacher's weights and card to OUT."""
     config = load_section(params, "teacher", TeacherConfig)
+    with seeded_weights(config.training.seed, "teacher", "weights"):
+        network = build_network(config.source, config.source_args)
     spec = config.spec or builtin_spec(config.source)
     if spec is None:
         raise InputError(f"{params}: teacher.spec is required for source {config.source}")
 
-    with seeded_weights(config.training.seed, "teacher", "weights"):
-        network = build_network(config.source, config.source_args)
     if config.weights is not None:
         load_state(network, read_state(config.weights), name=str(config.weights))
-        check_classifier(network, spec)
-    else:
-        check_classifier(network, spec)
+    check_classifier(network, spec)
+    if config.weights is None:
         _train(network, spec, config)
 
     card = TeacherCard(
@@ -78,7 +76,7 @@ def _train(network: nn.Module, spec: ModelSpec, config: TeacherConfig) -> None:
             " trained here"
         )
     images, labels = load_digits_split("train", spec)
-    device: torch.device = select_device()
+    device = select_device()
     steps = train_teacher(network.to(device), images.to(device), labels.to(device), config.training)
     total = total_steps(config.training, len(images))
     for _ in track(steps, total=total, label="teacher", fields=("loss",)):

@@ -1,4 +1,4 @@
-"""The built-in teacher: a small pre-trained-in-seconds ResNet for 8 x 8 handwritten digits."""
+"""The built-in teacher: a small ResNet for 8 x 8 handwritten digits."""
 
 from collections.abc import Sequence
 

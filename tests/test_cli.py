@@ -1,0 +1,88 @@
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+
+import hast
+from hast.storage.bank import BankCard, BankWriter
+from hast.storage.timings import Timing
+from hast.summary import markdown_table, results_table, timings_table
+
+RESULTS = {
+    "w4a4": {"top1": 0.9234, "agreement": 0.95, "size_bytes": 500, "top1_before_finetuning": 0.9},
+    "fp32": {"top1": 0.94, "agreement": 1.0, "size_bytes": 4000, "samples": 100},
+}
+
+
+def cli(*arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hast", *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def bank(tmp_path, spec):
+    card = BankCard(samples=10, spec=spec, teacher="f" * 64, synthesis={"gamma": 2.0})
+    writer = BankWriter(tmp_path / "partial", card, 10)
+    writer.write(slice(0, 10), torch.randn(10, 1, 8, 8), torch.arange(10))
+    writer.finish(tmp_path / "bank")
+    return tmp_path / "bank"
+
+
+def test_help_and_version():
+    done = cli("--help")
+    assert done.returncode == 0
+    assert "bank" in done.stdout
+    assert cli("version").stdout.strip() == hast.__version__
+
+
+def test_a_bank_is_verified_and_described(bank):
+    assert "good, 10 samples" in cli("bank", "verify", str(bank)).stdout
+    assert json.loads(cli("bank", "info", str(bank)).stdout)["synthesis"] == {"gamma": 2.0}
+
+
+def test_a_damaged_bank_ends_with_one_line_and_exit_code_2(bank):
+    (bank / "bank.zarr/labels/c/0").write_bytes(b"x")
+    done = cli("bank", "verify", str(bank))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "1 file(s) changed" in line
+
+
+def test_results_are_printed_or_their_absence_explained(tmp_path):
+    done = cli("results", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no results yet; run `dvc repro`" in done.stderr
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/results.json").write_text(json.dumps(RESULTS))
+    assert "92.34%" in cli("results", cwd=tmp_path).stdout
+
+
+def test_the_table_has_the_full_precision_network_first():
+    lines = markdown_table(RESULTS).splitlines()
+    assert lines[2] == "| full precision | 94.00% |  | 100.00% | 4,000 | 1.0x |"
+    assert lines[3] == "| W4A4 | 92.34% | 90.00% | 95.00% | 500 | 8.0x |"
+
+
+def printed(table) -> str:
+    console = Console(width=100, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_wall_times_tell_what_was_built_now():
+    timings = [Timing("teacher", 5.0, finished=10.0), Timing("report", 1.5, finished=99.0)]
+    lines = printed(timings_table(timings, since=50.0)).splitlines()
+    (teacher,) = [x for x in lines if "teacher" in x]
+    (report,) = [x for x in lines if "report" in x]
+    assert "up to date" in teacher
+    assert "up to date" not in report
+    assert any("built now" in x and "1.5" in x for x in lines)
+    assert "100 images" in printed(results_table(RESULTS))

@@ -1,0 +1,197 @@
+"""The whole pipeline in its smallest real form, through real DVC in a real Git repository."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import child_environment, copy_project, dvc, edit_params
+from ruamel.yaml import YAML
+
+WIDTHS = ["w4a4", "w3a3"]
+MATRIX = ("calibrate", "score", "quantize", "evaluate")
+STAGES = {"teacher", "generator", "synthesize", "report"} | {
+    f"{stage}@{width}" for stage in MATRIX for width in WIDTHS
+}
+
+
+def all_widths(stage: str) -> set[str]:
+    return {f"{stage}@{width}" for width in WIDTHS}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A project after its first `make run`."""
+    project = copy_project(tmp_path_factory.mktemp("built"))
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.pipeline"],
+        cwd=project, env=child_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (project / "first.log").write_text(done.stdout)
+    return project
+
+
+@pytest.fixture
+def project(built, tmp_path) -> Path:
+    """A private copy of the built project."""
+    return Path(shutil.copytree(built, tmp_path / "project", symlinks=True))
+
+
+def changed(project: Path) -> set[str]:
+    """Stages that DVC itself says must run again."""
+    return set(json.loads(dvc(project, "status", "--json")))
+
+
+def executed(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+def artifacts(project: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in ("artifacts", "metrics", "plots", "report")
+        for path in sorted((project / folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_first_run_builds_every_stage_and_prints_the_table(built):
+    output = (built / "first.log").read_text()
+    assert executed(output) == STAGES
+    for text in ("full precision", "W4A4", "W3A3", "agreement", "Wall time", "report/results.md"):
+        assert text in output
+    for stage in STAGES:
+        assert stage in output.partition("Wall time")[2]
+
+
+def test_the_table_shows_what_was_measured(built):
+    results = json.loads((built / "report/results.json").read_text())
+    assert list(results) == ["fp32", "w4a4", "w3a3"]
+    measured = json.loads((built / "metrics/evaluate/w3a3.json").read_text())
+    assert results["w3a3"]["top1"] == measured["student"]["top1"]
+    assert results["fp32"]["size_bytes"] > results["w4a4"]["size_bytes"]
+    assert results["w4a4"]["size_bytes"] > results["w3a3"]["size_bytes"]
+    table = (built / "report/results.md").read_text()
+    assert f"{results['w3a3']['top1']:.2%}" in table
+
+
+def test_a_second_run_rebuilds_nothing(project):
+    before = artifacts(project)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.pipeline"],
+        cwd=project, env=child_environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert executed(done.stdout) == set()
+    assert "up to date" in done.stdout
+    assert artifacts(project) == before
+    assert changed(project) == set()
+
+
+def test_two_builds_give_identical_artifacts(built, tmp_path):
+    other = copy_project(tmp_path / "other")
+    dvc(other, "repro")
+    assert artifacts(other) == artifacts(built)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("teacher.training.epochs", 2, {"teacher"}),
+        ("teacher.training.seed", 1, {"teacher"}),
+        ("generator.steps", 4, {"generator"}),
+        ("generator.bns_weight", 0.2, {"generator"}),
+        ("synthesize.gamma", 1.0, {"synthesize"}),
+        ("synthesize.samples", 25, {"synthesize"}),
+        ("calibrate.range_momentum", 0.5, all_widths("calibrate")),
+        ("score.bins", 10, all_widths("score")),
+        ("quantize.alignment_weight", 500.0, all_widths("quantize")),
+        ("quantize.seed", 1, all_widths("quantize")),
+        ("dataset.root", "elsewhere", all_widths("evaluate")),
+        ("bit_widths", ["w3a3", "w4a4"], {"report"}),
+    ],
+)
+def test_a_parameter_rebuilds_only_the_stages_that_depend_on_it(project, key, value, expected):
+    def change(params):
+        *path, last = key.split(".")
+        for part in path:
+            params = params[part]
+        params[last] = value
+
+    edit_params(project, change)
+    assert changed(project) == expected
+
+
+def test_what_follows_a_changed_stage_is_rebuilt_and_the_rest_is_not(project):
+    edit_params(project, lambda p: p["quantize"].update(promotion_step=0.0))
+    ran = executed(dvc(project, "repro"))
+    # The report runs where an accuracy changed, which three tiny steps may not achieve.
+    assert ran - {"report"} == all_widths("quantize") | all_widths("evaluate")
+
+
+def test_another_bit_width_trains_one_student_and_touches_nothing_else(project):
+    before = artifacts(project)
+    edit_params(project, lambda p: p["bit_widths"].append("w5a5"))
+    ran = executed(dvc(project, "repro"))
+    assert ran == {f"{stage}@w5a5" for stage in MATRIX} | {"report"}
+    after = artifacts(project)
+    assert {n for n in before if after[n] != before[n]} <= {n for n in before if "report/" in n}
+    assert "W5A5" in (project / "report/results.md").read_text()
+
+
+def test_metrics_and_plots_are_dvcs_own(built):
+    metrics = json.loads(dvc(built, "metrics", "show", "--json"))[""]["data"]
+    results = metrics["report/results.json"]["data"]
+    assert set(results) == {"fp32", "w4a4", "w3a3"}
+    html = dvc(built, "plots", "show", "--out", "plots-page").strip().removeprefix("file://")
+    page = Path(html).read_text()
+    for plot in ("bns.tsv", "quantize", "difficulty", "accuracy"):
+        assert plot in page
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("quantize", "steps", -1, "params.yaml: quantize.steps: Input should be greater than"),
+        ("synthesize", "gama", 2.0, "params.yaml: synthesize.gama: unknown parameter, got 2.0"),
+        ("teacher", "weights", "nothing.pth", "nothing.pth: no such checkpoint file"),
+        ("teacher", "source", "builtin:nothing", "unknown built-in network"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_line_and_loses_nothing(
+    project, section, key, value, message
+):
+    before = artifacts(project)
+    edit_params(project, lambda p: p[section].update({key: value}))
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.pipeline"],
+        cwd=project, env=child_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+    assert message in line
+    assert "Traceback" not in done.stdout + done.stderr
+    survivors = {n: h for n, h in artifacts(project).items() if "teacher" not in n}
+    assert survivors.items() <= before.items()
+    assert len(survivors) >= len([n for n in before if "teacher" not in n])
+
+
+def test_a_clone_without_lock_file_and_remote_is_a_plain_start(built, tmp_path):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(built), str(clone)], check=True)
+    assert not (clone / "dvc.lock").exists()
+    assert changed(clone) == STAGES
+    tracked = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=built, capture_output=True, text=True, check=True
+    ).stdout
+    untracked = {line[3:] for line in tracked.splitlines()}
+    assert untracked <= {"dvc.lock", "first.log", "plots-page/"}
+
+
+def test_tiny_sizes_name_parameters_that_exist(built):
+    params = YAML(typ="safe").load(built / "params.yaml")
+    assert params["quantize"]["steps"] == 3
+    assert params["synthesize"]["samples"] == 24

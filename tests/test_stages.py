@@ -1,0 +1,203 @@
+"""The stages as functions, one after the other, in their smallest real form."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import edit_params, use_tiny_sizes
+from imports import ROOT
+
+from hast.config import Section
+from hast.errors import InputError, NonFiniteLossError
+from hast.storage.bank import open_bank
+from hast.storage.datasets import DatasetConfig, open_batches
+from hast.storage.tables import read_json
+from hast.storage.weights import read_state
+from stages import calibrate, evaluate, generator, quantize, report, score, synthesize, teacher
+from stages.params import SECTIONS
+
+A, M, P = Path("artifacts"), Path("metrics"), Path("plots")
+
+
+def run_teacher() -> None:
+    teacher.run(out=A / "teacher", metrics=M / "teacher.json")
+
+
+def run_generator() -> None:
+    generator.run(
+        teacher=A / "teacher", out=A / "generator",
+        metrics=M / "generator.json", curve=P / "generator.tsv",
+    )  # fmt: skip
+
+
+def run_synthesize() -> None:
+    synthesize.run(
+        teacher=A / "teacher", generator=A / "generator", out=A / "bank",
+        metrics=M / "synthesize.json", profile=P / "bns.tsv",
+    )  # fmt: skip
+
+
+def run_student(bits: str = "w4a4") -> None:
+    calibrate.run(
+        bits=bits, teacher=A / "teacher", generator=A / "generator",
+        out=A / "calibrated", metrics=M / "calibrate.json",
+    )  # fmt: skip
+    score.run(
+        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
+        out=A / "hardness.zarr", metrics=M / "score.json", histogram=P / "difficulty.tsv",
+    )  # fmt: skip
+    quantize.run(
+        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
+        hardness=A / "hardness.zarr", out=A / "student",
+        metrics=M / "quantize.json", curve=P / "quantize.tsv",
+    )  # fmt: skip
+    evaluate.run(
+        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", student=A / "student",
+        metrics=M / "evaluate" / f"{bits}.json",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    edit_params(tmp_path, use_tiny_sizes)
+    edit_params(tmp_path, lambda p: p.update(bit_widths=["w4a4"]))
+    return tmp_path
+
+
+def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
+    read = set()
+    original = Section.__getattribute__
+
+    def recording(self, name):
+        read.add((type(self), name))
+        return original(self, name)
+
+    monkeypatch.setattr(Section, "__getattribute__", recording)
+    # Crops inside the loop, so that their size is read too.
+    edit_params(project, lambda p: p["synthesize"].update(augment_probability=1.0))
+    run_teacher()
+    run_generator()
+    run_synthesize()
+    run_student()
+    report.run(evaluations=M / "evaluate", out=Path("report"))
+    with pytest.raises(InputError, match=r"dataset\.root"):
+        open_batches(DatasetConfig(name="folder"), "test", None)
+
+    sections = [*SECTIONS.values(), teacher.TrainingConfig]
+    fields = {(section, name) for section in sections for name in section.model_fields}
+    assert fields - read == set()
+
+
+def test_no_stage_but_teacher_and_evaluate_opens_the_dataset(project, monkeypatch):
+    """Not even through a library: scikit-learn's loader fails for every stage in between."""
+    run_teacher()
+
+    def closed(*_args, **_kwargs):
+        raise AssertionError("the dataset was opened")
+
+    monkeypatch.setattr("sklearn.datasets.load_digits", closed)
+    monkeypatch.setattr("hast.storage.datasets.load_digits", closed)
+    run_generator()
+    run_synthesize()
+    with pytest.raises(AssertionError, match="the dataset was opened"):
+        run_student()  # its last stage is evaluate
+    assert (A / "student").is_dir()
+    assert not (M / "evaluate").exists()
+
+
+def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
+    monkeypatch.setattr("hast.storage.bank._SHARD", 8)  # one batch a shard
+    run_teacher()
+    run_generator()
+    run_synthesize()
+    expected = open_bank(A / "bank")
+    whole = {p: p.read_bytes() for p in (A / "bank").rglob("*") if p.is_file()}
+
+    original = synthesize.synthesize_batch
+    made = []
+
+    def stopping(teacher, init, spec, config, index):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(index)
+        return original(teacher, init, spec, config, index)
+
+    monkeypatch.setattr("stages.synthesize.synthesize_batch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run_synthesize()
+    made.clear()
+
+    def counting(teacher, init, spec, config, index):
+        made.append(index)
+        return original(teacher, init, spec, config, index)
+
+    monkeypatch.setattr("stages.synthesize.synthesize_batch", counting)
+    run_synthesize()
+    assert made == [1, 2]
+    assert torch.equal(open_bank(A / "bank").images, expected.images)
+    assert {p: p.read_bytes() for p in (A / "bank").rglob("*") if p.is_file()} == whole
+
+
+def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
+    monkeypatch.setattr("hast.storage.bank._SHARD", 8)
+    run_teacher()
+    run_generator()
+    original = synthesize.synthesize_batch
+
+    def failing(teacher, init, spec, config, index):
+        if index == 2:
+            torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
+        return original(teacher, init, spec, config, index)
+
+    monkeypatch.setattr("stages.synthesize.synthesize_batch", failing)
+    with pytest.raises(NonFiniteLossError, match=r"synthesize, batch 2.*at step 0"):
+        run_synthesize()
+    (partial,) = Path(".partial").iterdir()
+    assert (partial / "bank.zarr/labels/c/1").is_file()
+    assert not (A / "bank").exists()
+
+
+def test_a_checkpoint_is_taken_instead_of_training(project):
+    run_teacher()
+    trained = read_state(A / "teacher/model.safetensors")
+    torch.save({"state_dict": trained}, "mine.pth")
+    edit_params(project, lambda p: p["teacher"].update(weights="mine.pth"))
+    run_teacher()
+    again = read_state(A / "teacher/model.safetensors")
+    assert all(torch.equal(again[k], v) for k, v in trained.items())
+    assert read_json(M / "teacher.json")["batch_norm_layers"] == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "python:torch.nn:Linear"}, "cannot be built"),
+        ({"source": "python:torch.nn:Identity", "source_args": {}}, "teacher.spec is required"),
+        ({"source_args": {"num_classes": 7}}, r"must answer 10 logits an image.*got \(2, 7\)"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(project, change, message):
+    edit_params(project, lambda p: p["teacher"].update(change))
+    with pytest.raises(InputError, match=message):
+        run_teacher()
+
+
+def test_a_network_without_batch_norm_is_refused(project):
+    spec = {"input_shape": [1, 8, 8], "num_classes": 2, "mean": [0.0], "std": [1.0]}
+    change = {"source": "python:torch.nn:LazyLinear", "source_args": {"out_features": 2}}
+    edit_params(project, lambda p: p["teacher"].update(change | {"spec": spec}))
+    with pytest.raises(InputError, match="LazyLinear has no BatchNorm layer"):
+        run_teacher()
+
+
+def test_another_teacher_does_not_use_the_old_bank(project):
+    run_teacher()
+    run_generator()
+    run_synthesize()
+    edit_params(project, lambda p: p["teacher"]["training"].update(seed=1))
+    run_teacher()
+    run_generator()
+    with pytest.raises(InputError, match="the bank was made for teacher"):
+        run_student()
