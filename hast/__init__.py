@@ -1,3 +1,44 @@
 """HAST: make a trained vision network small without its data."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hast.api import evaluate, quantize, quantize_zero_shot, synthesize, train_generator
+    from hast.bank import Bank
+    from hast.errors import HastError, InputError, NonFiniteLossError
+    from hast.networks.spec import ModelSpec
+
 __version__ = "0.1.0"
+__all__ = [
+    "Bank",
+    "HastError",
+    "InputError",
+    "ModelSpec",
+    "NonFiniteLossError",
+    "evaluate",
+    "quantize",
+    "quantize_zero_shot",
+    "synthesize",
+    "train_generator",
+]
+
+# Imported on first use: a pipeline stage needs a part of the library and depends on that part only.
+_HOMES = {
+    "Bank": "hast.bank",
+    "ModelSpec": "hast.networks.spec",
+    **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
+    **dict.fromkeys(
+        ("evaluate", "quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hast' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,17 +1,22 @@
 """The command line: `hast` or `python -m hast`."""
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hast import __version__
+from hast.bit_width import BitWidth
+from hast.config import parse_section
 from hast.errors import HastError, InputError
+from hast.inspection import inspection
+from hast.networks.plan import PlanConfig
 from hast.storage.bank import open_bank
 from hast.storage.tables import read_json
-from hast.summary import results_table
+from hast.summary import layers_table, results_table
 
 app = typer.Typer(
     help="Zero-shot quantization: make a trained vision network small without its data.",
@@ -41,6 +46,34 @@ def results(
     Console().print(results_table(read_json(path)))
 
 
+@app.command()
+def inspect(
+    source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
+    input_shape: Annotated[str, typer.Option(help="Channels, height and width.")] = "3x224x224",
+    source_args: Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")] = "{}",
+    bits: Annotated[str, typer.Option(help="Code widths.")] = "w4a4",
+    placement: Annotated[str, typer.Option(help="`inputs` or `relu`.")] = "inputs",
+    first_last_bits: Annotated[int | None, typer.Option(help="Of first and last layer.")] = None,
+    align: Annotated[list[str] | None, typer.Option(help="Patterns of modules to align.")] = None,
+) -> None:
+    """Show what is found in a network, before any work and without its weights."""
+    rules = {"placement": placement, "first_last_bits": first_last_bits}
+    found = inspection(
+        source,
+        _json(source_args),
+        input_shape=_shape(input_shape),
+        bits=BitWidth.parse(bits),
+        rules=parse_section(rules, PlanConfig, name="inspect"),
+        alignment_modules=align or [],
+    )
+    console = Console()
+    console.print(f"{found.batch_norms} BatchNorm layers; blocks to align:")
+    for name in found.blocks:
+        console.print(f"  {name}", highlight=False)
+    console.print(layers_table(found.layers, title=f"Layers of {bits}"))
+    console.print(f"fp32: {found.full_bytes:,} bytes, {bits}: {found.packed_bytes:,} bytes")
+
+
 @bank_app.command()
 def info(folder: BankFolder) -> None:
     """Verify a bank and print where it comes from, as JSON."""
@@ -52,6 +85,24 @@ def verify(folder: BankFolder) -> None:
     """Check structure, hashes, labels and finiteness of a bank."""
     bank = open_bank(folder)
     print(f"{folder}: good, {len(bank.images)} samples for teacher {bank.card.teacher}")
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    parts = text.split("x")
+    if len(parts) != 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise InputError(f"input shape must be written CxHxW, such as 3x224x224; got {text!r}")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"source arguments must be JSON ({error}), got {text!r}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"source arguments must be a JSON object, got {text!r}")
+    return values
 
 
 def main() -> None:

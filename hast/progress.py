@@ -24,28 +24,38 @@ RecordT = TypeVar("RecordT")
 def track(
     records: Iterable[RecordT],
     *,
-    total: int,
+    total: int | None,
     label: str,
     fields: tuple[str, ...] = (),
     done: int = 0,
+    show: bool = True,
 ) -> Iterator[RecordT]:
     """Pass records through and show how far they are.
 
     Args:
         records: what a loop yields.
-        total: how many there will be, those already done included.
+        total: how many there will be, those already done included; None where nobody knows.
         label: what is being done.
         fields: attributes of a record to show, such as `loss`.
         done: records that an earlier run has finished.
+        show: False passes the records through in silence.
     """
-    if sys.stderr.isatty():
+    if not show:
+        yield from records
+    elif sys.stderr.isatty():
         yield from _with_bar(records, total, label, fields, done)
     else:
         yield from _with_lines(records, total, label, fields, done)
 
 
+def drain(records: Iterable[Any], **options: Any) -> None:
+    """Run a loop for its effect; options as of `track`."""
+    for _ in track(records, **options):
+        pass
+
+
 def _with_bar(
-    records: Iterable[RecordT], total: int, label: str, fields: tuple[str, ...], done: int
+    records: Iterable[RecordT], total: int | None, label: str, fields: tuple[str, ...], done: int
 ) -> Iterator[RecordT]:
     columns = (
         TextColumn("{task.description}"),
@@ -69,7 +79,7 @@ def _with_bar(
 
 
 def _with_lines(
-    records: Iterable[RecordT], total: int, label: str, fields: tuple[str, ...], done: int
+    records: Iterable[RecordT], total: int | None, label: str, fields: tuple[str, ...], done: int
 ) -> Iterator[RecordT]:
     start = printed = time.monotonic()
     first = done
@@ -79,12 +89,9 @@ def _with_lines(
         if now - printed >= _PRINTED_EVERY or done == total:
             printed = now
             rate = (done - first) / max(now - start, 1e-9)
-            print(
-                f"{label}: {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left"
-                f" {_values(record, fields)}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            left = "" if total is None else f", {(total - done) / rate:.0f} s left"
+            line = f"{label}: {done}/{total or '?'}, {rate:.1f}/s{left} {_values(record, fields)}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
         yield record
 
 

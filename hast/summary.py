@@ -1,10 +1,11 @@
 """The results and the wall times as tables, for the report and for the terminal."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
+from hast.networks.plan import FULL_PRECISION_BITS, LayerBits
 from hast.storage.timings import Timing
 
 _HEADER = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
@@ -35,6 +36,26 @@ def results_table(results: Results) -> Table:
         table.add_column(name, justify="right" if position else "left")
     for row in result_rows(results):
         table.add_row(*row)
+    return table
+
+
+def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
+    """Bits of every layer and its share of size and work."""
+    table = Table(title=title)
+    for column in ("layer", "weight", "W bits", "A bits", "parameters", "size", "MACs"):
+        width = 20 if column == "layer" else None
+        side: Literal["left", "right"] = "left" if column in ("layer", "weight") else "right"
+        table.add_column(column, justify=side, overflow="fold", min_width=width)
+    for row in layers:
+        table.add_row(
+            row.layer,
+            row.shape,
+            "fp32" if row.weight_bits == FULL_PRECISION_BITS else str(row.weight_bits),
+            "" if row.act_bits is None else str(row.act_bits),
+            f"{row.parameters:,}",
+            f"{row.size_share:.1%}",
+            f"{row.mac_share:.1%}",
+        )
     return table
 
 

@@ -1,17 +1,32 @@
 """calibrate: attach quantizers to a copy of the teacher and set its activation ranges."""
 
+from pathlib import Path
+
+from rich.console import Console
+
 from hast.bit_width import BitWidth
 from hast.config import load_section
+from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
+from hast.math.allocation import allocate_bits
+from hast.networks.plan import (
+    LayerBits,
+    PlanConfig,
+    fixed_layers,
+    layer_table,
+    plan_quantization,
+    weight_of,
+)
 from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
-from hast.progress import track
+from hast.progress import drain
 from hast.runtime import select_device
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
-from hast.storage.tables import write_json
-from hast.storage.teachers import load_teacher
+from hast.storage.tables import read_json, write_json, write_tsv
+from hast.storage.teachers import Teacher, load_teacher
 from hast.storage.weights import save_with_card
+from hast.summary import layers_table
 from stages.entry import PARAMS, Bits, In, Out, Params, main
 
 
@@ -20,35 +35,54 @@ def run(
     bits: Bits,
     teacher: In,
     generator: In,
+    sensitivity: In,
     out: Out,
+    layers: Out,
     metrics: Out,
     params: Params = PARAMS,
 ) -> None:
-    """Write the calibrated, untrained student to OUT."""
+    """Write the calibrated, untrained student to OUT and its bits by layer to LAYERS."""
+    rules = load_section(params, "layers", PlanConfig)
     config = load_section(params, "calibrate", CalibrationConfig)
     width = BitWidth.parse(bits)
     device = select_device()
     source = load_teacher(teacher, device)
-    images = calibration_batches(load_generator(generator, source, device), config)
+    allocation = _allocate(sensitivity, source, width, rules)
+    plan = plan_quantization(source.network, source.spec, width, rules, allocation)
 
     student = prepare_student(
-        source.network,
-        source.spec,
-        width,
-        placement=config.placement,
-        range_momentum=config.range_momentum,
+        source.network, source.spec, plan, range_momentum=config.range_momentum
     )
-    for _ in track(calibrate(student, images), total=config.batches, label=f"calibrate {width}"):
-        pass
+    images = calibration_batches(load_generator(generator, source, device), config)
+    drain(calibrate(student, images), total=config.batches, label=f"calibrate {width}")
 
-    card = StudentCard(
-        weight_bits=width.weight_bits,
-        act_bits=width.act_bits,
-        placement=config.placement,
-        teacher=source.card.fingerprint,
-    )
+    card = StudentCard(bits=str(width), plan=plan, teacher=source.card.fingerprint)
     save_with_card(out, student, card)
+    table = layer_table(source.network, source.spec, plan)
+    Console(stderr=True).print(layers_table(table, title=f"Layers of {width}"))
+    write_tsv(layers, LayerBits._fields, table)
     write_json(metrics, {"size_bytes": packed_size(student)})
+
+
+def _allocate(
+    sensitivity: Path, source: Teacher, width: BitWidth, rules: PlanConfig
+) -> dict[str, int]:
+    """Weight bits by measured sensitivity; empty where it was not measured."""
+    damage = read_json(sensitivity)
+    fixed = fixed_layers(list(damage), rules) if damage else set()
+    damage = {
+        layer: {int(b): d for b, d in by_bits.items()}
+        for layer, by_bits in damage.items()
+        if layer not in fixed
+    }
+    if not damage:
+        return {}
+    parameters = {layer: weight_of(source.network, layer).numel() for layer in damage}
+    budget = rules.average_weight_bits or width.weight_bits
+    try:
+        return allocate_bits(damage, parameters, average_bits=budget)
+    except ValueError as error:
+        raise InputError(f"layers.average_weight_bits: {error}") from None
 
 
 if __name__ == "__main__":

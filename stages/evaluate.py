@@ -40,6 +40,7 @@ def run(
         {
             name: {
                 "top1": totals[name].top1,
+                "top5": totals[name].top5,
                 "agreement": totals[name].agreement,
                 "size_bytes": packed_size(network),
                 "samples": totals[name].samples,

@@ -7,8 +7,10 @@ from hast.config import Section, load_section, read_yaml
 from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig
 from hast.loops.finetune import FinetuneConfig
+from hast.loops.sensitivity import SensitivityConfig
 from hast.loops.synthesize import SynthesisConfig
 from hast.loops.train_generator import GeneratorConfig
+from hast.networks.plan import PlanConfig
 from hast.storage.datasets import DatasetConfig
 from stages.score import ScoreConfig
 from stages.teacher import TeacherConfig
@@ -18,6 +20,8 @@ SECTIONS: dict[str, type[Section]] = {
     "teacher": TeacherConfig,
     "generator": GeneratorConfig,
     "synthesize": SynthesisConfig,
+    "sensitivity": SensitivityConfig,
+    "layers": PlanConfig,
     "calibrate": CalibrationConfig,
     "score": ScoreConfig,
     "quantize": FinetuneConfig,

@@ -7,17 +7,18 @@ import torch
 import zarr
 
 import hast
+from hast.bank import BankCard
 from hast.config import load_section
 from hast.loops.profile import bns_profile
 from hast.loops.synthesize import SynthesisConfig, SynthesisStep, batch_sizes, synthesize_batch
+from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
-from hast.progress import track
+from hast.progress import drain
 from hast.runtime import select_device
-from hast.storage.bank import BankCard, BankWriter, open_bank
+from hast.storage.bank import BankWriter, open_bank
 from hast.storage.generators import load_generator
 from hast.storage.tables import write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
-from hast.storage.weights import fingerprint
 from stages.entry import PARAMS, In, Out, Params, main
 
 PARTIAL = Path(".partial")
@@ -41,15 +42,13 @@ def run(
     writer = BankWriter(PARTIAL, _card(source, init, config), config.batch_size)
     batches = batch_sizes(config)
     kept = sum(len(writer.batches(s)) for s in writer.shards() if writer.is_finished(s))
-    steps = track(
+    drain(
         _fill(writer, source, init, config),
         total=len(batches) * config.steps,
         done=kept * config.steps,
         label="synthesize",
         fields=("loss", "bns", "hard"),
     )
-    for _ in steps:
-        pass
     writer.finish(out)
 
     bank = open_bank(out, teacher=source.card.fingerprint)

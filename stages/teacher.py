@@ -9,14 +9,16 @@ from hast.config import Section, load_section
 from hast.errors import InputError
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms
-from hast.networks.sources import build_network, builtin_spec, check_classifier
-from hast.networks.spec import ModelSpec
-from hast.progress import track
+from hast.networks.classifier import resolve_spec
+from hast.networks.fingerprint import fingerprint
+from hast.networks.sources import build_network, has_own_weights, is_trained_here
+from hast.networks.spec import ModelSpec, PartialSpec
+from hast.progress import drain
 from hast.runtime import seeded_weights, select_device
 from hast.storage.datasets import load_digits_split
 from hast.storage.tables import write_json
 from hast.storage.teachers import TeacherCard
-from hast.storage.weights import fingerprint, load_state, read_state, save_with_card
+from hast.storage.weights import is_checkpoint, load_state, read_state, save_with_card
 from stages.entry import PARAMS, Out, Params, main
 
 
@@ -24,34 +26,29 @@ class TeacherConfig(Section):
     """Which network.
 
     Attributes:
-        source: `builtin:digits_resnet` or `python:package.module:factory`.
+        source: see `hast.networks.sources`.
         source_args: keyword arguments of the factory.
-        weights: checkpoint file; null trains the built-in network.
-        spec: what the network expects; null takes what the source knows of itself.
-        training: used where `weights` is null.
+        weights: a checkpoint file (.safetensors, .pth, .pt, .bin, .ckpt) or a pretrained tag of
+            the source's library; null trains a built-in network, and takes a python factory's
+            network as it comes.
+        spec: what the source does not know of its network.
+        training: of a built-in network.
     """
 
     source: str
     source_args: dict[str, Any] = {}
-    weights: Path | None = None
-    spec: ModelSpec | None = None
+    weights: str | None = None
+    spec: PartialSpec = PartialSpec()
     training: TrainingConfig = TrainingConfig()
 
 
 def run(*, out: Out, metrics: Out, params: Params = PARAMS) -> None:
     """Write the teacher's weights and card to OUT."""
     config = load_section(params, "teacher", TeacherConfig)
-    with seeded_weights(config.training.seed, "teacher", "weights"):
-        network = build_network(config.source, config.source_args)
-    spec = config.spec or builtin_spec(config.source)
-    if spec is None:
-        raise InputError(f"{params}: teacher.spec is required for source {config.source}")
-
-    if config.weights is not None:
-        load_state(network, read_state(config.weights), name=str(config.weights))
-    check_classifier(network, spec)
-    if config.weights is None:
-        _train(network, spec, config)
+    network, spec = _load(config)
+    if config.weights is None and is_trained_here(config.source):
+        _train(network, spec, config.training)
+    _check_it_can_be_rebuilt(network, config)
 
     card = TeacherCard(
         source=config.source,
@@ -69,18 +66,36 @@ def run(*, out: Out, metrics: Out, params: Params = PARAMS) -> None:
     )
 
 
-def _train(network: nn.Module, spec: ModelSpec, config: TeacherConfig) -> None:
-    if builtin_spec(config.source) is None:
+def _load(config: TeacherConfig) -> tuple[nn.Module, ModelSpec]:
+    source, weights = config.source, config.weights
+    file = Path(weights) if weights is not None and is_checkpoint(weights) else None
+    with seeded_weights(config.training.seed, "teacher", "weights"):
+        built = build_network(source, config.source_args, tag=None if file else weights)
+    if file:
+        load_state(built.network, read_state(file), name=str(file))
+    elif weights is None and not (is_trained_here(source) or has_own_weights(source)):
         raise InputError(
-            f"teacher.weights is required for source {config.source}: only built-in networks are"
-            " trained here"
+            f"teacher.weights is required for source {source}: a pretrained tag or a file"
         )
+    try:
+        return built.network, resolve_spec(built.network, built.known, config.spec)
+    except InputError as error:
+        raise InputError(f"{source} with teacher.spec: {error}") from error
+
+
+def _train(network: nn.Module, spec: ModelSpec, config: TrainingConfig) -> None:
     images, labels = load_digits_split("train", spec)
     device = select_device()
-    steps = train_teacher(network.to(device), images.to(device), labels.to(device), config.training)
-    total = total_steps(config.training, len(images))
-    for _ in track(steps, total=total, label="teacher", fields=("loss",)):
-        pass
+    steps = train_teacher(network.to(device), images.to(device), labels.to(device), config)
+    total = total_steps(config, len(images))
+    drain(steps, total=total, label="teacher", fields=("loss",))
+
+
+def _check_it_can_be_rebuilt(network: nn.Module, config: TeacherConfig) -> None:
+    """Later stages build the network without its pretrained tag; some libraries then build another
+    one (torchvision's GoogLeNet has auxiliary classifiers only without weights)."""
+    twin = build_network(config.source, config.source_args).network
+    load_state(twin, network.state_dict(), name=f"{config.source} built without its tag")
 
 
 if __name__ == "__main__":

@@ -38,5 +38,6 @@ def closure(path: Path) -> set[Path]:
         current = todo.pop()
         if current not in found:
             found.add(current)
-            todo += imported(current)
+            # A package's face imports on first use what it names; what is used is named elsewhere.
+            todo += [] if current.name == "__init__.py" else imported(current)
     return found

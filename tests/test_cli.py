@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 
 import hast
-from hast.storage.bank import BankCard, BankWriter
+from hast.bank import BankCard
+from hast.storage.bank import BankWriter
 from hast.storage.timings import Timing
 from hast.summary import markdown_table, results_table, timings_table
 

@@ -13,7 +13,17 @@ from hast.storage.bank import open_bank
 from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.tables import read_json
 from hast.storage.weights import read_state
-from stages import calibrate, evaluate, generator, quantize, report, score, synthesize, teacher
+from stages import (
+    calibrate,
+    evaluate,
+    generator,
+    quantize,
+    report,
+    score,
+    sensitivity,
+    synthesize,
+    teacher,
+)
 from stages.params import SECTIONS
 
 A, M, P = Path("artifacts"), Path("metrics"), Path("plots")
@@ -38,9 +48,11 @@ def run_synthesize() -> None:
 
 
 def run_student(bits: str = "w4a4") -> None:
+    sensitivity.run(teacher=A / "teacher", bank=A / "bank", out=A / "sensitivity.json")
     calibrate.run(
         bits=bits, teacher=A / "teacher", generator=A / "generator",
-        out=A / "calibrated", metrics=M / "calibrate.json",
+        sensitivity=A / "sensitivity.json",
+        out=A / "calibrated", layers=A / "layers.tsv", metrics=M / "calibrate.json",
     )  # fmt: skip
     score.run(
         bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
@@ -77,6 +89,7 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     monkeypatch.setattr(Section, "__getattribute__", recording)
     # Crops inside the loop, so that their size is read too.
     edit_params(project, lambda p: p["synthesize"].update(augment_probability=1.0))
+    edit_params(project, lambda p: p["sensitivity"].update(enabled=True, samples=8))
     run_teacher()
     run_generator()
     run_synthesize()
@@ -174,8 +187,8 @@ def test_a_checkpoint_is_taken_instead_of_training(project):
     ("change", "message"),
     [
         ({"source": "python:torch.nn:Linear"}, "cannot be built"),
-        ({"source": "python:torch.nn:Identity", "source_args": {}}, "teacher.spec is required"),
-        ({"source_args": {"num_classes": 7}}, r"must answer 10 logits an image.*got \(2, 7\)"),
+        ({"source": "python:torch.nn:Identity", "source_args": {}}, "input_shape must be given"),
+        ({"source_args": {"num_classes": 7}}, "num_classes|10 logits|7 logits"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(project, change, message):

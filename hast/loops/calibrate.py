@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from hast.config import Section
 from hast.networks.generator import Generator
-from hast.networks.student import Placement, set_mode
+from hast.networks.student import set_mode
 from hast.runtime import device_of, seeded
 
 
 class CalibrationConfig(Section):
-    """How the student is quantized and its activation ranges are found."""
+    """How the activation ranges are found."""
 
-    placement: Placement = "relu"  # the paper's; `inputs` is for arbitrary networks
     batches: int = Field(default=100, ge=1)
     batch_size: int = Field(default=64, ge=1)
     range_momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -14,6 +14,7 @@ class Evaluation(NamedTuple):
 
     samples: int
     correct: int
+    correct_in_5: int  # the label is among the first five answers
     agreeing: int  # same first answer as the reference
 
     def merge(self, other: "Evaluation") -> "Evaluation":
@@ -23,6 +24,11 @@ class Evaluation(NamedTuple):
     def top1(self) -> float:
         """Accuracy in [0, 1]."""
         return self.correct / self.samples
+
+    @property
+    def top5(self) -> float:
+        """Share of labels among the first five answers in [0, 1]."""
+        return self.correct_in_5 / self.samples
 
     @property
     def agreement(self) -> float:
@@ -43,15 +49,21 @@ def evaluate(
         batches: normalized images (N, C, H, W) and labels (N,).
     """
     device = device_of(reference)
-    totals = dict.fromkeys(networks, Evaluation(0, 0, 0))
+    totals = dict.fromkeys(networks, Evaluation(0, 0, 0, 0))
     with torch.no_grad():
         for images, labels in batches:
             x, y = images.to(device), labels.to(device)
-            expected = reference(x).argmax(dim=1)
+            expected = reference(x)
             for name, network in networks.items():
-                answer = network(x).argmax(dim=1)
-                counts = Evaluation(
-                    len(y), int((answer == y).sum()), int((answer == expected).sum())
-                )
-                totals[name] = totals[name].merge(counts)
+                logits = expected if network is reference else network(x)
+                totals[name] = totals[name].merge(_count(logits, expected, y))
             yield totals
+
+
+def _count(logits: Tensor, expected: Tensor, labels: Tensor) -> Evaluation:
+    answers = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = answers == labels.unsqueeze(1)
+    agreeing = answers[:, 0] == expected.argmax(dim=1)
+    return Evaluation(
+        len(labels), int(hits[:, 0].sum()), int(hits.any(dim=1).sum()), int(agreeing.sum())
+    )

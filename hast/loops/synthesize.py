@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
+from hast.errors import InputError
 from hast.loops.checks import check_finite
 from hast.math.augmentation import random_resized_crop
 from hast.math.hardness import hard_sample_loss
@@ -55,7 +56,7 @@ def batch_sizes(config: SynthesisConfig) -> list[int]:
 
 def synthesize_batch(
     teacher: nn.Module,
-    generator: Generator,
+    generator: Generator | None,
     spec: ModelSpec,
     config: SynthesisConfig,
     index: int,
@@ -66,16 +67,22 @@ def synthesize_batch(
 
     Args:
         teacher: frozen, eval mode.
-        generator: seeds the pixels where `config.init` is `generator`.
+        generator: seeds the pixels where `config.init` is `generator`, else unused.
         spec: image shape and classes.
         config: see `SynthesisConfig`.
         index: which batch of `batch_sizes(config)`.
+
+    Raises:
+        InputError: `init` is `generator` but there is none.
+        NonFiniteLossError: the loss became NaN or infinite.
     """
+    if config.init == "generator" and generator is None:
+        raise InputError("synthesize: init 'generator' needs a generator, got none")
     device = device_of(teacher)
     random = seeded(config.seed, "synthesize", index)
     size = batch_sizes(config)[index]
     labels = torch.randint(spec.num_classes, (size,), generator=random).to(device)
-    if config.init == "generator":
+    if config.init == "generator" and generator is not None:
         with torch.no_grad():
             images = generator.sample(labels, random).contiguous()
     else:

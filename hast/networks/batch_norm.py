@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from hast.errors import InputError
 from hast.math.statistics import ChannelStatistics, channel_statistics
 from hast.networks.hooks import removed_at_exit
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 class BatchNormTap(NamedTuple):
@@ -19,7 +21,7 @@ class BatchNormTap(NamedTuple):
     running: list[ChannelStatistics]
 
 
-def freeze(network: nn.Module) -> nn.Module:
+def freeze(network: NetworkT) -> NetworkT:
     """Eval mode and no parameter gradients: BatchNorm keeps the statistics of the data that nobody
     has any more. Gradients still reach the image through the network."""
     return network.eval().requires_grad_(False)

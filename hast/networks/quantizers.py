@@ -105,6 +105,16 @@ def restart_call_counts_at(root: nn.Module) -> None:
     root.register_forward_pre_hook(_restart_call_counts)
 
 
+def detach(module: nn.Module) -> None:
+    """Undo what the functions above did to `module`."""
+    if hasattr(module, SITE):
+        delattr(module, SITE)
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if hook in (_quantize_input, _quantize_output, _restart_call_counts):
+                del hooks[key]
+
+
 # Hooks are module-level functions that find their quantizer through the module they are called
 # with: a deep copy of the network then uses its own quantizers, not those of the original.
 

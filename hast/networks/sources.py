@@ -1,102 +1,159 @@
-"""Where teachers come from: a source string names a factory, the factory builds the network."""
+"""Where teachers come from: a source string names a factory, the factory builds the network.
+
+builtin:NAME                     a network of this package
+torchvision:NAME                 torchvision.models
+timm:NAME                        timm (optional)
+pytorchcv:NAME                   pytorchcv (optional), the paper's teachers
+python:package.module:factory    anything that returns an nn.Module
+"""
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from hast.errors import InputError
-from hast.networks.batch_norm import batch_norms
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
-from hast.networks.spec import ModelSpec
-
-_BUILTIN: dict[str, tuple[Callable[..., nn.Module], ModelSpec]] = {
-    "digits_resnet": (DigitsResNet, DIGITS_SPEC),
-}
+from hast.networks.spec import PartialSpec
 
 
-def build_network(source: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build an untrained network.
+class Built(NamedTuple):
+    """A network and what its source knows of it; what it does not know is None."""
+
+    network: nn.Module
+    known: PartialSpec
+
+
+def build_network(source: str, arguments: Mapping[str, Any], *, tag: str | None = None) -> Built:
+    """Build a network.
 
     Args:
-        source: `builtin:NAME` or `python:package.module:factory`.
+        source: see the module's docstring.
         arguments: keyword arguments of the factory.
+        tag: which pretrained weights of the source's library to load (they may be downloaded);
+            None leaves random weights, or whatever weights a python factory has loaded itself.
 
     Raises:
-        InputError: the source is malformed, its module or factory is missing, or the factory fails.
+        InputError: the source is malformed or not installed, or its factory fails.
     """
-    factory = _find_factory(source)
+    kind, _, name = source.partition(":")
+    builders: dict[str, Callable[..., Built]] = {
+        "builtin": _builtin,
+        "torchvision": _torchvision,
+        "timm": _timm,
+        "pytorchcv": _pytorchcv,
+        "python": _python,
+    }
+    if kind not in builders or not name:
+        raise InputError(
+            f"source must be {', '.join(f'{k}:NAME' for k in builders if k != 'python')} or"
+            f" python:package.module:factory, got {source!r}"
+        )
+    if tag is not None and kind in ("builtin", "python"):
+        raise InputError(f"{source} has no pretrained weights named {tag!r}; give a file")
     try:
-        network = factory(**arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{source}: cannot be built with {dict(arguments)}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise InputError(f"{source}: must return a torch.nn.Module, got {type(network).__name__}")
-    return network
+        built = builders[kind](name, dict(arguments), tag)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except Exception as error:  # factories and downloads raise anything
+        action = f"load weights {tag!r}" if tag else f"be built with {dict(arguments)}"
+        raise InputError(f"{source}: cannot {action}: {_first_line(error)}") from error
+    if not isinstance(built.network, nn.Module):
+        got = type(built.network).__name__
+        raise InputError(f"{source}: must return a torch.nn.Module, got {got}")
+    return built
 
 
-def is_builtin(source: str) -> bool:
+def is_trained_here(source: str) -> bool:
+    """Whether the pipeline itself trains this network where no weights are given."""
     return source.startswith("builtin:")
 
 
-def builtin_spec(source: str) -> ModelSpec | None:
-    """The spec that a source knows of itself, if any."""
-    kind, _, name = source.partition(":")
-    return _BUILTIN[name][1] if kind == "builtin" and name in _BUILTIN else None
+def has_own_weights(source: str) -> bool:
+    """Whether the factory may have loaded weights itself."""
+    return source.startswith("python:")
 
 
-def check_classifier(network: nn.Module, spec: ModelSpec) -> None:
-    """Try the network on one batch of zeros.
-
-    Raises:
-        InputError: no BatchNorm, an input shape it cannot take, logits that are not (N, K), or
-            NaN in the answer.
-    """
-    batch_norms(network)
-    name = type(network).__name__
-    shape = "x".join(map(str, spec.input_shape))
-    try:
-        with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, *spec.input_shape))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{name} cannot take {shape} images ({reason}); set the spec's input_shape"
-        ) from error
-    expected = (2, spec.num_classes)
-    got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if got != expected:
-        raise InputError(
-            f"{name} must answer {spec.num_classes} logits an image, that is {expected} for two"
-            f" images, got {got}; set the spec's num_classes"
-        )
-    if not torch.isfinite(logits).all():
-        raise InputError(f"{name} answers NaN or infinity to a zero image; check its weights")
+def _builtin(name: str, arguments: dict[str, Any], _tag: str | None) -> Built:
+    if name != "digits_resnet":
+        raise InputError("unknown built-in network; there is digits_resnet")
+    known = PartialSpec.model_validate(DIGITS_SPEC.model_dump())
+    return Built(DigitsResNet(**arguments), known)
 
 
-def _find_factory(source: str) -> Callable[..., nn.Module]:
-    kind, _, name = source.partition(":")
-    if kind == "builtin":
-        if name not in _BUILTIN:
-            raise InputError(f"{source}: unknown built-in network; there is {sorted(_BUILTIN)}")
-        return _BUILTIN[name][0]
-    if kind == "python":
-        return _import_factory(source, *name.partition(":")[::2])
-    raise InputError(
-        f"source must be builtin:NAME or python:package.module:factory, got {source!r}"
+def _torchvision(name: str, arguments: dict[str, Any], tag: str | None) -> Built:
+    from torchvision.models import get_model, get_model_weights
+
+    network = get_model(name, weights=tag, **arguments)
+    if tag is None:
+        return Built(network, PartialSpec())
+    weights = get_model_weights(name)[tag]
+    preset, classes = weights.transforms(), tuple(weights.meta["categories"])
+    return Built(
+        network,
+        PartialSpec(
+            input_shape=(3, preset.crop_size[0], preset.crop_size[0]),
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            num_classes=len(classes),
+            class_names=classes,
+        ),
     )
 
 
-def _import_factory(source: str, module_name: str, attribute: str) -> Callable[..., nn.Module]:
+def _timm(name: str, arguments: dict[str, Any], tag: str | None) -> Built:
+    timm = _optional("timm")
+    full_name = name if tag in (None, "pretrained") else f"{name}.{tag}"
+    network = timm.create_model(full_name, pretrained=tag is not None, **arguments)
+    if tag is None:
+        return Built(network, PartialSpec())
+    config = network.pretrained_cfg
+    return Built(
+        network,
+        PartialSpec(
+            input_shape=tuple(config["input_size"]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            num_classes=network.num_classes,
+        ),
+    )
+
+
+def _pytorchcv(name: str, arguments: dict[str, Any], tag: str | None) -> Built:
+    _optional("pytorchcv")
+    if tag not in (None, "pretrained"):
+        raise InputError(f"its weights have one tag, 'pretrained', got {tag!r}")
+    provider = importlib.import_module("pytorchcv.model_provider")
+    network = provider.get_model(name, pretrained=tag is not None, **arguments)
+    return Built(
+        network,
+        PartialSpec(
+            input_shape=(arguments.get("in_channels", 3), *network.in_size),
+            num_classes=network.num_classes,
+        ),
+    )
+
+
+def _python(name: str, arguments: dict[str, Any], _tag: str | None) -> Built:
+    module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{source}: cannot be imported ({error}); it must be importable from the folder the"
-            " command runs in"
+            f"cannot be imported ({error}); it must be importable from the folder the command"
+            " runs in"
         ) from error
-    if not callable(factory):
-        raise InputError(f"{source}: must be callable, got {type(factory).__name__}")
-    return factory  # type: ignore[no-any-return]
+    return Built(factory(**arguments), PartialSpec())
+
+
+def _optional(package: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise InputError(f"{package} is not installed; run `pip install {package}`") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -2,11 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hast.config import Section
+from hast.errors import InputError
 
 Positive = Annotated[int, Field(gt=0)]
+Shape = tuple[Positive, Positive, Positive]
+Std = tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class ModelSpec(Section):
@@ -19,10 +22,10 @@ class ModelSpec(Section):
         class_names: K names, or empty where they are not known.
     """
 
-    input_shape: tuple[Positive, Positive, Positive]
+    input_shape: Shape
     num_classes: int = Field(ge=2)
     mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    std: Std
     class_names: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -33,3 +36,32 @@ class ModelSpec(Section):
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names must be empty or name all {self.num_classes} classes")
         return self
+
+
+class PartialSpec(Section):
+    """A spec of which some parts are not known (None)."""
+
+    input_shape: Shape | None = None
+    num_classes: int | None = Field(default=None, ge=2)
+    mean: tuple[float, ...] | None = None
+    std: Std | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+def merge_specs(known: PartialSpec, given: PartialSpec) -> ModelSpec:
+    """Complete what a source knows with what the user gives.
+
+    Raises:
+        InputError: the two contradict each other, a part is missing, or the parts do not fit.
+    """
+    values = known.model_dump(exclude_none=True)
+    for name, value in given.model_dump(exclude_none=True).items():
+        if values.setdefault(name, value) != value:
+            raise InputError(f"{name} is {value} but the source says {values[name]}; remove it")
+    missing = [n for n in ("input_shape", "mean", "std", "num_classes") if n not in values]
+    if missing:
+        raise InputError(f"{missing[0]} must be given, the source does not know it")
+    try:
+        return ModelSpec(**values)
+    except ValidationError as error:
+        raise InputError("; ".join(e["msg"] for e in error.errors())) from None

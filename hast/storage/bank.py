@@ -8,12 +8,11 @@ A chunk is the unit of reading, a shard the unit of writing and of resuming. The
 the same bytes.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,40 +22,12 @@ from pydantic import ValidationError
 from torch import Tensor
 from zarr.codecs import ZstdCodec
 
-from hast.config import Section
+from hast.bank import FORMAT, VERSION, Bank, BankCard
 from hast.errors import InputError
-from hast.networks.spec import ModelSpec
 from hast.storage.untrusted import check_store, verify_manifest, write_manifest
 
-FORMAT: Literal["hast-bank"] = "hast-bank"
-VERSION = 1
 _STORE, _MANIFEST = "bank.zarr", "manifest.json"
 _MAX_CHUNK, _SHARD = 64, 1024  # samples; few files matter more than few bytes
-
-
-class BankCard(Section):
-    """Attributes of the store: where the bank comes from. No time, host or path among them."""
-
-    format: Literal["hast-bank"] = FORMAT
-    version: int = VERSION
-    samples: int
-    spec: ModelSpec
-    teacher: str  # fingerprint
-    synthesis: dict[str, Any]  # parameters, seed included
-    generator: str | None = None  # fingerprint, where the pixels started from its images
-    libraries: dict[str, str] = {}  # versions
-
-    def key(self) -> str:
-        """Names the bank that these inputs make."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-
-class Bank(NamedTuple):
-    """A verified bank in memory."""
-
-    images: Tensor  # (N, C, H, W) float32, normalized pixels
-    labels: Tensor  # (N,) int64
-    card: BankCard
 
 
 class BankWriter:

@@ -5,22 +5,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hast.bit_width import BitWidth
 from hast.config import Section
-from hast.networks.student import Placement, prepare_student, set_mode
+from hast.networks.plan import QuantizationPlan
+from hast.networks.student import prepare_student, set_mode
 from hast.storage.teachers import Teacher
 from hast.storage.weights import WEIGHTS, load_card, load_state, read_state
 
 
 class StudentCard(Section):
-    weight_bits: int
-    act_bits: int
-    placement: Placement
-    teacher: str  # fingerprint
+    """What rebuilds the student beside its weights."""
 
-    @property
-    def bits(self) -> BitWidth:
-        return BitWidth(self.weight_bits, self.act_bits)
+    bits: str  # the run's bit width, such as w4a4
+    plan: QuantizationPlan
+    teacher: str  # fingerprint
 
 
 def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Module:
@@ -31,7 +28,7 @@ def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Mod
     """
     card = load_student_card(folder)
     teacher.require_made_for(card.teacher, folder)
-    student = prepare_student(teacher.network, teacher.spec, card.bits, placement=card.placement)
+    student = prepare_student(teacher.network, teacher.spec, card.plan)
     load_state(student, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
     set_mode(student, "quantize")
     return student.to(device)

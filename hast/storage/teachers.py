@@ -9,9 +9,10 @@ from torch import nn
 from hast.config import Section
 from hast.errors import InputError
 from hast.networks.batch_norm import freeze
+from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network
 from hast.networks.spec import ModelSpec
-from hast.storage.weights import WEIGHTS, fingerprint, load_card, load_state, read_state
+from hast.storage.weights import WEIGHTS, load_card, load_state, read_state
 
 
 class TeacherCard(Section):
@@ -53,7 +54,7 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
         InputError: a file is missing, corrupt, or does not belong to the card.
     """
     card = load_card(folder, TeacherCard)
-    network = build_network(card.source, card.source_args)
+    network = build_network(card.source, card.source_args).network
     state = read_state(folder / WEIGHTS)
     found = fingerprint(state)
     if found != card.fingerprint:

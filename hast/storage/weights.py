@@ -4,7 +4,6 @@ Nothing is ever unpickled: safetensors hold tensors only, and a PyTorch file is 
 `weights_only=True`.
 """
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,19 +18,15 @@ from hast.config import Section
 from hast.errors import InputError
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 CardT = TypeVar("CardT", bound=Section)
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and values of a state dict, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def is_checkpoint(text: str) -> bool:
+    """Whether a text names a checkpoint file and not a tag of pretrained weights."""
+    return Path(text).suffix in _SUFFIXES
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from hast.errors import NonFiniteLossError
 from hast.loops.finetune import FinetuneConfig, _batches, finetune
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
 from hast.networks.blocks import find_blocks
+from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.student import prepare_student, set_mode
 
 CONFIG = FinetuneConfig(
@@ -18,7 +19,8 @@ IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(5))
 
 @pytest.fixture
 def student(teacher, spec):
-    student = prepare_student(teacher, spec, BitWidth(4, 4))
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan)
     set_mode(student, "observe")
     student(IMAGES)
     set_mode(student, "quantize")

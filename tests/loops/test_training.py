@@ -10,6 +10,7 @@ from hast.loops.score import Hardness, score
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
+from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.quantizers import ActivationQuantizer
 from hast.networks.student import prepare_student
 from hast.storage.datasets import load_digits_split
@@ -50,7 +51,8 @@ def test_generators_of_one_seed_start_alike_and_leave_the_global_state(spec):
 def test_calibration_sets_every_range_from_the_generators_images(teacher, spec):
     generator = build_generator(spec, GeneratorConfig(width=8, latent_dim=4)).eval()
     config = CalibrationConfig(batches=3, batch_size=8, range_momentum=0.0)
-    student = prepare_student(teacher, spec, BitWidth(4, 4), range_momentum=0.0)
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan, range_momentum=0.0)
     assert len([*calibrate(student, calibration_batches(generator, config))]) == 3
     quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
     assert all(q.mode == "quantize" and q.minimum <= q.maximum for q in quantizers)

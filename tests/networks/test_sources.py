@@ -1,15 +1,18 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from hast.errors import InputError
+from hast.networks.classifier import check_classifier, resolve_spec
 from hast.networks.digits_resnet import DIGITS_SPEC
-from hast.networks.sources import build_network, check_classifier
-from hast.networks.spec import ModelSpec
+from hast.networks.sources import build_network
+from hast.networks.spec import ModelSpec, PartialSpec
 
 
 def test_a_factory_is_found_by_its_python_path():
-    network = build_network("python:torch.nn:Linear", {"in_features": 3, "out_features": 2})
+    network = build_network("python:torch.nn:Linear", {"in_features": 3, "out_features": 2}).network
     assert isinstance(network, nn.Linear)
 
 
@@ -17,13 +20,13 @@ def test_a_factory_is_found_by_its_python_path():
     ("source", "arguments", "message"),
     [
         ("builtin:nothing", {}, "unknown built-in network"),
-        ("resnet18", {}, "must be builtin:NAME or python:package.module:factory, got 'resnet18'"),
+        ("resnet18", {}, "or python:package.module:factory, got 'resnet18'"),
         ("python:no_such_module:f", {}, "cannot be imported"),
         ("python:torch.nn:NoSuchThing", {}, "cannot be imported"),
         ("python:torch", {}, "cannot be imported"),
         ("python:torch.nn:Linear", {"wrong": 1}, "cannot be built with {'wrong': 1}"),
         ("python:builtins:dict", {}, r"must return a torch\.nn\.Module, got dict"),
-        ("python:torch:__version__", {}, "must be callable"),
+        ("python:torch:__version__", {}, "cannot be built with {}: .*not callable"),
     ],
 )
 def test_a_wrong_source_is_refused_in_one_line(source, arguments, message):
@@ -39,16 +42,115 @@ def changed(**values):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (changed(num_classes=7), r"must answer 7 logits an image.* got \(2, 10\)"),
+        (changed(num_classes=7), "answers 10 logits an image but num_classes is 7"),
         (changed(input_shape=(3, 8, 8), mean=(0,) * 3, std=(1,) * 3), "cannot take 3x8x8 images"),
     ],
 )
 def test_a_spec_that_does_not_fit_the_network_is_refused(spec, message):
     with pytest.raises(InputError, match=message):
-        check_classifier(build_network("builtin:digits_resnet", {}), spec)
+        check_classifier(build_network("builtin:digits_resnet", {}).network, spec)
 
 
 def test_nan_weights_are_noticed(teacher):
     torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
     with pytest.raises(InputError, match="answers NaN"):
         check_classifier(teacher, DIGITS_SPEC)
+
+
+def test_a_pretrained_tag_of_a_source_without_tags_is_refused():
+    with pytest.raises(InputError, match="has no pretrained weights named 'best'; give a file"):
+        build_network("builtin:digits_resnet", {}, tag="best")
+
+
+def test_a_missing_optional_library_ends_with_the_line_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match="timm is not installed; run `pip install timm`"):
+        build_network("timm:resnet18", {})
+
+
+@pytest.mark.parametrize("source", ["torchvision:no_such_net", "timm:no_such_net"])
+def test_an_unknown_name_is_refused_in_one_line(source):
+    pytest.importorskip("timm", reason="timm is an optional extra")
+    with pytest.raises(InputError, match=f"{source}: cannot be built") as error:
+        build_network(source, {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_library_that_knows_its_pretrained_weights_gives_the_spec(monkeypatch):
+    """The real loading code up to the download, which is replaced by random weights."""
+    import torchvision
+
+    network = torchvision.models.resnet18(weights=None)
+    monkeypatch.setattr(
+        torchvision.models.ResNet18_Weights, "get_state_dict", lambda *_, **__: network.state_dict()
+    )
+    built = build_network("torchvision:resnet18", {}, tag="IMAGENET1K_V1")
+    assert built.known.input_shape == (3, 224, 224)
+    assert built.known.mean == (0.485, 0.456, 0.406)
+    assert built.known.num_classes == 1000
+    assert built.known.class_names[0] == "tench"
+    assert torch.equal(built.network.fc.weight, network.fc.weight)
+
+
+def partial(**values):
+    return PartialSpec(**values)
+
+
+NORM = {"mean": (0.0,), "std": (1.0,)}
+
+
+def test_what_the_source_does_not_know_is_given_and_classes_are_counted():
+    network = build_network("builtin:digits_resnet", {"num_classes": 7}).network
+    spec = resolve_spec(network, partial(), partial(input_shape=(1, 8, 8), **NORM))
+    assert (spec.num_classes, spec.input_shape) == (7, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "message"),
+    [
+        (partial(), partial(input_shape=(1, 8, 8)), "mean must be given"),
+        (partial(), partial(**NORM), "input_shape must be given"),
+        (
+            partial(input_shape=(1, 8, 8), **NORM),
+            partial(mean=(0.5,)),
+            r"mean is \(0\.5,\) but the source says \(0\.0,\); remove it",
+        ),
+        (
+            partial(input_shape=(1, 8, 8), **NORM),
+            partial(num_classes=3),
+            "answers 10 logits an image but num_classes is 3",
+        ),
+        (
+            partial(input_shape=(1, 8, 8)),
+            partial(mean=(0.0, 0.0), std=(1.0, 1.0)),
+            "one value for each of 1 channels",
+        ),
+    ],
+)
+def test_a_spec_that_contradicts_or_lacks_something_is_refused(known, given, message):
+    network = build_network("builtin:digits_resnet", {}).network
+    with pytest.raises(InputError, match=message):
+        resolve_spec(network, known, given)
+
+
+class Tupled(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.bn, self.answer = nn.BatchNorm2d(1), answer
+
+    def forward(self, x):
+        return self.answer(self.bn(x).flatten(1)[:, :10])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: (logits, logits), "must answer one tensor of logits, got a tuple"),
+        (lambda logits: {"out": logits}, "must answer one tensor of logits, got a dict"),
+        (lambda logits: logits.sum(1), r"must answer logits of shape .* got \(2,\)"),
+        (lambda logits: logits.sum(0, keepdim=True), r"must answer logits of shape .*\(1, 10\)"),
+    ],
+)
+def test_answers_that_are_no_logits_are_refused(answer, message):
+    with pytest.raises(InputError, match=message):
+        check_classifier(Tupled(answer), DIGITS_SPEC)

@@ -10,16 +10,22 @@ from hast.bit_width import BitWidth
 from hast.errors import InputError
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.networks.batch_norm import freeze
+from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.quantizers import ActivationQuantizer, WeightQuantizer
 from hast.networks.size import packed_size
 from hast.networks.spec import ModelSpec
-from hast.networks.student import prepare_student, set_mode
+from hast.networks.student import prepare_student, remove_quantizers, set_mode
 
 W4A4 = BitWidth(4, 4)
 
 
-def calibrated(teacher, spec, bits=W4A4, **options):
-    student = prepare_student(teacher, spec, bits, **options)
+def prepared(teacher, spec, bits=W4A4, **rules):
+    config = PlanConfig(**({"placement": "inputs"} | rules))
+    return prepare_student(teacher, spec, plan_quantization(teacher, spec, bits, config))
+
+
+def calibrated(teacher, spec, bits=W4A4, **rules):
+    student = prepared(teacher, spec, bits, **rules)
     set_mode(student, "observe")
     torch.manual_seed(1)
     for _ in range(3):
@@ -65,7 +71,7 @@ def test_weights_follow_their_parameter_and_pass_it_the_whole_gradient(teacher, 
     assert torch.equal(original.grad, torch.ones_like(original))
     with torch.no_grad():
         original.mul_(2)
-    assert torch.allclose(conv.weight, 2 * prepare_student(teacher, spec, W4A4).stem[0].weight)
+    assert torch.allclose(conv.weight, 2 * prepared(teacher, spec).stem[0].weight)
 
 
 def test_placement_inputs_quantizes_every_conv_and_linear(teacher, spec):
@@ -102,12 +108,12 @@ def test_a_network_with_functional_relus_and_no_relu_module_is_refused_for_place
 
     network = freeze(Functional())
     with pytest.raises(InputError, match="use placement 'inputs'"):
-        prepare_student(network, spec, W4A4, placement="relu")
+        prepared(network, spec, placement="relu")
     assert calibrated(network, spec)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_an_uncalibrated_student_may_not_quantize(teacher, spec):
-    student = prepare_student(teacher, spec, W4A4)
+    student = prepared(teacher, spec)
     with pytest.raises(InputError, match="calibrate the student first"):
         set_mode(student, "quantize")
 
@@ -138,7 +144,7 @@ def test_a_deep_copy_uses_its_own_quantizers(teacher, spec):
 
 def test_the_state_dict_reloads_strictly_and_gives_the_same_answers(teacher, spec):
     student = calibrated(teacher, spec)
-    other = prepare_student(teacher, spec, W4A4)
+    other = prepared(teacher, spec)
     other.load_state_dict(student.state_dict(), strict=True)
     x = torch.randn(4, 1, 8, 8)
     assert torch.equal(other(x), student(x))
@@ -152,9 +158,18 @@ def test_grouped_convolutions_have_a_scale_for_each_output_channel():
 
 
 def test_packed_size_counts_bits():
-    layer = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 5, 3))
+    layer = freeze(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 5, 3)))
     assert packed_size(layer) == 4 * (4 * 2 + 5 * 2 * 9 + 5)
     spec = ModelSpec(input_shape=(2, 8, 8), num_classes=5, mean=(0, 0), std=(1, 1))
-    student = prepare_student(layer, spec, BitWidth(3, 4))
+    student = prepared(layer, spec, BitWidth(3, 4))
     codes = -(-90 * 3 // 8)
     assert packed_size(student) == codes + 5 * 5 + 5 + 4 * (4 * 2 + 5)
+
+
+def test_quantizers_come_off_again_and_leave_the_teacher(teacher, spec):
+    student = remove_quantizers(calibrated(teacher, spec))
+    assert student.state_dict().keys() == teacher.state_dict().keys()
+    assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in student.state_dict().items())
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.equal(student(x), teacher(x))
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in student.modules())

@@ -8,9 +8,10 @@ import pytest
 import torch
 import zarr
 
+from hast.bank import BankCard
 from hast.errors import InputError
 from hast.networks.spec import ModelSpec
-from hast.storage.bank import BankCard, BankWriter, open_bank
+from hast.storage.bank import BankWriter, open_bank
 
 SPEC = ModelSpec(input_shape=(3, 4, 4), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
 TEACHER = "a" * 64

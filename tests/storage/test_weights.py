@@ -9,10 +9,12 @@ from torch import nn
 from hast.bit_width import BitWidth
 from hast.errors import InputError
 from hast.networks.digits_resnet import DigitsResNet
+from hast.networks.fingerprint import fingerprint
+from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.student import prepare_student, set_mode
 from hast.storage.students import StudentCard, load_student
 from hast.storage.teachers import TeacherCard, load_teacher
-from hast.storage.weights import fingerprint, load_state, read_state, save_with_card
+from hast.storage.weights import load_state, read_state, save_with_card
 
 CPU = torch.device("cpu")
 
@@ -38,14 +40,13 @@ def test_a_teacher_comes_back_frozen_and_answers_the_same(folder, teacher):
 
 
 def test_a_student_comes_back_and_answers_the_same(folder, tmp_path, teacher, spec):
-    student = prepare_student(teacher, spec, BitWidth(3, 4))
+    plan = plan_quantization(teacher, spec, BitWidth(3, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan)
     set_mode(student, "observe")
     student(torch.randn(8, 1, 8, 8))
     set_mode(student, "quantize")
     source = load_teacher(folder, CPU)
-    card = StudentCard(
-        weight_bits=3, act_bits=4, placement="inputs", teacher=source.card.fingerprint
-    )
+    card = StudentCard(bits="w3a4", plan=plan, teacher=source.card.fingerprint)
     save_with_card(tmp_path / "student", student, card)
     x = torch.randn(3, 1, 8, 8)
     assert torch.equal(load_student(tmp_path / "student", source, CPU)(x), student(x))

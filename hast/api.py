@@ -1,0 +1,297 @@
+"""The engine from Python: the same loops as the pipeline, on networks and banks in memory.
+
+A teacher is never changed: every function works on a frozen copy. Further keywords are the
+parameters of the section that a function names; a wrong one raises `hast.InputError`.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast import __version__
+from hast.bank import Bank, BankCard
+from hast.bit_width import BitWidth
+from hast.config import parse_section
+from hast.errors import InputError
+from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
+from hast.loops.evaluate import Evaluation
+from hast.loops.evaluate import evaluate as measure
+from hast.loops.finetune import FinetuneConfig, finetune
+from hast.loops.score import SCORED_TOGETHER, score
+from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize_batch
+from hast.loops.train_generator import GeneratorConfig, build_generator
+from hast.loops.train_generator import train_generator as train
+from hast.networks.batch_norm import freeze
+from hast.networks.blocks import find_blocks
+from hast.networks.classifier import check_classifier
+from hast.networks.fingerprint import fingerprint
+from hast.networks.generator import Generator
+from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.spec import ModelSpec
+from hast.networks.student import prepare_student
+from hast.progress import drain, track
+from hast.runtime import device_of
+
+Device = torch.device | str | None
+
+
+def train_generator(
+    teacher: nn.Module,
+    spec: ModelSpec,
+    *,
+    steps: int = 800,
+    seed: int = 0,
+    device: Device = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Generator:
+    """Train the generator whose images set activation ranges.
+
+    Args:
+        teacher: full-precision classifier with BatchNorm.
+        spec: what it expects and answers.
+        steps: training steps.
+        seed: of weights, labels and noise.
+        device: where to compute; by default where the teacher is.
+        progress: show a bar, or lines where there is no terminal.
+        settings: other fields of `hast.loops.train_generator.GeneratorConfig`.
+    """
+    source = _frozen_copy(teacher, spec, device)
+    values = {"steps": steps, "seed": seed, **settings}
+    config = parse_section(values, GeneratorConfig, name="train_generator")
+    generator = build_generator(spec, config).to(device_of(source))
+    records = train(generator, source, config)
+    drain(records, total=config.steps, label="generator", fields=("loss",), show=progress)
+    return freeze(generator)
+
+
+def synthesize(
+    teacher: nn.Module,
+    spec: ModelSpec,
+    *,
+    samples: int = 1024,
+    steps: int = 500,
+    seed: int = 0,
+    generator: Generator | None = None,
+    device: Device = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Bank:
+    """Synthesize hard samples from the teacher alone.
+
+    Args:
+        teacher: full-precision classifier with BatchNorm.
+        spec: what it expects and answers.
+        samples: number of images.
+        steps: optimisation steps of each batch of images.
+        seed: of pixels and labels; batch k depends on it and on k alone.
+        generator: needed for `init="generator"`.
+        device: where to compute; by default where the teacher is.
+        progress: show a bar, or lines where there is no terminal.
+        settings: other fields of `hast.loops.synthesize.SynthesisConfig`.
+
+    Returns:
+        A bank on the CPU.
+    """
+    source = _frozen_copy(teacher, spec, device)
+    values = {"samples": samples, "steps": steps, "seed": seed, **settings}
+    config = parse_section(values, SynthesisConfig, name="synthesize")
+    batches = range(len(batch_sizes(config)))
+    records = (
+        (index, step)
+        for index in batches
+        for step in synthesize_batch(source, generator, spec, config, index)
+    )
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+    for index, step in track(
+        records, total=len(batches) * config.steps, label="synthesize", show=progress
+    ):
+        results[index] = (step.images, step.labels)
+    images, labels = (torch.cat(parts).cpu() for parts in zip(*results.values(), strict=True))
+    card = BankCard(
+        samples=len(images),
+        spec=spec,
+        teacher=fingerprint(teacher.state_dict()),
+        synthesis=config.model_dump(),
+        generator=None if generator is None else fingerprint(generator.state_dict()),
+        libraries={"hast": __version__, "torch": str(torch.__version__)},
+    )
+    return Bank(images, labels, card)
+
+
+def quantize(
+    teacher: nn.Module,
+    spec: ModelSpec,
+    bank: Bank,
+    *,
+    weight_bits: int = 4,
+    act_bits: int = 4,
+    steps: int = 2000,
+    seed: int = 0,
+    placement: str = "inputs",
+    first_last_bits: int | None = None,
+    overrides: Sequence[Any] = (),
+    skip: Sequence[str] = (),
+    generator: Generator | None = None,
+    device: Device = None,
+    progress: bool = True,
+    **settings: Any,
+) -> nn.Module:
+    """Make a low-bit student of the teacher and fine-tune it on a bank.
+
+    Args:
+        teacher: full-precision classifier with BatchNorm.
+        spec: what it expects and answers.
+        bank: samples made for this teacher.
+        weight_bits, act_bits: code widths, 2..8.
+        steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
+        seed: of ranges, order of samples and augmentation.
+        placement, first_last_bits, overrides, skip: see `hast.networks.plan.PlanConfig`.
+        generator: its images set the activation ranges; by default one is trained for it.
+        device: where to compute; by default where the teacher is.
+        progress: show a bar, or lines where there is no terminal.
+        settings: other fields of `hast.loops.finetune.FinetuneConfig`.
+
+    Returns:
+        The student: the teacher's class with quantizers on its modules, in eval mode.
+
+    Raises:
+        InputError: a wrong setting, or a bank that was made for another teacher.
+    """
+    source = _frozen_copy(teacher, spec, device)
+    _check_bank(bank, teacher, spec)
+    milestones = (steps // 2, steps * 3 // 4)
+    values = {"steps": steps, "seed": seed, "milestones": milestones, **settings}
+    config = parse_section(values, FinetuneConfig, name="quantize")
+    rules = parse_section(
+        {
+            "placement": placement,
+            "first_last_bits": first_last_bits,
+            "overrides": overrides,
+            "skip": skip,
+        },
+        PlanConfig,
+        name="quantize",
+    )
+    width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
+    plan = plan_quantization(source, spec, width, rules)
+    blocks = find_blocks(source, spec, config.alignment_modules)
+    if generator is None:
+        generator = train_generator(source, spec, seed=seed, progress=progress)
+
+    student = prepare_student(source, spec, plan)
+    ranges = CalibrationConfig(seed=seed)
+    batches = calibration_batches(generator.to(device_of(source)), ranges)
+    drain(calibrate(student, batches), total=ranges.batches, label="calibrate", show=progress)
+    difficulty = _difficulty(source, student, bank, progress=progress)
+    records = finetune(student, source, bank.images, difficulty, blocks, config)
+    drain(records, total=config.steps, label=f"quantize {width}", fields=("loss",), show=progress)
+    return student
+
+
+def quantize_zero_shot(
+    teacher: nn.Module,
+    spec: ModelSpec,
+    *,
+    weight_bits: int = 4,
+    act_bits: int = 4,
+    samples: int = 1024,
+    synthesis_steps: int = 500,
+    steps: int = 2000,
+    seed: int = 0,
+    device: Device = None,
+    progress: bool = True,
+    **settings: Any,
+) -> nn.Module:
+    """Synthesize a bank and make a low-bit student, in one call.
+
+    Args:
+        samples, synthesis_steps: of `synthesize`.
+        steps, settings: of `quantize`; the others are those of both.
+    """
+    bank = synthesize(
+        teacher,
+        spec,
+        samples=samples,
+        steps=synthesis_steps,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    return quantize(
+        teacher,
+        spec,
+        bank,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        steps=steps,
+        seed=seed,
+        device=device,
+        progress=progress,
+        **settings,
+    )
+
+
+def evaluate(
+    network: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    teacher: nn.Module | None = None,
+    device: Device = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure a network on labelled images, in eval mode and fp32.
+
+    Args:
+        network: a teacher or a student.
+        loader: normalized images (N, C, H, W) and labels (N,).
+        teacher: the network to which `agreement` is measured; by default `network` itself.
+        device: where to compute; by default where the network is.
+        progress: show a bar, or lines where there is no terminal.
+
+    Returns:
+        A record with `top1`, `top5` and `agreement`, in [0, 1], and the number of `samples`.
+
+    Raises:
+        InputError: the loader is empty.
+    """
+    device = device or device_of(network)
+    subject = freeze(copy.deepcopy(network)).to(device)
+    reference = subject if teacher is None else freeze(copy.deepcopy(teacher)).to(device)
+    total = len(loader) if isinstance(loader, Sized) else None
+    counts = measure({"network": subject}, reference, loader)
+    records = [*track(counts, total=total, label="evaluate", show=progress)]
+    if not records:
+        raise InputError("evaluate: the loader must yield at least one batch, it is empty")
+    return records[-1]["network"]
+
+
+def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
+    source = freeze(copy.deepcopy(teacher))
+    if device is not None:
+        source.to(device)
+    check_classifier(source, spec)
+    return source
+
+
+def _check_bank(bank: Bank, teacher: nn.Module, spec: ModelSpec) -> None:
+    expected = fingerprint(teacher.state_dict())
+    if bank.card.teacher != expected:
+        raise InputError(
+            f"the bank was made for teacher {bank.card.teacher} but the teacher is {expected}"
+        )
+    if tuple(bank.images.shape[1:]) != spec.input_shape:
+        raise InputError(
+            f"the bank holds {'x'.join(map(str, bank.images.shape[1:]))} images but the spec says"
+            f" {'x'.join(map(str, spec.input_shape))}"
+        )
+
+
+def _difficulty(source: nn.Module, student: nn.Module, bank: Bank, *, progress: bool) -> Tensor:
+    batches = score(source, student, bank.images, bank.labels)
+    total = -(-len(bank.images) // SCORED_TOGETHER)
+    scores = [*track(batches, total=total, label="score", show=progress)]
+    return torch.cat([part.student_difficulty for part in scores])

@@ -1,0 +1,54 @@
+"""A dry run: what would be matched, aligned and quantized in a network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hast.bit_width import BitWidth
+from hast.networks.batch_norm import batch_norms, freeze
+from hast.networks.blocks import find_blocks
+from hast.networks.classifier import count_classes
+from hast.networks.plan import LayerBits, PlanConfig, layer_table, plan_quantization
+from hast.networks.size import packed_size
+from hast.networks.sources import build_network
+from hast.networks.spec import ModelSpec
+from hast.networks.student import prepare_student
+
+
+class Inspection(NamedTuple):
+    batch_norms: int
+    blocks: list[str]
+    layers: list[LayerBits]
+    full_bytes: int
+    packed_bytes: int
+
+
+def inspection(
+    source: str,
+    arguments: Mapping[str, Any],
+    *,
+    input_shape: tuple[int, int, int],
+    bits: BitWidth,
+    rules: PlanConfig,
+    alignment_modules: Sequence[str] = (),
+) -> Inspection:
+    """Build a network with random weights and look what the method finds in it.
+
+    Raises:
+        InputError: the source, the shape or a rule is wrong, or the network has no BatchNorm.
+    """
+    network = freeze(build_network(source, arguments).network)
+    channels = input_shape[0]
+    spec = ModelSpec(
+        input_shape=input_shape,
+        num_classes=count_classes(network, input_shape),
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
+    plan = plan_quantization(network, spec, bits, rules)
+    return Inspection(
+        batch_norms=len(batch_norms(network)),
+        blocks=find_blocks(network, spec, alignment_modules),
+        layers=layer_table(network, spec, plan),
+        full_bytes=packed_size(network),
+        packed_bytes=packed_size(prepare_student(network, spec, plan)),
+    )

@@ -1,0 +1,60 @@
+"""How much does each layer suffer from each weight width, measured on synthetic samples."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hast.config import Section
+from hast.math.distillation import distillation_loss
+from hast.networks.plan import Bits
+from hast.networks.quantizers import WeightQuantizer
+from hast.runtime import device_of
+
+_BATCH_SIZE = 64
+
+
+class SensitivityConfig(Section):
+    """Switches the allocation of weight bits by sensitivity on."""
+
+    enabled: bool = False
+    candidates: tuple[Bits, ...] = (2, 3, 4, 5, 6, 8)
+    samples: int = Field(default=256, ge=1)  # the first ones of the bank
+
+
+class LayerSensitivity(NamedTuple):
+    layer: str
+    bits: int
+    damage: float  # KL(teacher || teacher with this one layer quantized), nats
+
+
+def measure_sensitivity(
+    teacher: nn.Module, images: Tensor, layers: Sequence[str], candidates: Sequence[int]
+) -> Iterator[LayerSensitivity]:
+    """Quantize the weight of one layer at a time and compare the answers with the teacher's.
+
+    Args:
+        teacher: frozen, eval mode.
+        images: (N, C, H, W), normalized pixels.
+        layers: names of modules with a weight.
+        candidates: widths to try.
+    """
+    device = device_of(teacher)
+    batches = [batch.to(device) for batch in images.split(_BATCH_SIZE)]
+    probe = copy.deepcopy(teacher)
+    with torch.no_grad():
+        answers = [teacher(batch) for batch in batches]
+        for layer in layers:
+            module = probe.get_submodule(layer)
+            for bits in candidates:
+                parametrize.register_parametrization(module, "weight", WeightQuantizer(bits))
+                total = sum(
+                    distillation_loss(probe(x), y, temperature=1.0).item() * len(x)
+                    for x, y in zip(batches, answers, strict=True)
+                )
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+                yield LayerSensitivity(layer, bits, total / len(images))

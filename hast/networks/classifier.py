@@ -1,0 +1,69 @@
+"""Does a network keep the contract of its spec?"""
+
+import torch
+from torch import Tensor, nn
+
+from hast.errors import InputError
+from hast.networks.batch_norm import batch_norms
+from hast.networks.spec import ModelSpec, PartialSpec, merge_specs
+from hast.runtime import device_of
+
+
+def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Number of logits that the network answers to an image.
+
+    Raises:
+        InputError: it has no BatchNorm, cannot take the shape, or answers something else than one
+            row of finite logits for each image.
+    """
+    batch_norms(network)
+    name, shape = type(network).__name__, "x".join(map(str, input_shape))
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(2, *input_shape, device=device_of(network)))
+    except Exception as error:  # a forward may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{name} cannot take {shape} images ({reason}); set input_shape"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"{name} must answer one tensor of logits, got a {type(logits).__name__}; wrap it in a"
+            " module that returns the logits alone"
+        )
+    if logits.ndim != 2 or len(logits) != 2:
+        raise InputError(
+            f"{name} must answer logits of shape (images, classes), got {tuple(logits.shape)} for"
+            " two images"
+        )
+    if not torch.isfinite(logits).all():
+        raise InputError(f"{name} answers NaN or infinity to a zero image; check its weights")
+    return logits.shape[1]
+
+
+def check_classifier(network: nn.Module, spec: ModelSpec) -> None:
+    """Try the network on two zero images.
+
+    Raises:
+        InputError: see `count_classes`; or another number of classes than the spec says.
+    """
+    classes = count_classes(network, spec.input_shape)
+    if classes != spec.num_classes:
+        raise InputError(
+            f"{type(network).__name__} answers {classes} logits an image but num_classes is"
+            f" {spec.num_classes}"
+        )
+
+
+def resolve_spec(network: nn.Module, known: PartialSpec, given: PartialSpec) -> ModelSpec:
+    """The spec of a network: what its source knows, what the user gives, the classes it answers.
+
+    Raises:
+        InputError: the parts contradict each other or the network, or something is missing.
+    """
+    shape = given.input_shape or known.input_shape
+    if shape is not None and given.num_classes is None and known.num_classes is None:
+        known = known.model_copy(update={"num_classes": count_classes(network, shape)})
+    spec = merge_specs(known, given)
+    check_classifier(network, spec)
+    return spec

@@ -1,0 +1,209 @@
+"""Which layers are quantized, and to how many bits.
+
+Rules, each stronger than the one before: the bit width of the run, an allocation, 8 bits (or
+another width) for the first and the last layer, overrides in their order, and layers to skip.
+"""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hast.bit_width import BitWidth
+from hast.config import Section
+from hast.errors import InputError
+from hast.math.quantization import MAX_BITS, MIN_BITS
+from hast.networks.hooks import removed_at_exit
+from hast.networks.spec import ModelSpec
+from hast.runtime import device_of
+
+Placement = Literal["inputs", "relu"]
+Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
+
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_ACTIVATED: dict[Placement, tuple[type[nn.Module], ...]] = {
+    "inputs": WEIGHTED,
+    "relu": (nn.ReLU, nn.ReLU6),
+}
+FULL_PRECISION_BITS = 32
+
+
+class Override(Section):
+    """Other bits for the layers that a shell pattern matches."""
+
+    match: str
+    weight_bits: Bits | None = None
+    act_bits: Bits | None = None
+
+
+class PlanConfig(Section):
+    """How bits are distributed over the layers.
+
+    Attributes:
+        placement: `inputs` quantizes the input of every Conv and Linear, `relu` the output of
+            every ReLU and ReLU6 module (the paper).
+        average_weight_bits: budget of an allocation by measured sensitivity; null takes the run's
+            weight bits. Layers with bits of their own (below) are outside the budget.
+        first_last_bits: bits of the first and the last layer, of their weights and, with placement
+            `inputs`, of their inputs; null treats them like the others.
+        overrides: patterns with their own bits, the last match wins.
+        skip: patterns of modules to leave in full precision.
+    """
+
+    placement: Placement = "relu"
+    average_weight_bits: float | None = Field(default=None, ge=MIN_BITS, le=MAX_BITS)
+    first_last_bits: Bits | None = None
+    overrides: tuple[Override, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+class QuantizationPlan(Section):
+    """Bits of every quantized module, by module name in the order in which the modules run."""
+
+    placement: Placement
+    weights: dict[str, Bits]
+    activations: dict[str, Bits]
+
+
+class Layer(NamedTuple):
+    """A module as one forward pass meets it."""
+
+    calls: int
+    macs: int  # multiply-adds of one image; 0 without a weight
+
+
+class LayerBits(NamedTuple):
+    """A row of the resolved table."""
+
+    layer: str
+    shape: str  # of the weight
+    weight_bits: int
+    act_bits: int | None  # of the input; None where it is not quantized here
+    parameters: int
+    size_share: float  # of all weight bits, in [0, 1]
+    mac_share: float  # of all multiply-adds, in [0, 1]
+
+
+def plan_quantization(
+    network: nn.Module,
+    spec: ModelSpec,
+    bits: BitWidth,
+    config: PlanConfig,
+    allocation: Mapping[str, int] | None = None,
+) -> QuantizationPlan:
+    """Resolve the rules for the modules that a forward pass really calls.
+
+    Args:
+        network: in eval mode.
+        spec: gives the input shape of the probe.
+        bits: the run's bit width.
+        config: the rules.
+        allocation: weight bits by layer name, see `hast.math.allocation`.
+
+    Raises:
+        InputError: the placement finds nothing, a pattern matches nothing, or an allocated layer
+            is not there.
+    """
+    weighted = list(probe_layers(network, spec, WEIGHTED))
+    activated = list(probe_layers(network, spec, _ACTIVATED[config.placement]))
+    if not activated:
+        raise InputError(
+            f"placement '{config.placement}' finds no module to quantize in"
+            f" {type(network).__name__}; use placement 'inputs'"
+        )
+    unknown = set(allocation or {}) - set(weighted)
+    if unknown:
+        raise InputError(f"allocated layer {min(unknown)} is not in {type(network).__name__}")
+    weights = dict.fromkeys(weighted, bits.weight_bits) | dict(allocation or {})
+    activations = dict.fromkeys(activated, bits.act_bits)
+    if config.first_last_bits is not None:
+        for name in (weighted[0], weighted[-1]):
+            weights[name] = config.first_last_bits
+            if name in activations:
+                activations[name] = config.first_last_bits
+    for override in config.overrides:
+        _apply(override, weights, activations)
+    for pattern in config.skip:
+        for name in _matching(pattern, {*weighted, *activated}, "skip"):
+            weights.pop(name, None)
+            activations.pop(name, None)
+    return QuantizationPlan(placement=config.placement, weights=weights, activations=activations)
+
+
+def fixed_layers(names: Sequence[str], config: PlanConfig) -> set[str]:
+    """Layers whose weight bits an allocation cannot change.
+
+    Args:
+        names: of all weighted layers, in the order in which they run.
+        config: the rules.
+    """
+    fixed = {names[0], names[-1]} if config.first_last_bits is not None else set()
+    patterns = [*config.skip, *(o.match for o in config.overrides if o.weight_bits is not None)]
+    return fixed | {n for n in names if any(fnmatchcase(n, p) for p in patterns)}
+
+
+def layer_table(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> list[LayerBits]:
+    """Every weighted layer with its bits and its share of size and work, in running order."""
+    layers = probe_layers(network, spec, WEIGHTED)
+    weights = {name: weight_of(network, name) for name in layers}
+    bits = {name: plan.weights.get(name, FULL_PRECISION_BITS) for name in layers}
+    total_bits = sum(weights[n].numel() * bits[n] for n in layers)
+    total_macs = sum(layer.macs for layer in layers.values())
+    return [
+        LayerBits(
+            layer=name,
+            shape="x".join(map(str, weights[name].shape)),
+            weight_bits=bits[name],
+            act_bits=plan.activations.get(name),
+            parameters=weights[name].numel(),
+            size_share=weights[name].numel() * bits[name] / total_bits,
+            mac_share=layer.macs / total_macs,
+        )
+        for name, layer in layers.items()
+    ]
+
+
+def probe_layers(
+    network: nn.Module, spec: ModelSpec, kinds: tuple[type[nn.Module], ...]
+) -> dict[str, Layer]:
+    """The modules of some kinds that one forward pass calls, by name in calling order."""
+    found: dict[str, Layer] = {}
+
+    def note(name: str, module: nn.Module, output: Any) -> None:
+        calls, macs = found.get(name, Layer(0, 0))
+        if isinstance(module, WEIGHTED):
+            weight = weight_of(network, name)
+            macs += output.numel() * weight.numel() // weight.shape[0]
+        found[name] = Layer(calls + 1, macs)
+
+    def hook(name: str) -> Any:
+        return lambda module, _args, output: note(name, module, output)
+
+    named = [(n, m) for n, m in network.named_modules() if isinstance(m, kinds)]
+    with removed_at_exit(m.register_forward_hook(hook(n)) for n, m in named), torch.no_grad():
+        network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
+    return found
+
+
+def weight_of(network: nn.Module, name: str) -> Tensor:
+    """The weight of a Conv or Linear by its name."""
+    weight = network.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _apply(override: Override, weights: dict[str, int], activations: dict[str, int]) -> None:
+    names = _matching(override.match, {*weights, *activations}, "overrides")
+    for table, bits in ((weights, override.weight_bits), (activations, override.act_bits)):
+        if bits is not None:
+            table.update(dict.fromkeys((n for n in names if n in table), bits))
+
+
+def _matching(pattern: str, names: set[str], rule: str) -> list[str]:
+    found = sorted(name for name in names if fnmatchcase(name, pattern))
+    if not found:
+        raise InputError(f"{rule}: {pattern!r} matches no layer that is quantized")
+    return found

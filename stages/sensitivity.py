@@ -1,0 +1,32 @@
+"""sensitivity: measure on the bank how much each layer suffers from each weight width."""
+
+from hast.config import load_section
+from hast.loops.sensitivity import SensitivityConfig, measure_sensitivity
+from hast.networks.plan import WEIGHTED, probe_layers
+from hast.progress import track
+from hast.runtime import select_device
+from hast.storage.bank import open_bank
+from hast.storage.tables import write_json
+from hast.storage.teachers import load_teacher
+from stages.entry import PARAMS, In, Out, Params, main
+
+
+def run(*, teacher: In, bank: In, out: Out, params: Params = PARAMS) -> None:
+    """Write the damage by layer and bits to OUT; nothing where it is switched off."""
+    config = load_section(params, "sensitivity", SensitivityConfig)
+    damage: dict[str, dict[int, float]] = {}
+    if config.enabled:
+        source = load_teacher(teacher, select_device())
+        samples = open_bank(bank, teacher=source.card.fingerprint)
+        layers = list(probe_layers(source.network, source.spec, WEIGHTED))
+        measured = measure_sensitivity(
+            source.network, samples.images[: config.samples], layers, config.candidates
+        )
+        total = len(layers) * len(config.candidates)
+        for record in track(measured, total=total, label="sensitivity", fields=("damage",)):
+            damage.setdefault(record.layer, {})[record.bits] = record.damage
+    write_json(out, damage)
+
+
+if __name__ == "__main__":
+    main(run)

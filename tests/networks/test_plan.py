@@ -1,0 +1,140 @@
+import pytest
+import torchvision
+from torch import nn
+
+from hast.bit_width import BitWidth
+from hast.errors import InputError
+from hast.networks.batch_norm import freeze
+from hast.networks.plan import (
+    PlanConfig,
+    QuantizationPlan,
+    fixed_layers,
+    layer_table,
+    plan_quantization,
+)
+
+LAYERS = [
+    "stem.0",
+    "stages.0.body.0",
+    "stages.0.body.3",
+    "stages.1.body.0",
+    "stages.1.body.3",
+    "stages.1.shortcut.0",
+    "classifier",
+]
+
+
+def plan(teacher, spec, allocation=None, **rules):
+    config = PlanConfig.model_validate({"placement": "inputs"} | rules)
+    return plan_quantization(teacher, spec, BitWidth(4, 3), config, allocation)
+
+
+def test_every_layer_gets_the_runs_bits_in_running_order(teacher, spec):
+    resolved = plan(teacher, spec)
+    assert list(resolved.weights) == LAYERS
+    assert set(resolved.weights.values()) == {4}
+    assert set(resolved.activations.values()) == {3}
+
+
+def test_stronger_rules_win(teacher, spec):
+    resolved = plan(
+        teacher,
+        spec,
+        allocation={"stages.0.body.0": 5, "stem.0": 2},
+        first_last_bits=8,
+        overrides=[
+            {"match": "stages.1*", "weight_bits": 6},
+            {"match": "stages.1.shortcut.0", "weight_bits": 7, "act_bits": 8},
+        ],
+        skip=["stages.0.body.3"],
+    )
+    assert resolved.weights == {
+        "stem.0": 8,
+        "stages.0.body.0": 5,
+        "stages.1.body.0": 6,
+        "stages.1.body.3": 6,
+        "stages.1.shortcut.0": 7,
+        "classifier": 8,
+    }
+    assert resolved.activations["stages.1.shortcut.0"] == 8
+    assert resolved.activations["stem.0"] == 8
+    assert resolved.activations["stages.1.body.0"] == 3
+    assert "stages.0.body.3" not in resolved.activations
+
+
+def test_placement_relu_gives_activation_bits_to_relus(teacher, spec):
+    resolved = plan(teacher, spec, placement="relu", overrides=[{"match": "stem.2", "act_bits": 8}])
+    assert resolved.activations["stem.2"] == 8
+    assert all("relu" in n or n.endswith(".2") for n in resolved.activations)
+    assert set(resolved.weights.values()) == {4}
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"skip": ["no.such*"]}, r"skip: 'no\.such\*' matches no layer"),
+        ({"overrides": [{"match": "fc", "weight_bits": 8}]}, "overrides: 'fc' matches no layer"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_an_error(teacher, spec, rules, message):
+    with pytest.raises(InputError, match=message):
+        plan(teacher, spec, **rules)
+
+
+def test_an_allocated_layer_must_exist(teacher, spec):
+    with pytest.raises(InputError, match="allocated layer x is not in DigitsResNet"):
+        plan(teacher, spec, allocation={"x": 4})
+
+
+def test_layers_that_never_run_are_left_alone(spec):
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Conv2d(1, 10, 8), nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            return self.used(x).flatten(1)
+
+    assert list(plan(freeze(Unused()), spec).weights) == ["used"]
+
+
+def test_the_table_counts_parameters_size_and_work(teacher, spec):
+    resolved = plan(
+        teacher, spec, overrides=[{"match": "stem.0", "weight_bits": 8}], skip=["clas*"]
+    )
+    table = layer_table(teacher, spec, resolved)
+    assert [row.layer for row in table] == LAYERS
+    stem, last = table[0], table[-1]
+    assert (stem.shape, stem.parameters, stem.weight_bits) == ("4x1x3x3", 36, 8)
+    assert (last.weight_bits, last.act_bits) == (32, None)
+    assert sum(row.size_share for row in table) == pytest.approx(1)
+    assert sum(row.mac_share for row in table) == pytest.approx(1)
+    macs = {"stem.0": 64 * 36, "stages.0": 2 * 64 * 144, "stages.1": 16 * (288 + 576 + 32)}
+    assert stem.mac_share == pytest.approx(64 * 36 / (sum(macs.values()) + 80))
+
+
+def test_multiply_adds_of_resnet18_are_the_known_number():
+    from hast.networks.plan import WEIGHTED, probe_layers
+    from hast.networks.spec import ModelSpec
+
+    spec = ModelSpec(input_shape=(3, 224, 224), num_classes=1000, mean=(0,) * 3, std=(1,) * 3)
+    network = freeze(torchvision.models.resnet18(weights=None))
+    layers = probe_layers(network, spec, WEIGHTED)
+    assert sum(layer.macs for layer in layers.values()) == pytest.approx(1.814e9, rel=1e-3)
+
+
+def test_fixed_layers_are_those_with_bits_of_their_own():
+    config = PlanConfig.model_validate(
+        {
+            "first_last_bits": 8,
+            "overrides": [{"match": "b", "weight_bits": 4}, {"match": "c", "act_bits": 4}],
+            "skip": ["d"],
+        }
+    )
+    assert fixed_layers(["a", "b", "c", "d", "e", "f"], config) == {"a", "b", "d", "f"}
+
+
+def test_a_plan_survives_json(teacher, spec):
+    resolved = plan(teacher, spec)
+    again = QuantizationPlan.model_validate_json(resolved.model_dump_json())
+    assert list(again.weights.items()) == list(resolved.weights.items())

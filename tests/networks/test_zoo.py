@@ -1,0 +1,144 @@
+"""Networks of three libraries through the whole method, with random weights and small inputs."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from hast.bit_width import BitWidth
+from hast.errors import InputError
+from hast.loops.calibrate import calibrate
+from hast.loops.finetune import FinetuneConfig, finetune
+from hast.loops.synthesize import SynthesisConfig, synthesize_batch
+from hast.networks.batch_norm import batch_norms, freeze
+from hast.networks.blocks import find_blocks
+from hast.networks.classifier import check_classifier
+from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.quantizers import WeightQuantizer
+from hast.networks.sources import build_network
+from hast.networks.spec import ModelSpec
+from hast.networks.student import prepare_student, remove_quantizers
+
+ZOO = {
+    "torchvision:resnet18": {},
+    "torchvision:mobilenet_v2": {},
+    "torchvision:mobilenet_v3_small": {},
+    "torchvision:regnet_x_400mf": {},
+    "torchvision:efficientnet_b0": {},
+    "torchvision:shufflenet_v2_x0_5": {},
+    "torchvision:densenet121": {},
+    "torchvision:googlenet": {"init_weights": False},
+    "timm:resnet18": {},
+    "timm:mobilenetv3_small_100": {},
+    "timm:tf_efficientnet_b0": {},
+    "timm:mobilevitv2_050": {},
+    "timm:repvgg_a0": {},
+    "timm:regnety_002": {},
+    "timm:resnetv2_18": {},
+    "pytorchcv:resnet20_cifar10": {"num_classes": 10},
+    "pytorchcv:mobilenet_w1": {},
+}
+WITHOUT_BATCH_NORM = {
+    "torchvision:convnext_tiny": {},
+    "torchvision:vit_b_32": {"image_size": 64},
+    "timm:convnext_atto": {},
+    "timm:vit_tiny_patch16_224": {"img_size": 64},
+}
+
+
+def build(source: str, arguments: dict) -> tuple[nn.Module, ModelSpec]:
+    library = source.partition(":")[0]
+    pytest.importorskip(library, reason=f"{library} is an optional extra")
+    size = {"pytorchcv:resnet20_cifar10": 32, "pytorchcv:mobilenet_w1": 224}.get(source, 64)
+    torch.manual_seed(0)
+    arguments = {"num_classes": 7} | arguments
+    network = build_network(source, arguments).network
+    spec = ModelSpec(
+        input_shape=(3, size, size),
+        num_classes=arguments["num_classes"],
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+    return network, spec
+
+
+def warm(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """BatchNorm statistics of noise: without them the activations of a random network explode."""
+    network.train()
+    for norm in batch_norms(network):
+        nn.init.ones_(norm.weight)  # timm starts the last one of a residual body at zero
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(8, *spec.input_shape))
+    return freeze(network)
+
+
+@pytest.mark.parametrize("source", ZOO)
+def test_the_method_works_on(source):
+    teacher, spec = build(source, ZOO[source])
+    warm(teacher, spec)
+    check_classifier(teacher, spec)
+    assert batch_norms(teacher)
+    original = copy.deepcopy(teacher.state_dict())
+
+    config = SynthesisConfig(samples=8, batch_size=8, steps=3)
+    *_, synthetic = synthesize_batch(teacher, None, spec, config, 0)
+    assert torch.isfinite(synthetic.images).all()
+
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan)
+    for _ in calibrate(student, iter([synthetic.images])):
+        pass
+    x = torch.randn(2, *spec.input_shape)
+    assert not torch.equal(student(x), teacher(x))
+
+    blocks = find_blocks(teacher, spec)
+    assert blocks
+    gradients = dict.fromkeys(plan.weights, 0.0)
+    settings = FinetuneConfig(steps=3, batch_size=4, milestones=(), learning_rate=1e-9)
+    for step in finetune(student, teacher, synthetic.images, torch.ones(8), blocks, settings):
+        assert torch.isfinite(step.loss)
+        assert step.alignment > 0
+        assert step.promoted > 0
+        for name in gradients:
+            gradient = student.get_submodule(name).parametrizations.weight.original.grad
+            gradients[name] += gradient.abs().sum().item()
+    assert [name for name, total in gradients.items() if total == 0] == []
+    assert all(p.grad is None for p in teacher.parameters())
+
+    twin = copy.deepcopy(student)
+    assert torch.equal(twin(x), student(x))
+    reloaded = prepare_student(teacher, spec, plan)
+    reloaded.load_state_dict(student.state_dict(), strict=True)
+    assert torch.equal(reloaded(x), student(x))
+
+    plain = remove_quantizers(prepare_student(teacher, spec, plan))
+    assert all(torch.equal(v, original[k]) for k, v in plain.state_dict().items())
+    assert torch.equal(plain(x), teacher(x))
+
+
+@pytest.mark.parametrize("source", WITHOUT_BATCH_NORM)
+def test_a_network_without_batch_norm_gets_the_clear_error(source):
+    network, spec = build(source, WITHOUT_BATCH_NORM[source])
+    with pytest.raises(InputError, match="has no BatchNorm layer with running statistics"):
+        check_classifier(network, spec)
+
+
+def test_weights_of_a_standardised_convolution_keep_few_values_a_channel(monkeypatch):
+    """timm standardises the weight inside forward: an affine map of each channel's codes."""
+    layers = pytest.importorskip("timm.layers", reason="timm is an optional extra")
+    conv = layers.StdConv2d(3, 6, 3)
+    parametrize.register_parametrization(conv, "weight", WeightQuantizer(3))
+    seen = []
+    original = torch.nn.functional.conv2d
+
+    def spy(x, weight, *rest):
+        seen.append(weight)
+        return original(x, weight, *rest)
+
+    monkeypatch.setattr("torch.nn.functional.conv2d", spy)
+    conv(torch.randn(1, 3, 8, 8)).square().sum().backward()
+    assert all(len(channel.unique()) <= 8 for channel in seen[0].flatten(1))
+    assert conv.parametrizations.weight.original.grad.abs().sum() > 0

@@ -1,0 +1,137 @@
+"""The Python API as the README shows it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import hast
+from hast.bank import BankCard
+
+SYNTHESIS = {"samples": 16, "steps": 3, "batch_size": 8}
+FINETUNING = {"steps": 3, "batch_size": 8}
+
+
+@pytest.fixture
+def bank(teacher, spec):
+    return hast.synthesize(teacher, spec, progress=False, **SYNTHESIS)
+
+
+@pytest.fixture
+def generator(teacher, spec):
+    return hast.train_generator(
+        teacher, spec, steps=2, width=8, latent_dim=4, batch_size=4, progress=False
+    )
+
+
+def test_a_bank_a_student_and_its_accuracy(teacher, spec, bank, generator):
+    before = copy.deepcopy(teacher.state_dict())
+    student = hast.quantize(
+        teacher, spec, bank, weight_bits=4, act_bits=3, generator=generator, progress=False,
+        **FINETUNING,
+    )  # fmt: skip
+    assert isinstance(bank, hast.Bank)
+    assert type(student) is type(teacher)
+    images, labels = torch.randn(20, 1, 8, 8), torch.randint(10, (20,))
+    assert student(images).shape == (20, 10)
+
+    loader = DataLoader(TensorDataset(images, labels), batch_size=8)
+    result = hast.evaluate(student, loader, teacher=teacher, progress=False)
+    answers = student(images)
+    top1 = (answers.argmax(1) == labels).float().mean()
+    assert result.top1 == pytest.approx(top1.item())
+    in_five = (answers.topk(5, 1).indices == labels[:, None]).any(1).float().mean()
+    assert result.top5 == pytest.approx(in_five.item())
+    agreement = (answers.argmax(1) == teacher(images).argmax(1)).float().mean()
+    assert result.agreement == pytest.approx(agreement.item())
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_one_call_does_it_all_and_shows_progress(teacher, spec, capsys):
+    student = hast.quantize_zero_shot(
+        teacher, spec, weight_bits=3, act_bits=4, samples=8, synthesis_steps=2, steps=2
+    )
+    assert student(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    shown = capsys.readouterr().err
+    assert "synthesize" in shown
+    assert "quantize w3a4: 2/2" in shown
+
+
+def test_progress_can_be_switched_off(teacher, spec, bank, generator, capsys):
+    hast.quantize(teacher, spec, bank, generator=generator, progress=False, **FINETUNING)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_same_seed_gives_the_same_result(teacher, spec, bank, generator):
+    again = hast.synthesize(teacher, spec, progress=False, **SYNTHESIS)
+    assert torch.equal(bank.images, again.images)
+    first, second = (
+        hast.quantize(teacher, spec, b, generator=generator, progress=False, **FINETUNING)
+        for b in (bank, again)
+    )
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.equal(first(x), second(x))
+
+
+def test_a_teacher_in_training_mode_is_left_in_it(teacher, spec):
+    teacher.train().requires_grad_(True)
+    before = copy.deepcopy(teacher.state_dict())
+    hast.synthesize(teacher, spec, progress=False, **SYNTHESIS)
+    assert teacher.training
+    assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_layers_can_have_bits_of_their_own(teacher, spec, bank, generator):
+    student = hast.quantize(
+        teacher, spec, bank, generator=generator, progress=False, first_last_bits=8,
+        overrides=[{"match": "stages.1*", "weight_bits": 6}], skip=["stages.0.body.0"],
+        **FINETUNING,
+    )  # fmt: skip
+    assert student.stem[0].parametrizations.weight[0].bits == 8
+    assert student.stages[1].body[0].parametrizations.weight[0].bits == 6
+    assert not hasattr(student.stages[0].body[0], "parametrizations")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stepz": 3}, "synthesize.stepz: unknown parameter, got 3"),
+        ({"steps": 0}, "synthesize.steps: .* got 0"),
+        ({"init": "generator"}, "init 'generator' needs a generator"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(teacher, spec, settings, message):
+    with pytest.raises(hast.InputError, match=message):
+        hast.synthesize(teacher, spec, progress=False, **settings)
+
+
+def test_a_bank_of_another_teacher_or_shape_is_refused(teacher, spec, bank, generator):
+    other = copy.deepcopy(teacher)
+    nn.init.zeros_(other.classifier.bias)
+    with pytest.raises(hast.InputError, match="the bank was made for teacher"):
+        hast.quantize(other, spec, bank, generator=generator, progress=False, **FINETUNING)
+    small = bank._replace(images=bank.images[..., :6])
+    with pytest.raises(hast.InputError, match="holds 1x8x6 images but the spec says 1x8x8"):
+        hast.quantize(teacher, spec, small, generator=generator, progress=False, **FINETUNING)
+
+
+@pytest.mark.parametrize("bits", [{"weight_bits": 1}, {"act_bits": 9}])
+def test_bits_out_of_range_are_refused(teacher, spec, bank, generator, bits):
+    with pytest.raises(hast.InputError, match="2 to 8 bits"):
+        hast.quantize(teacher, spec, bank, generator=generator, progress=False, **bits)
+
+
+def test_an_empty_loader_is_refused(teacher):
+    with pytest.raises(hast.InputError, match="at least one batch"):
+        hast.evaluate(teacher, [], progress=False)
+
+
+def test_the_face_has_its_names_and_no_others():
+    assert set(hast.__all__) <= set(dir(hast))
+    assert all(getattr(hast, name) is not None for name in hast.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hast.nothing
+    assert BankCard.__name__ == "BankCard"
