@@ -43,7 +43,7 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
     """Bits of every layer and its share of size and work."""
     table = Table(title=title)
     for column in ("layer", "weight", "W bits", "A bits", "parameters", "size", "MACs"):
-        width = 20 if column == "layer" else None
+        width = 16 if column == "layer" else None
         side: Literal["left", "right"] = "left" if column in ("layer", "weight") else "right"
         table.add_column(column, justify=side, overflow="fold", min_width=width)
     for row in layers:

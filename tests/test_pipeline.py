@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 WIDTHS = ["w4a4", "w3a3"]
 MATRIX = ("calibrate", "score", "quantize", "evaluate")
-STAGES = {"teacher", "generator", "synthesize", "report"} | {
+STAGES = {"teacher", "generator", "synthesize", "sensitivity", "report"} | {
     f"{stage}@{width}" for stage in MATRIX for width in WIDTHS
 }
 
@@ -106,6 +106,8 @@ def test_two_builds_give_identical_artifacts(built, tmp_path):
         ("generator.bns_weight", 0.2, {"generator"}),
         ("synthesize.gamma", 1.0, {"synthesize"}),
         ("synthesize.samples", 25, {"synthesize"}),
+        ("sensitivity.samples", 8, {"sensitivity"}),
+        ("layers.first_last_bits", 8, all_widths("calibrate")),
         ("calibrate.range_momentum", 0.5, all_widths("calibrate")),
         ("score.bins", 10, all_widths("score")),
         ("quantize.alignment_weight", 500.0, all_widths("quantize")),
@@ -140,6 +142,28 @@ def test_another_bit_width_trains_one_student_and_touches_nothing_else(project):
     after = artifacts(project)
     assert {n for n in before if after[n] != before[n]} <= {n for n in before if "report/" in n}
     assert "W5A5" in (project / "report/results.md").read_text()
+
+
+def test_bits_are_allocated_by_sensitivity_within_the_budget(project):
+    def change(params):
+        params["bit_widths"] = ["w4a4"]
+        params["sensitivity"].update(enabled=True, samples=8)
+        params["layers"].update(average_weight_bits=3.0, first_last_bits=8)
+
+    edit_params(project, change)
+    dvc(project, "repro", "calibrate")
+    header, *rows = [
+        line.split("\t")
+        for line in (project / "artifacts/layers/w4a4.tsv").read_text().splitlines()
+    ]
+    layers = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [layers[0]["weight_bits"], layers[-1]["weight_bits"]] == ["8", "8"]
+    inner = [(int(x["parameters"]), int(x["weight_bits"])) for x in layers[1:-1]]
+    average = sum(n * b for n, b in inner) / sum(n for n, _ in inner)
+    assert 2 <= average <= 3
+    assert len({b for _, b in inner}) > 1
+    card = json.loads((project / "artifacts/calibrated/w4a4/card.json").read_text())
+    assert list(card["plan"]["weights"].values()) == [int(x["weight_bits"]) for x in layers]
 
 
 def test_metrics_and_plots_are_dvcs_own(built):
