@@ -15,13 +15,15 @@ from hast import __version__
 from hast.bank import Bank, BankCard
 from hast.bit_width import BitWidth
 from hast.config import parse_section
+from hast.engine import Engine, choose_engine, place
 from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
 from hast.loops.evaluate import Evaluation
 from hast.loops.evaluate import evaluate as measure
-from hast.loops.finetune import FinetuneConfig, finetune
-from hast.loops.score import SCORED_TOGETHER, score
-from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize_batch
+from hast.loops.finetune import WORK_PER_IMAGE, FinetuneConfig, finetune
+from hast.loops.score import score
+from hast.loops.synthesize import SynthesisConfig, batch_sizes
+from hast.loops.synthesize import synthesize as optimise
 from hast.loops.train_generator import GeneratorConfig, build_generator
 from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
@@ -29,7 +31,7 @@ from hast.networks.blocks import find_blocks
 from hast.networks.classifier import check_classifier
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import PlanConfig, forward_macs, plan_quantization
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student
 from hast.progress import drain, track
@@ -63,7 +65,8 @@ def train_generator(
     values = {"steps": steps, "seed": seed, **settings}
     config = parse_section(values, GeneratorConfig, name="train_generator")
     generator = build_generator(spec, config).to(device_of(source))
-    records = train(generator, source, config)
+    engine = _engine(source, spec, images=3 * config.steps * config.batch_size)
+    records = train(generator, source, config, engine)
     drain(records, total=config.steps, label="generator", fields=("loss",), show=progress)
     return freeze(generator)
 
@@ -100,17 +103,13 @@ def synthesize(
     values = {"samples": samples, "steps": steps, "seed": seed, **settings}
     config = parse_section(values, SynthesisConfig, name="synthesize")
     batches = range(len(batch_sizes(config)))
-    records = (
-        (index, step)
-        for index in batches
-        for step in synthesize_batch(source, generator, spec, config, index)
-    )
-    results: dict[int, tuple[Tensor, Tensor]] = {}
-    for index, step in track(
-        records, total=len(batches) * config.steps, label="synthesize", show=progress
-    ):
-        results[index] = (step.images, step.labels)
-    images, labels = (torch.cat(parts).cpu() for parts in zip(*results.values(), strict=True))
+    engine = _engine(source, spec, images=3 * config.samples * config.steps)
+    records = optimise(source, generator, spec, config, batches, engine)
+    total = len(batches) * config.steps
+    shown = track(records, total=total, label="synthesize", fields=("loss",), show=progress)
+    results = [step for step in shown if step.is_last]
+    images = torch.cat([step.images for step in results]).cpu().contiguous()
+    labels = torch.cat([step.labels for step in results]).cpu()
     card = BankCard(
         samples=len(images),
         spec=spec,
@@ -186,8 +185,10 @@ def quantize(
     ranges = CalibrationConfig(seed=seed)
     batches = calibration_batches(generator.to(device_of(source)), ranges)
     drain(calibrate(student, batches), total=ranges.batches, label="calibrate", show=progress)
-    difficulty = _difficulty(source, student, bank, progress=progress)
-    records = finetune(student, source, bank.images, difficulty, blocks, config)
+    scores = score(source, student, bank.images, bank.labels)
+    difficulty = torch.cat([part.student_difficulty for part in scores])
+    engine = _engine(source, spec, images=WORK_PER_IMAGE * config.steps * config.batch_size)
+    records = finetune(student, source, bank.images, difficulty, blocks, config, engine)
     drain(records, total=config.steps, label=f"quantize {width}", fields=("loss",), show=progress)
     return student
 
@@ -271,10 +272,14 @@ def evaluate(
 
 def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
     source = freeze(copy.deepcopy(teacher))
-    if device is not None:
-        source.to(device)
+    place(source, torch.device(device) if device is not None else device_of(source))
     check_classifier(source, spec)
     return source
+
+
+def _engine(source: nn.Module, spec: ModelSpec, *, images: int) -> Engine:
+    """The engine for as much work as `images` forward passes of one image."""
+    return choose_engine(device_of(source), work=forward_macs(source, spec) * images)
 
 
 def _check_bank(bank: Bank, teacher: nn.Module, spec: ModelSpec) -> None:
@@ -288,10 +293,3 @@ def _check_bank(bank: Bank, teacher: nn.Module, spec: ModelSpec) -> None:
             f"the bank holds {'x'.join(map(str, bank.images.shape[1:]))} images but the spec says"
             f" {'x'.join(map(str, spec.input_shape))}"
         )
-
-
-def _difficulty(source: nn.Module, student: nn.Module, bank: Bank, *, progress: bool) -> Tensor:
-    batches = score(source, student, bank.images, bank.labels)
-    total = -(-len(bank.images) // SCORED_TOGETHER)
-    scores = [*track(batches, total=total, label="score", show=progress)]
-    return torch.cat([part.student_difficulty for part in scores])

@@ -1,5 +1,4 @@
-"""How computations run: device, determinism and seeded randomness. Nothing here changes a result
-beyond rounding, so none of it is a parameter."""
+"""Determinism and seeded randomness."""
 
 import hashlib
 import os
@@ -8,26 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-
-from hast.errors import InputError
-
-
-def select_device() -> torch.device:
-    """The device named by HAST_DEVICE (`cpu`, `cuda`, `cuda:1`, `mps`), by default `auto`.
-
-    Raises:
-        InputError: the name is malformed or the device is not there.
-    """
-    name = os.environ.get("HAST_DEVICE", "auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"HAST_DEVICE={name}: cannot be used ({reason}); try cpu") from None
-    return device
 
 
 def make_deterministic() -> None:

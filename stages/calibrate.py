@@ -6,6 +6,7 @@ from rich.console import Console
 
 from hast.bit_width import BitWidth
 from hast.config import load_section
+from hast.engine import select_device
 from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
 from hast.math.allocation import allocate_bits
@@ -20,14 +21,13 @@ from hast.networks.plan import (
 from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
 from hast.progress import drain
-from hast.runtime import select_device
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
 from hast.storage.tables import read_json, write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
 from hast.storage.weights import save_with_card
 from hast.summary import layers_table
-from stages.entry import PARAMS, Bits, In, Out, Params, main
+from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
 
 def run(
@@ -40,20 +40,21 @@ def run(
     layers: Out,
     metrics: Out,
     params: Params = PARAMS,
+    device: Device = "auto",
 ) -> None:
     """Write the calibrated, untrained student to OUT and its bits by layer to LAYERS."""
     rules = load_section(params, "layers", PlanConfig)
     config = load_section(params, "calibrate", CalibrationConfig)
     width = BitWidth.parse(bits)
-    device = select_device()
-    source = load_teacher(teacher, device)
+    where = select_device(device)
+    source = load_teacher(teacher, where)
     allocation = _allocate(sensitivity, source, width, rules)
     plan = plan_quantization(source.network, source.spec, width, rules, allocation)
 
     student = prepare_student(
         source.network, source.spec, plan, range_momentum=config.range_momentum
     )
-    images = calibration_batches(load_generator(generator, source, device), config)
+    images = calibration_batches(load_generator(generator, source, where), config)
     drain(calibrate(student, images), total=config.batches, label=f"calibrate {width}")
 
     card = StudentCard(bits=str(width), plan=plan, teacher=source.card.fingerprint)

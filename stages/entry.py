@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hast import engine
 from hast.errors import HastError
 from hast.runtime import make_deterministic
 from hast.storage.timings import record_timing
@@ -17,6 +18,9 @@ from hast.storage.timings import record_timing
 In = Annotated[Path, typer.Option(help="Read from here.")]
 Out = Annotated[Path, typer.Option(help="Write here.")]
 Bits = Annotated[str, typer.Option(help="Code widths, such as w4a4.")]
+Device = Annotated[str, typer.Option(envvar="HAST_DEVICE", help="auto, cpu, cuda[:i] or mps.")]
+Precision = Annotated[engine.Precision, typer.Option(envvar="HAST_PRECISION", help="Of the loss.")]
+Compile = Annotated[engine.Switch, typer.Option(envvar="HAST_COMPILE", help="Compile the loss.")]
 Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
 

@@ -1,15 +1,15 @@
 """evaluate: measure teacher, calibrated and fine-tuned student on the test split, in fp32."""
 
 from hast.config import load_section
+from hast.engine import select_device
 from hast.loops.evaluate import evaluate
 from hast.networks.size import packed_size
 from hast.progress import track
-from hast.runtime import select_device
 from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.students import load_student
 from hast.storage.tables import write_json
 from hast.storage.teachers import load_teacher
-from stages.entry import PARAMS, Bits, In, Out, Params, main
+from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
 
 def run(
@@ -20,15 +20,16 @@ def run(
     student: In,
     metrics: Out,
     params: Params = PARAMS,
+    device: Device = "auto",
 ) -> None:
     """Write accuracy, agreement with the teacher and size of each network to METRICS."""
     config = load_section(params, "dataset", DatasetConfig)
-    device = select_device()
-    source = load_teacher(teacher, device)
+    where = select_device(device)
+    source = load_teacher(teacher, where)
     networks = {
         "teacher": source.network,
-        "calibrated": load_student(calibrated, source, device),
-        "student": load_student(student, source, device),
+        "calibrated": load_student(calibrated, source, where),
+        "student": load_student(student, source, where),
     }
 
     batches = open_batches(config, "test", source.spec)

@@ -1,27 +1,40 @@
 """generator: train the class-conditional generator against the teacher."""
 
 from hast.config import load_section
+from hast.engine import choose_engine, select_device
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
+from hast.networks.plan import forward_macs
 from hast.progress import track
-from hast.runtime import select_device
 from hast.storage.generators import GeneratorCard
 from hast.storage.tables import Curve, write_json, write_tsv
 from hast.storage.teachers import load_teacher
 from hast.storage.weights import save_with_card
-from stages.entry import PARAMS, In, Out, Params, main
+from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, main
 
 _SHOWN = ("loss", "cross_entropy", "bns")
 
 
-def run(*, teacher: In, out: Out, metrics: Out, curve: Out, params: Params = PARAMS) -> None:
+def run(
+    *,
+    teacher: In,
+    out: Out,
+    metrics: Out,
+    curve: Out,
+    params: Params = PARAMS,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Compile = "auto",
+) -> None:
     """Write the generator to OUT."""
     config = load_section(params, "generator", GeneratorConfig)
-    device = select_device()
-    source = load_teacher(teacher, device)
-    generator = build_generator(source.spec, config).to(device)
+    where = select_device(device)
+    source = load_teacher(teacher, where)
+    work = forward_macs(source.network, source.spec) * 3 * config.steps * config.batch_size
+    engine = choose_engine(where, work=work, precision=precision, compile=compile)
+    generator = build_generator(source.spec, config).to(where)
 
     kept = Curve(config.steps)
-    steps = train_generator(generator, source.network, config)
+    steps = train_generator(generator, source.network, config, engine)
     for step in track(steps, total=config.steps, label="generator", fields=_SHOWN):
         kept.add(step)
 

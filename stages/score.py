@@ -4,15 +4,15 @@ import torch
 from pydantic import Field
 
 from hast.config import Section, load_section
+from hast.engine import select_device
 from hast.loops.score import SCORED_TOGETHER, Hardness, score
 from hast.progress import track
-from hast.runtime import select_device
 from hast.storage.bank import open_bank
 from hast.storage.hardness import save_hardness
 from hast.storage.students import load_student
 from hast.storage.tables import write_json, write_tsv
 from hast.storage.teachers import load_teacher
-from stages.entry import PARAMS, Bits, In, Out, Params, main
+from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
 
 class ScoreConfig(Section):
@@ -30,12 +30,13 @@ def run(
     metrics: Out,
     histogram: Out,
     params: Params = PARAMS,
+    device: Device = "auto",
 ) -> None:
     """Write one value a sample and measure to OUT."""
     config = load_section(params, "score", ScoreConfig)
-    device = select_device()
-    source = load_teacher(teacher, device)
-    student = load_student(calibrated, source, device)
+    where = select_device(device)
+    source = load_teacher(teacher, where)
+    student = load_student(calibrated, source, where)
     samples = open_bank(bank, teacher=source.card.fingerprint)
 
     batches = score(source.network, student, samples.images, samples.labels)

@@ -1,22 +1,24 @@
 """sensitivity: measure on the bank how much each layer suffers from each weight width."""
 
 from hast.config import load_section
+from hast.engine import select_device
 from hast.loops.sensitivity import SensitivityConfig, measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
 from hast.progress import track
-from hast.runtime import select_device
 from hast.storage.bank import open_bank
 from hast.storage.tables import write_json
 from hast.storage.teachers import load_teacher
-from stages.entry import PARAMS, In, Out, Params, main
+from stages.entry import PARAMS, Device, In, Out, Params, main
 
 
-def run(*, teacher: In, bank: In, out: Out, params: Params = PARAMS) -> None:
+def run(
+    *, teacher: In, bank: In, out: Out, params: Params = PARAMS, device: Device = "auto"
+) -> None:
     """Write the damage by layer and bits to OUT; nothing where it is switched off."""
     config = load_section(params, "sensitivity", SensitivityConfig)
     damage: dict[str, dict[int, float]] = {}
     if config.enabled:
-        source = load_teacher(teacher, select_device())
+        source = load_teacher(teacher, select_device(device))
         samples = open_bank(bank, teacher=source.card.fingerprint)
         layers = list(probe_layers(source.network, source.spec, WEIGHTED))
         measured = measure_sensitivity(

@@ -1,25 +1,27 @@
 """synthesize: make the bank of hard samples, shard by shard, and profile it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 import zarr
+from torch import Tensor
 
 import hast
 from hast.bank import BankCard
 from hast.config import load_section
+from hast.engine import choose_engine, select_device
 from hast.loops.profile import bns_profile
-from hast.loops.synthesize import SynthesisConfig, SynthesisStep, batch_sizes, synthesize_batch
+from hast.loops.synthesize import SynthesisConfig, SynthesisStep, batch_sizes, synthesize
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
+from hast.networks.plan import forward_macs
 from hast.progress import drain
-from hast.runtime import select_device
 from hast.storage.bank import BankWriter, open_bank
 from hast.storage.generators import load_generator
 from hast.storage.tables import write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
-from stages.entry import PARAMS, In, Out, Params, main
+from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, main
 
 PARTIAL = Path(".partial")
 
@@ -32,20 +34,26 @@ def run(
     metrics: Out,
     profile: Out,
     params: Params = PARAMS,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Compile = "auto",
 ) -> None:
     """Write the bank to OUT. Finished shards of a run that was killed are kept."""
     config = load_section(params, "synthesize", SynthesisConfig)
-    device = select_device()
-    source = load_teacher(teacher, device)
-    init = load_generator(generator, source, device)
+    where = select_device(device)
+    source = load_teacher(teacher, where)
+    work = forward_macs(source.network, source.spec) * 3 * config.steps * config.samples
+    engine = choose_engine(where, work=work, precision=precision, compile=compile)
+    init = load_generator(generator, source, where)
 
     writer = BankWriter(PARTIAL, _card(source, init, config), config.batch_size)
-    batches = batch_sizes(config)
-    kept = sum(len(writer.batches(s)) for s in writer.shards() if writer.is_finished(s))
+    missing = writer.missing_batches()
+    batches = len(batch_sizes(config))
+    steps = synthesize(source.network, init, source.spec, config, missing, engine)
     drain(
-        _fill(writer, source, init, config),
-        total=len(batches) * config.steps,
-        done=kept * config.steps,
+        _keep(steps, writer),
+        total=batches * config.steps,
+        done=(batches - len(missing)) * config.steps,
         label="synthesize",
         fields=("loss", "bns", "hard"),
     )
@@ -58,21 +66,18 @@ def run(
     write_json(metrics, {"samples": len(bank.images), "bns": sum(layers) / len(layers)})
 
 
-def _fill(
-    writer: BankWriter, source: Teacher, init: Generator, config: SynthesisConfig
-) -> Iterator[SynthesisStep]:
-    """Make what is missing; a shard is written as soon as its batches are done."""
-    for shard in writer.shards():
-        if writer.is_finished(shard):
-            continue
-        results = []
-        for index in writer.batches(shard):
-            for step in synthesize_batch(source.network, init, source.spec, config, index):
-                yield step
-            results.append(step)
-        writer.write(
-            shard, torch.cat([r.images for r in results]), torch.cat([r.labels for r in results])
-        )
+def _keep(steps: Iterable[SynthesisStep], writer: BankWriter) -> Iterator[SynthesisStep]:
+    """Write every shard as soon as its batches are done; pass the steps on."""
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+    for step in steps:
+        if step.is_last:
+            results[step.batch] = (step.images, step.labels)
+            shard = writer.shard_of(step.batch)
+            if all(index in results for index in writer.batches(shard)):
+                done = [results.pop(index) for index in writer.batches(shard)]
+                images, labels = (torch.cat(part) for part in zip(*done, strict=True))
+                writer.write(shard, images, labels)
+        yield step
 
 
 def _card(source: Teacher, init: Generator, config: SynthesisConfig) -> BankCard:

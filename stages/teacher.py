@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from hast.config import Section, load_section
+from hast.engine import place, select_device
 from hast.errors import InputError
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms
@@ -14,12 +16,12 @@ from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network, has_own_weights, is_trained_here
 from hast.networks.spec import ModelSpec, PartialSpec
 from hast.progress import drain
-from hast.runtime import seeded_weights, select_device
+from hast.runtime import seeded_weights
 from hast.storage.datasets import load_digits_split
 from hast.storage.tables import write_json
 from hast.storage.teachers import TeacherCard
 from hast.storage.weights import is_checkpoint, load_state, read_state, save_with_card
-from stages.entry import PARAMS, Out, Params, main
+from stages.entry import PARAMS, Device, Out, Params, main
 
 
 class TeacherConfig(Section):
@@ -42,12 +44,12 @@ class TeacherConfig(Section):
     training: TrainingConfig = TrainingConfig()
 
 
-def run(*, out: Out, metrics: Out, params: Params = PARAMS) -> None:
+def run(*, out: Out, metrics: Out, params: Params = PARAMS, device: Device = "auto") -> None:
     """Write the teacher's weights and card to OUT."""
     config = load_section(params, "teacher", TeacherConfig)
     network, spec = _load(config)
     if config.weights is None and is_trained_here(config.source):
-        _train(network, spec, config.training)
+        _train(network, spec, config.training, select_device(device))
     _check_it_can_be_rebuilt(network, config)
 
     card = TeacherCard(
@@ -83,10 +85,11 @@ def _load(config: TeacherConfig) -> tuple[nn.Module, ModelSpec]:
         raise InputError(f"{source} with teacher.spec: {error}") from error
 
 
-def _train(network: nn.Module, spec: ModelSpec, config: TrainingConfig) -> None:
+def _train(
+    network: nn.Module, spec: ModelSpec, config: TrainingConfig, where: torch.device
+) -> None:
     images, labels = load_digits_split("train", spec)
-    device = select_device()
-    steps = train_teacher(network.to(device), images.to(device), labels.to(device), config)
+    steps = train_teacher(place(network, where), images.to(where), labels.to(where), config)
     total = total_steps(config, len(images))
     drain(steps, total=total, label="teacher", fields=("loss",))
 

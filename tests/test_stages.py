@@ -128,25 +128,24 @@ def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
     expected = open_bank(A / "bank")
     whole = {p: p.read_bytes() for p in (A / "bank").rglob("*") if p.is_file()}
 
-    original = synthesize.synthesize_batch
+    original = synthesize.synthesize
     made = []
 
-    def stopping(teacher, init, spec, config, index):
-        if len(made) == 1:
-            raise KeyboardInterrupt
-        made.append(index)
-        return original(teacher, init, spec, config, index)
+    def stopping(*arguments):
+        for step in original(*arguments):
+            if step.batch == 1:
+                raise KeyboardInterrupt
+            yield step
 
-    monkeypatch.setattr("stages.synthesize.synthesize_batch", stopping)
+    monkeypatch.setattr("stages.synthesize.synthesize", stopping)
     with pytest.raises(KeyboardInterrupt):
         run_synthesize()
-    made.clear()
 
-    def counting(teacher, init, spec, config, index):
-        made.append(index)
-        return original(teacher, init, spec, config, index)
+    def counting(teacher, init, spec, config, batches, engine):
+        made.extend(batches)
+        return original(teacher, init, spec, config, batches, engine)
 
-    monkeypatch.setattr("stages.synthesize.synthesize_batch", counting)
+    monkeypatch.setattr("stages.synthesize.synthesize", counting)
     run_synthesize()
     assert made == [1, 2]
     assert torch.equal(open_bank(A / "bank").images, expected.images)
@@ -157,14 +156,15 @@ def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
     monkeypatch.setattr("hast.storage.bank._SHARD", 8)
     run_teacher()
     run_generator()
-    original = synthesize.synthesize_batch
+    original = synthesize.synthesize
 
-    def failing(teacher, init, spec, config, index):
-        if index == 2:
-            torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
-        return original(teacher, init, spec, config, index)
+    def failing(teacher, *arguments):
+        for step in original(teacher, *arguments):
+            if step.batch == 1 and step.is_last:
+                torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
+            yield step
 
-    monkeypatch.setattr("stages.synthesize.synthesize_batch", failing)
+    monkeypatch.setattr("stages.synthesize.synthesize", failing)
     with pytest.raises(NonFiniteLossError, match=r"synthesize, batch 2.*at step 0"):
         run_synthesize()
     (partial,) = Path(".partial").iterdir()

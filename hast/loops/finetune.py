@@ -15,11 +15,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
+from hast.engine import PLAIN, Engine, place_images
 from hast.loops.checks import check_finite
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.blocks import tap_attention
 from hast.runtime import device_of, seeded
+
+# Forward passes' worth of work for an image of a step: student and teacher forward and backward on
+# the clean image, student forward and backward and teacher forward on the promoted one.
+WORK_PER_IMAGE = 10
 
 
 class FinetuneConfig(Section):
@@ -66,6 +71,7 @@ def finetune(
     difficulty: Tensor,
     blocks: Sequence[str],
     config: FinetuneConfig,
+    engine: Engine = PLAIN,
 ) -> Iterator[FinetuneStep]:
     """Fine-tune `student` in place. Its BatchNorm and activation ranges stay as they are.
 
@@ -76,8 +82,10 @@ def finetune(
         difficulty: (N,) in [0, 1], the weights of `sampling: difficulty`.
         blocks: names of the modules to align, see `find_blocks`.
         config: see `FinetuneConfig`.
+        engine: how the loss is computed.
     """
-    images = images.to(device_of(teacher))
+    device = device_of(teacher)
+    images = place_images(images, device)
     optimizer = torch.optim.SGD(
         student.parameters(),
         lr=config.learning_rate,
@@ -91,7 +99,8 @@ def finetune(
     with tap_attention(student, names) as tap_q, tap_attention(teacher, names) as tap_f:
 
         def loss_of(x: Tensor) -> _Parts:
-            distillation = distillation_loss(student(x), teacher(x), temperature=config.temperature)
+            answer, target = student(x).float(), teacher(x).float()
+            distillation = distillation_loss(answer, target, temperature=config.temperature)
             if not names:
                 return _Parts(config.distillation_weight * distillation, x.new_zeros(()))
             alignment = alignment_loss([tap_q[n] for n in names], [tap_f[n] for n in names])
@@ -99,10 +108,11 @@ def finetune(
                 config.distillation_weight * distillation, config.alignment_weight * alignment
             )
 
+        loss_of = engine.wrap(loss_of, device)
         order = _batches(len(images), difficulty, config, random)
         for step, batch in zip(range(config.steps), order, strict=False):
             x = random_resized_crop(
-                images[batch.to(images.device)],
+                images[batch.to(device)],
                 min_scale=config.min_crop_scale,
                 flip=config.flip,
                 generator=random,

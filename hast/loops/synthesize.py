@@ -2,7 +2,7 @@
 are matched. Source: HAST, section 3.2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,10 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
+from hast.engine import PLAIN, Engine, place_images
 from hast.errors import InputError
 from hast.loops.checks import check_finite
 from hast.math.augmentation import random_resized_crop
 from hast.math.hardness import hard_sample_loss
+from hast.math.plateau import Plateau, reduce_on_plateau
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
@@ -41,6 +43,8 @@ class SynthesisConfig(Section):
 class SynthesisStep(NamedTuple):
     """One iterate; the last one of a batch is the result."""
 
+    batch: int
+    is_last: bool  # of its batch
     images: Tensor  # (B, C, H, W), normalized pixels, detached, updated in place by later steps
     labels: Tensor  # (B,)
     loss: Tensor
@@ -54,23 +58,26 @@ def batch_sizes(config: SynthesisConfig) -> list[int]:
     return [config.batch_size] * full + [rest] * (rest > 0)
 
 
-def synthesize_batch(
+def synthesize(
     teacher: nn.Module,
     generator: Generator | None,
     spec: ModelSpec,
     config: SynthesisConfig,
-    index: int,
+    batches: Iterable[int],
+    engine: Engine = PLAIN,
 ) -> Iterator[SynthesisStep]:
-    """Optimise batch `index`, which depends only on (config, teacher, generator, index).
+    """Optimise the given batches one after the other.
 
-    L = L_BNS + β · L_hard, Adam on the pixels, learning rate reduced on plateaus.
+    L = L_BNS + β · L_hard, Adam on the pixels, learning rate reduced on plateaus. Batch k depends
+    only on (config, teacher, generator, k), not on the other batches.
 
     Args:
         teacher: frozen, eval mode.
         generator: seeds the pixels where `config.init` is `generator`, else unused.
         spec: image shape and classes.
         config: see `SynthesisConfig`.
-        index: which batch of `batch_sizes(config)`.
+        batches: indices into `batch_sizes(config)`.
+        engine: how the loss is computed.
 
     Raises:
         InputError: `init` is `generator` but there is none.
@@ -79,40 +86,79 @@ def synthesize_batch(
     if config.init == "generator" and generator is None:
         raise InputError("synthesize: init 'generator' needs a generator, got none")
     device = device_of(teacher)
-    random = seeded(config.seed, "synthesize", index)
+    with tap_batch_norm_inputs(teacher) as tap:
+
+        def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits = teacher(images).float()
+            bns = bns_loss(tap.batch, tap.running)
+            hard = hard_sample_loss(logits, labels, gamma=config.gamma)
+            return bns + config.hard_weight * hard, bns, hard
+
+        losses_of = engine.wrap(losses_of, device)  # once: compiled code serves all batches
+        for index in batches:
+            random = seeded(config.seed, "synthesize", index)
+            images, labels = _start(index, generator, spec, config, random, device)
+            yield from _optimise(index, images, labels, losses_of, config, random)
+
+
+def _start(
+    index: int,
+    generator: Generator | None,
+    spec: ModelSpec,
+    config: SynthesisConfig,
+    random: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Initial pixels and labels of a batch, drawn on the CPU."""
     size = batch_sizes(config)[index]
     labels = torch.randint(spec.num_classes, (size,), generator=random).to(device)
     if config.init == "generator" and generator is not None:
         with torch.no_grad():
-            images = generator.sample(labels, random).contiguous()
+            images = generator.sample(labels, random)
     else:
-        images = torch.randn(size, *spec.input_shape, generator=random).to(device)
-    images.requires_grad_(True)
+        images = torch.randn(size, *spec.input_shape, generator=random)
+    return place_images(images, device), labels
 
-    optimizer = torch.optim.Adam([images], lr=config.learning_rate)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, patience=config.patience, min_lr=config.min_learning_rate
-    )
-    with tap_batch_norm_inputs(teacher) as tap:
-        for step in range(config.steps):
-            views: Tensor = images
-            if torch.rand((), generator=random) < config.augment_probability:
-                views = random_resized_crop(
-                    images, min_scale=config.min_crop_scale, flip=True, generator=random
-                )
-            logits = teacher(views)
-            bns = bns_loss(tap.batch, tap.running)
-            hard = hard_sample_loss(logits, labels, gamma=config.gamma)
-            loss = bns + config.hard_weight * hard
-            check_finite(
-                loss,
-                loop=f"synthesize, batch {index}",
-                step=step,
-                steps=config.steps,
-                cause="learning_rate too high, or NaN in the teacher's weights",
+
+def _optimise(
+    index: int,
+    images: Tensor,
+    labels: Tensor,
+    losses_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    config: SynthesisConfig,
+    random: torch.Generator,
+) -> Iterator[SynthesisStep]:
+    images.requires_grad_(True)
+    plateau = Plateau.start(config.learning_rate, images.device)
+    # Fused, because only that Adam takes its rate from the device.
+    optimizer = torch.optim.Adam([images], lr=plateau.rate.clone(), fused=True)
+    for step in range(config.steps):
+        views = images
+        if torch.rand((), generator=random) < config.augment_probability:
+            views = random_resized_crop(
+                images, min_scale=config.min_crop_scale, flip=True, generator=random
             )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            plateau.step(loss.detach())
-            yield SynthesisStep(images.detach(), labels, loss.detach(), bns.detach(), hard.detach())
+        loss, bns, hard = losses_of(views, labels)
+        check_finite(
+            loss,
+            loop=f"synthesize, batch {index}",
+            step=step,
+            steps=config.steps,
+            cause="learning_rate too high, or NaN in the teacher's weights",
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        plateau = reduce_on_plateau(
+            plateau, loss.detach(), patience=config.patience, min_rate=config.min_learning_rate
+        )
+        optimizer.param_groups[0]["lr"].copy_(plateau.rate)
+        yield SynthesisStep(
+            index,
+            step == config.steps - 1,
+            images.detach(),
+            labels,
+            loss.detach(),
+            bns.detach(),
+            hard.detach(),
+        )

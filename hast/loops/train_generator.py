@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
+from hast.engine import PLAIN, Engine
 from hast.loops.checks import check_finite
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import tap_batch_norm_inputs
@@ -36,7 +37,7 @@ class GeneratorStep(NamedTuple):
 
 
 def train_generator(
-    generator: Generator, teacher: nn.Module, config: GeneratorConfig
+    generator: Generator, teacher: nn.Module, config: GeneratorConfig, engine: Engine = PLAIN
 ) -> Iterator[GeneratorStep]:
     """Train `generator` in place with L = CE + bns_weight * L_BNS; it ends in eval mode.
 
@@ -44,6 +45,7 @@ def train_generator(
         generator: on the teacher's device.
         teacher: frozen, eval mode.
         config: see `GeneratorConfig`.
+        engine: how the loss is computed.
     """
     device = device_of(teacher)
     num_classes = generator.embedding.num_embeddings
@@ -53,12 +55,18 @@ def train_generator(
     )
     generator.train()
     with tap_batch_norm_inputs(teacher) as tap:
-        for step in range(config.steps):
-            labels = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
-            logits = teacher(generator.sample(labels, random))
+
+        def losses_of(latent: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits = teacher(generator(latent, labels)).float()
             cross_entropy = F.cross_entropy(logits, labels)
             bns = bns_loss(tap.batch, tap.running)
-            loss = cross_entropy + config.bns_weight * bns
+            return cross_entropy + config.bns_weight * bns, cross_entropy, bns
+
+        losses_of = engine.wrap(losses_of, device)
+        for step in range(config.steps):
+            labels = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
+            latent = generator.noise(len(labels), random).to(device)
+            loss, cross_entropy, bns = losses_of(latent, labels)
             check_finite(
                 loss,
                 loop="generator",

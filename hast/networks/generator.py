@@ -51,5 +51,9 @@ class Generator(nn.Module):
 
     def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Images for `labels`, with noise drawn on the CPU from `generator`."""
-        latent = torch.randn(len(labels), self.latent_dim, generator=generator)
-        return self(latent.to(labels.device), labels)  # type: ignore[no-any-return]
+        latent = self.noise(len(labels), generator).to(labels.device)
+        return self(latent, labels)  # type: ignore[no-any-return]
+
+    def noise(self, samples: int, generator: torch.Generator) -> Tensor:
+        """Latent vectors (samples, latent_dim), on the CPU."""
+        return torch.randn(samples, self.latent_dim, generator=generator)

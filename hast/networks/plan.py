@@ -188,6 +188,11 @@ def probe_layers(
     return found
 
 
+def forward_macs(network: nn.Module, spec: ModelSpec) -> int:
+    """Multiply-adds of Conv and Linear layers in one forward pass of one image."""
+    return sum(layer.macs for layer in probe_layers(network, spec, WEIGHTED).values())
+
+
 def weight_of(network: nn.Module, name: str) -> Tensor:
     """The weight of a Conv or Linear by its name."""
     weight = network.get_submodule(name).weight

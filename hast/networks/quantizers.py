@@ -58,10 +58,12 @@ class ActivationQuantizer(nn.Module):
         if self.mode == "observe":
             self._observe(x.detach())
             return x
-        return fake_quantize(x, choose_qparams(self.minimum, self.maximum, bits=self.bits))
+        qparams = choose_qparams(self.minimum, self.maximum, bits=self.bits)
+        # In fp32 also under autocast: bf16 cannot tell neighbouring 8-bit codes apart.
+        return fake_quantize(x.float(), qparams).to(x.dtype)
 
     def _observe(self, x: Tensor) -> None:
-        low, high = x.aminmax()
+        low, high = x.float().aminmax()
         first = self.minimum.isnan()
         self.minimum.copy_(torch.where(first, low, low.lerp(self.minimum, self.momentum)))
         self.maximum.copy_(torch.where(first, high, high.lerp(self.maximum, self.momentum)))

@@ -61,6 +61,14 @@ class BankWriter:
         """Indices of the batches that a shard holds."""
         return range(shard.start // self._batch_size, -(-shard.stop // self._batch_size))
 
+    def shard_of(self, batch: int) -> slice:
+        """The shard that holds a batch."""
+        return self.shards()[batch * self._batch_size // self.shard_size]
+
+    def missing_batches(self) -> list[int]:
+        """Batches of the shards that no earlier run has finished."""
+        return [i for s in self.shards() if not self.is_finished(s) for i in self.batches(s)]
+
     def is_finished(self, shard: slice) -> bool:
         """Whether an earlier run wrote this shard. Labels are written last."""
         index = shard.start // self.shard_size

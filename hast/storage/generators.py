@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from hast.config import Section
+from hast.engine import place
 from hast.networks.batch_norm import freeze
 from hast.networks.generator import Generator
 from hast.storage.teachers import Teacher
@@ -28,4 +29,4 @@ def load_generator(folder: Path, teacher: Teacher, device: torch.device) -> Gene
     generator = Generator(teacher.spec, card.latent_dim, card.width)
     load_state(generator, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
     freeze(generator)
-    return generator.to(device)
+    return place(generator, device)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hast.config import Section
+from hast.engine import place
 from hast.networks.plan import QuantizationPlan
 from hast.networks.student import prepare_student, set_mode
 from hast.storage.teachers import Teacher
@@ -31,7 +32,7 @@ def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Mod
     student = prepare_student(teacher.network, teacher.spec, card.plan)
     load_state(student, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
     set_mode(student, "quantize")
-    return student.to(device)
+    return place(student, device)
 
 
 def load_student_card(folder: Path) -> StudentCard:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hast.config import Section
+from hast.engine import place
 from hast.errors import InputError
 from hast.networks.batch_norm import freeze
 from hast.networks.fingerprint import fingerprint
@@ -63,4 +64,4 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
             f" {card.fingerprint}; rerun `dvc repro --force teacher`"
         )
     load_state(network, state, name=str(folder / WEIGHTS))
-    return Teacher(freeze(network).to(device), card)
+    return Teacher(place(freeze(network), device), card)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hast.errors import NonFiniteLossError
-from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize_batch
+from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize
 from hast.loops.train_generator import GeneratorConfig, build_generator
 
 CONFIG = SynthesisConfig(samples=20, batch_size=8, steps=5)
@@ -15,7 +15,7 @@ def generator(spec):
 
 def make(teacher, generator, spec, index=0, **changes):
     config = CONFIG.model_copy(update=changes)
-    return [*synthesize_batch(teacher, generator, spec, config, index)]
+    return [*synthesize(teacher, generator, spec, config, [index])]
 
 
 def test_the_last_batch_may_be_smaller():
@@ -32,6 +32,13 @@ def test_a_batch_depends_on_its_index_alone_not_on_what_ran_before(teacher, gene
     assert torch.equal(first.labels, again.labels)
     other = make(teacher, generator, spec, index=0)[-1]
     assert not torch.equal(first.images, other.images)
+
+
+def test_batches_in_one_go_are_those_made_alone(teacher, generator, spec):
+    steps = [*synthesize(teacher, generator, spec, CONFIG, [0, 2])]
+    ends = [step for step in steps if step.is_last]
+    assert [step.batch for step in ends] == [0, 2]
+    assert torch.equal(ends[1].images, make(teacher, generator, spec, index=2)[-1].images)
 
 
 def test_seed_and_init_change_the_images(teacher, generator, spec):

@@ -11,7 +11,7 @@ from hast.bit_width import BitWidth
 from hast.errors import InputError
 from hast.loops.calibrate import calibrate
 from hast.loops.finetune import FinetuneConfig, finetune
-from hast.loops.synthesize import SynthesisConfig, synthesize_batch
+from hast.loops.synthesize import SynthesisConfig, synthesize
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import check_classifier
@@ -84,7 +84,7 @@ def test_the_method_works_on(source):
     original = copy.deepcopy(teacher.state_dict())
 
     config = SynthesisConfig(samples=8, batch_size=8, steps=3)
-    *_, synthetic = synthesize_batch(teacher, None, spec, config, 0)
+    *_, synthetic = synthesize(teacher, None, spec, config, [0])
     assert torch.isfinite(synthetic.images).all()
 
     plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))

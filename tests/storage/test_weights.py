@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hast.bit_width import BitWidth
+from hast.engine import place
 from hast.errors import InputError
 from hast.networks.digits_resnet import DigitsResNet
 from hast.networks.fingerprint import fingerprint
@@ -34,7 +35,7 @@ def folder(tmp_path, teacher, spec):
 def test_a_teacher_comes_back_frozen_and_answers_the_same(folder, teacher):
     loaded = load_teacher(folder, CPU)
     x = torch.randn(3, 1, 8, 8)
-    assert torch.equal(loaded.network(x), teacher(x))
+    assert torch.equal(loaded.network(x), place(teacher, CPU)(x))
     assert not loaded.network.training
     assert not any(p.requires_grad for p in loaded.network.parameters())
 

@@ -1,0 +1,136 @@
+"""How the heavy functions run: device, precision, memory format, compilation.
+
+Loops say what is computed; this room says how. Nothing here is a parameter: it changes a result by
+no more than rounding. The choice depends on the parameters and on the machine alone, never on a
+measured time, so that two runs on one machine give the same bytes.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hast.errors import InputError
+
+Precision = Literal["auto", "fp32", "bf16"]
+Switch = Literal["auto", "on", "off"]
+
+# Multiply-adds from which compilation (seconds to a minute) and bf16 pay on any machine measured.
+_LARGE_WORK = 1e13
+
+P = ParamSpec("P")
+R = TypeVar("R")
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class Engine(NamedTuple):
+    """A choice for one loop."""
+
+    bf16: bool = False  # autocast; what must stay in fp32 casts itself
+    compile: bool = False
+
+    def wrap(self, function: Callable[P, R], device: torch.device) -> Callable[P, R]:
+        """`function`, run as this engine says.
+
+        Wrap once and call often: each wrapping compiles anew. Where compilation fails, it warns
+        once, says why, and goes on without.
+        """
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+        def cast(*args: P.args, **kwargs: P.kwargs) -> R:
+            with autocast:
+                return function(*args, **kwargs)
+
+        return _CompiledOrPlain(cast) if self.compile else cast
+
+
+PLAIN = Engine()
+
+
+class _CompiledOrPlain:
+    """Calls the compiled function, or the plain one once the first compilation has failed."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._plain = function
+        self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
+        self._has_run = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._compiled is None:
+            return self._plain(*args, **kwargs)
+        try:
+            result = self._compiled(*args, **kwargs)
+        except Exception as error:  # a compiler may raise anything
+            if self._has_run:
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            warnings.warn(f"running without compilation: {reason}", stacklevel=2)
+            self._compiled = None
+            return self._plain(*args, **kwargs)
+        self._has_run = True
+        return result
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The named device; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: the name is malformed or the device is not there.
+    """
+    if name == "auto":
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name} cannot be used ({reason}); try cpu") from None
+    return device
+
+
+def choose_engine(
+    device: torch.device,
+    *,
+    work: float,
+    precision: Precision = "auto",
+    compile: Switch = "auto",
+) -> Engine:
+    """The engine of one loop.
+
+    Args:
+        device: where it runs.
+        work: multiply-adds of the whole loop.
+        precision: `auto` takes bf16 where it is fast and the work is large.
+        compile: `auto` compiles where the work is large.
+    """
+    large = work >= _LARGE_WORK
+    bf16, compiled = precision == "bf16", compile == "on"
+    if precision == "auto":
+        bf16 = large and _bf16_is_fast(device)
+    if compile == "auto":
+        compiled = large and device.type != "mps"
+    return Engine(bf16=bf16, compile=compiled)
+
+
+def place(network: NetworkT, device: torch.device) -> NetworkT:
+    """Move a network and lay its convolutions out channels-last, the fast layout everywhere."""
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def place_images(images: Tensor, device: torch.device) -> Tensor:
+    """Images (N, C, H, W) on `device`, laid out channels-last."""
+    return images.to(device, memory_format=torch.channels_last)
+
+
+def _bf16_is_fast(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Without AMX or AVX-512 BF16, bf16 on a CPU is emulated and slow.
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
