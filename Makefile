@@ -8,12 +8,13 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help run test check flow clean
+.PHONY: help run test check bench flow clean
 
 help:
 	@echo "make run    set up .venv and bring the whole pipeline up to date (dvc repro)"
 	@echo "make test   set up .venv and run the tests"
 	@echo "make check  lint, format and types"
+	@echo "make bench  synthesis and fine-tuning steps against a plain reference"
 	@echo "make flow   the pipeline as a Prefect flow"
 	@echo "make clean  remove .venv and what the pipeline wrote outside DVC's cache"
 
@@ -35,6 +36,9 @@ check: $(READY)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+bench: $(READY)
+	@$(PY) -m bench.run
 
 flow: $(READY)
 	@$(PY) -m flows.pipeline

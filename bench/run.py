@@ -1,0 +1,214 @@
+"""`make bench`: synthesis and fine-tuning steps, engine against plain reference, interleaved.
+
+Writes bench/out/latest.json and bench/out/latest.png. Medians over repeats; the ratio is what
+counts, the seconds depend on the machine.
+"""
+
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import reference
+from bench.machine import describe, synchronize
+from hast.bit_width import BitWidth
+from hast.engine import Engine, choose_engine, place, select_device
+from hast.loops.finetune import FinetuneConfig, finetune
+from hast.loops.synthesize import SynthesisConfig, synthesize
+from hast.networks.batch_norm import batch_norms, freeze
+from hast.networks.blocks import find_blocks
+from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.sources import build_network
+from hast.networks.spec import ModelSpec
+from hast.networks.student import prepare_student, set_mode
+
+OUT = Path(__file__).parent / "out"
+WARM_UP, ENDLESS = 2, 10**6
+
+
+class Case(NamedTuple):
+    network: str
+    source: str
+    size: int
+    classes: int
+    synthesis_batch: int
+    finetune_batch: int
+    repeats: int
+
+
+CASES = (
+    Case("ResNet-20", "pytorchcv:resnet20_cifar10", 32, 10, 256, 64, 7),
+    Case("ResNet-18", "torchvision:resnet18", 224, 1000, 8, 4, 3),
+)
+
+
+class Line(NamedTuple):
+    network: str
+    task: str
+    reference_seconds: float
+    engine_seconds: float
+    first_seconds: float  # the engine's first steps, compilation included
+    ratio: float
+    gflops: float  # of the engine, by the reference's counted operations
+    share_of_matmul: float  # of the measured matmul rate in the engine's precision
+
+
+def main() -> None:
+    device = select_device(sys.argv[1] if len(sys.argv) > 1 else "auto")
+    machine = describe(device)
+    engine = choose_engine(device, work=float("inf"))
+    console = Console()
+    console.print(machine, engine)
+    lines = []
+    for case in CASES:
+        for line in measure(case, device, engine, machine):
+            lines.append(line)
+            console.print(line)
+    report(machine, engine, lines, console)
+
+
+def measure(
+    case: Case, device: torch.device, engine: Engine, machine: dict[str, Any]
+) -> Iterator[Line]:
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        input_shape=(3, case.size, case.size), num_classes=case.classes,
+        mean=(0.5,) * 3, std=(0.25,) * 3,
+    )  # fmt: skip
+    plain = warmed(build_network(case.source, {}).network, spec).to(device)
+    fast = place(freeze(copy.deepcopy(plain)), device)
+    images = torch.randn(max(case.synthesis_batch, 4 * case.finetune_batch), *spec.input_shape)
+    images = images.to(device)
+    labels = torch.randint(case.classes, (case.synthesis_batch,), device=device)
+
+    config = SynthesisConfig(
+        samples=case.synthesis_batch, batch_size=case.synthesis_batch, steps=ENDLESS
+    )
+    yield compare(
+        case,
+        "synthesis",
+        reference.synthesis_steps(
+            copy.deepcopy(plain).requires_grad_(True), images[: case.synthesis_batch], labels,
+            gamma=config.gamma, hard_weight=config.hard_weight,
+        ),
+        synthesize(fast, None, spec, config, [0], engine),
+        device, engine, machine,
+    )  # fmt: skip
+
+    plan = plan_quantization(fast, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    students = [prepare_student(network, spec, plan) for network in (plain, fast)]
+    for student in students:
+        set_mode(student, "observe")
+        with torch.no_grad():
+            student(images[: case.finetune_batch])
+        set_mode(student, "quantize")
+    blocks = find_blocks(fast, spec)
+    tuning = FinetuneConfig(steps=ENDLESS, batch_size=case.finetune_batch)
+    yield compare(
+        case,
+        "fine-tuning",
+        reference.finetuning_steps(
+            students[0], copy.deepcopy(plain).requires_grad_(True), images, blocks,
+            case.finetune_batch,
+        ),
+        finetune(students[1], fast, images, torch.ones(len(images)), blocks, tuning, engine),
+        device, engine, machine,
+    )  # fmt: skip
+
+
+def compare(
+    case: Case,
+    task: str,
+    plain: Iterator[Any],
+    fast: Iterator[Any],
+    device: torch.device,
+    engine: Engine,
+    machine: dict[str, Any],
+) -> Line:
+    """Time single steps in turn, so that whatever else the machine does meets both."""
+    with FlopCounterMode(display=False) as counter:
+        next(plain)
+    first = sum(seconds(fast, device) for _ in range(WARM_UP))
+    seconds(plain, device)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(case.repeats):
+        times[0].append(seconds(plain, device))
+        # The faster side gets more steps, each round, for as steady a median.
+        times[1].append(statistics.median(seconds(fast, device) for _ in range(3)))
+    slow, quick = map(statistics.median, times)
+    rate = counter.get_total_flops() / quick
+    limit = machine["matmul_bf16_gflops" if engine.bf16 else "matmul_fp32_gflops"] * 1e9
+    return Line(case.network, task, slow, quick, first, slow / quick, rate / 1e9, rate / limit)
+
+
+def seconds(steps: Iterator[Any], device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    next(steps)
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def warmed(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Random weights with BatchNorm statistics that fit them."""
+    for norm in batch_norms(network):
+        norm.momentum = None
+    noise: Tensor = torch.randn(32, *spec.input_shape)
+    with torch.no_grad():
+        network.train()(noise)
+    return freeze(network)
+
+
+def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: Console) -> None:
+    table = Table(title=f"{machine['device']}, torch {machine['torch']}, {engine}")
+    for column in ("network", "task", "plain s", "engine s", "ratio", "GFLOP/s", "of matmul"):
+        table.add_column(column, justify="right")
+    for line in lines:
+        table.add_row(
+            line.network, line.task, f"{line.reference_seconds:.3f}", f"{line.engine_seconds:.3f}",
+            f"{line.ratio:.1f}x", f"{line.gflops:.0f}", f"{line.share_of_matmul:.0%}",
+        )  # fmt: skip
+    console.print(table)
+
+    ratios = {(line.network, line.task): line.ratio for line in lines}
+    OUT.mkdir(exist_ok=True)
+    values = {
+        "synthesis": {"ratio": ratios["ResNet-20", "synthesis"]},
+        "finetune": {"ratio": ratios["ResNet-20", "fine-tuning"]},
+        "machine": machine,
+        "engine": engine._asdict(),
+        "lines": [line._asdict() for line in lines],
+    }
+    (OUT / "latest.json").write_text(json.dumps(values, indent=2) + "\n")
+    draw(lines, OUT / "latest.png")
+    console.print(f"written: {OUT / 'latest.json'}, {OUT / 'latest.png'}")
+
+
+def draw(lines: list[Line], path: Path) -> None:
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    names = [f"{line.network}, {line.task}" for line in lines]
+    bars = axes.barh(names, [line.ratio for line in lines])
+    axes.bar_label(bars, fmt="%.1fx", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("times faster than the plain reference")
+    axes.margins(x=0.15)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+import shutil
+import warnings
+
+import pytest
+import torch
+
+from hast.engine import Engine, choose_engine, place, place_images, select_device
+from hast.errors import InputError
+from hast.loops.synthesize import SynthesisConfig, synthesize
+
+CPU = torch.device("cpu")
+
+
+def losses(teacher, spec, engine):
+    config = SynthesisConfig(samples=8, batch_size=8, steps=10, learning_rate=0.1)
+    return [s.loss.item() for s in synthesize(teacher, None, spec, config, [0], engine)]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compilation on the CPU needs g++")
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_ten_compiled_steps_agree_to_rounding(teacher, spec):
+    plain = losses(teacher, spec, Engine())
+    assert losses(teacher, spec, Engine(compile=True)) == pytest.approx(plain, rel=1e-4)
+
+
+def test_ten_bf16_steps_stay_close(teacher, spec):
+    plain = losses(teacher, spec, Engine())
+    bf16 = losses(teacher, spec, Engine(bf16=True))
+    assert bf16 != plain
+    assert bf16 == pytest.approx(plain, rel=0.05)
+
+
+def test_where_compilation_fails_it_warns_once_and_goes_on(teacher, spec, monkeypatch):
+    def broken(function, **_):
+        def compiled(*_args):
+            raise RuntimeError("no compiler here\nand a long story")
+
+        return compiled
+
+    plain = losses(teacher, spec, Engine())
+    monkeypatch.setattr("torch.compile", broken)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert losses(teacher, spec, Engine(compile=True)) == plain
+    assert [str(w.message) for w in caught] == ["running without compilation: no compiler here"]
+
+
+def test_an_error_after_a_good_start_is_not_swallowed(monkeypatch):
+    def fails_second_time(x):
+        if x > 1:
+            raise ZeroDivisionError
+        return x
+
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    run = Engine(compile=True).wrap(fails_second_time, CPU)
+    assert run(1) == 1
+    with pytest.raises(ZeroDivisionError):
+        run(2)
+
+
+def test_small_work_runs_plainly_and_options_win(monkeypatch):
+    monkeypatch.setattr("hast.engine._bf16_is_fast", lambda _: True)
+    assert choose_engine(CPU, work=1e9) == Engine(bf16=False, compile=False)
+    assert choose_engine(CPU, work=1e15) == Engine(bf16=True, compile=True)
+    assert choose_engine(CPU, work=1e15, precision="fp32") == Engine(bf16=False, compile=True)
+    assert choose_engine(CPU, work=1e15, compile="off") == Engine(bf16=True, compile=False)
+    assert choose_engine(CPU, work=1, precision="bf16", compile="on") == Engine(True, True)
+    monkeypatch.setattr("hast.engine._bf16_is_fast", lambda _: False)
+    assert not choose_engine(CPU, work=1e15).bf16
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_refused_in_one_line(name):
+    with pytest.raises(InputError, match=r"cannot be used .*try cpu") as error:
+        select_device(name)
+    assert "\n" not in str(error.value)
+
+
+def test_networks_and_images_are_laid_out_channels_last(teacher):
+    assert place(teacher, CPU).stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    images = place_images(torch.zeros(2, 3, 4, 5), CPU)
+    assert images.is_contiguous(memory_format=torch.channels_last)
