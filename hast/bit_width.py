@@ -22,7 +22,7 @@ class BitWidth(NamedTuple):
         Raises:
             InputError: another form, or a width outside 2..8.
         """
-        match = re.fullmatch(r"w(\d+)a(\d+)", text)
+        match = re.fullmatch(r"w([1-9]\d*)a([1-9]\d*)", text)
         widths = [int(bits) for bits in match.groups()] if match else []
         if not widths or not all(MIN_BITS <= bits <= MAX_BITS for bits in widths):
             raise InputError(

@@ -17,7 +17,7 @@ from hast.errors import InputError
 class Section(BaseModel):
     """Base of all parameter sections: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -33,7 +33,7 @@ def params(tmp_path):
             "quantize: {sampling: best}",
             "quantize.sampling: .*'uniform' or 'difficulty', got 'best'",
         ),
-        ("quantize: {learning_rate: .nan}", "quantize.learning_rate: .*greater than 0, got nan"),
+        ("quantize: {learning_rate: .nan}", "quantize.learning_rate: .*finite number, got nan"),
         ("quantize: [1]", "section 'quantize' must be a mapping, got .1."),
         ("other: {}", "section 'quantize' must be a mapping, got None"),
         ("quantize: {steps: 1", "not valid YAML"),

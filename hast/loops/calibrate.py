@@ -29,7 +29,8 @@ def calibration_batches(generator: Generator, config: CalibrationConfig) -> Iter
         random = seeded(config.seed, "calibrate", index)
         labels = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
         with torch.no_grad():
-            yield generator.sample(labels, random)
+            images = generator.sample(labels, random)
+        yield images  # outside: a suspended no_grad would reach whoever consumes this
 
 
 def calibrate(student: nn.Module, batches: Iterator[Tensor]) -> Iterator[None]:
@@ -38,8 +39,8 @@ def calibrate(student: nn.Module, batches: Iterator[Tensor]) -> Iterator[None]:
     While it observes, the student computes with quantized weights and exact activations.
     """
     set_mode(student, "observe")
-    with torch.no_grad():
-        for images in batches:
+    for images in batches:
+        with torch.no_grad():
             student(images)
-            yield
+        yield
     set_mode(student, "quantize")

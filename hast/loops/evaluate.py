@@ -50,20 +50,24 @@ def evaluate(
     """
     device = device_of(reference)
     totals = dict.fromkeys(networks, Evaluation(0, 0, 0, 0))
-    with torch.no_grad():
-        for images, labels in batches:
-            x, y = images.to(device), labels.to(device)
+    for images, labels in batches:
+        x, y = images.to(device), labels.to(device)
+        with torch.no_grad():
             expected = reference(x)
             for name, network in networks.items():
                 logits = expected if network is reference else network(x)
                 totals[name] = totals[name].merge(_count(logits, expected, y))
-            yield totals
+        yield totals
 
 
 def _count(logits: Tensor, expected: Tensor, labels: Tensor) -> Evaluation:
-    answers = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = answers == labels.unsqueeze(1)
-    agreeing = answers[:, 0] == expected.argmax(dim=1)
+    # argmax on both sides: topk breaks ties another way, and a network must agree with itself.
+    answer = logits.argmax(dim=1)
+    first_five = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    in_five = (first_five == labels.unsqueeze(1)).any(dim=1) | (answer == labels)
     return Evaluation(
-        len(labels), int(hits[:, 0].sum()), int(hits.any(dim=1).sum()), int(agreeing.sum())
+        samples=len(labels),
+        correct=int((answer == labels).sum()),
+        correct_in_5=int(in_five.sum()),
+        agreeing=int((answer == expected.argmax(dim=1)).sum()),
     )

@@ -19,7 +19,8 @@ def bns_profile(teacher: nn.Module, images: Tensor, *, batch_size: int) -> Itera
         batch_size: the size the images were optimised in; statistics depend on it.
     """
     device = device_of(teacher)
-    with torch.no_grad(), tap_batch_norm_inputs(teacher) as tap:
+    with tap_batch_norm_inputs(teacher) as tap:
         for batch in images.split(batch_size):
-            teacher(batch.to(device))
+            with torch.no_grad():
+                teacher(batch.to(device))
             yield torch.stack([bns_gap(b, r) for b, r in zip(tap.batch, tap.running, strict=True)])

@@ -33,13 +33,14 @@ def score(
         labels: (N,).
     """
     device = device_of(teacher)
-    with torch.no_grad():
-        pairs = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
-        for x, y in ((x.to(device), y.to(device)) for x, y in pairs):
+    pairs = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
+    for x, y in ((x.to(device), y.to(device)) for x, y in pairs):
+        with torch.no_grad():
             logits = teacher(x)
-            yield Hardness(
+            scores = Hardness(
                 sample_difficulty(logits, y),
                 gradient_norm(logits, y),
                 entropy(logits),
                 sample_difficulty(student(x), y),
             )
+        yield scores

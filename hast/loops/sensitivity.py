@@ -48,13 +48,14 @@ def measure_sensitivity(
     probe = copy.deepcopy(teacher)
     with torch.no_grad():
         answers = [teacher(batch) for batch in batches]
-        for layer in layers:
-            module = probe.get_submodule(layer)
-            for bits in candidates:
-                parametrize.register_parametrization(module, "weight", WeightQuantizer(bits))
+    for layer in layers:
+        module = probe.get_submodule(layer)
+        for bits in candidates:
+            parametrize.register_parametrization(module, "weight", WeightQuantizer(bits))
+            with torch.no_grad():
                 total = sum(
                     distillation_loss(probe(x), y, temperature=1.0).item() * len(x)
                     for x, y in zip(batches, answers, strict=True)
                 )
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-                yield LayerSensitivity(layer, bits, total / len(images))
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            yield LayerSensitivity(layer, bits, total / len(images))

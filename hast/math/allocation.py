@@ -26,7 +26,8 @@ def allocate_bits(
     """
     layers = list(sensitivity)
     choices = [(layer, bits) for layer in layers for bits in sorted(sensitivity[layer])]
-    damage = np.array([sensitivity[layer][bits] for layer, bits in choices])
+    damage = np.array([max(sensitivity[layer][bits], 0.0) for layer, bits in choices])
+    damage /= damage.max() or 1.0  # the solver's tolerances are absolute
     size = np.array([parameters[layer] * bits for layer, bits in choices], dtype=float)
     total = sum(parameters[layer] for layer in layers)
     of_layer = np.array([[layer == other for layer, _ in choices] for other in layers])
@@ -38,6 +39,7 @@ def allocate_bits(
             LinearConstraint(of_layer.astype(float), 1, 1),
             LinearConstraint(size / total, -np.inf, average_bits),
         ],
+        options={"mip_rel_gap": 0},
     )
     if not result.success:
         smallest = sum(parameters[n] * min(sensitivity[n]) for n in layers) / total

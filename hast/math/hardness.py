@@ -49,4 +49,4 @@ def _log_difficulty(logits: Tensor, labels: Tensor) -> Tensor:
     """log(1 - p_y) as the log-sum-exp over the other classes: exact where p_y rounds to one."""
     log_p = logits.log_softmax(dim=1)
     others = log_p.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
-    return others.logsumexp(dim=1)
+    return others.logsumexp(dim=1).clamp(max=0.0)  # rounding may put it above log 1
