@@ -16,7 +16,7 @@ help:
 	@echo "make check  lint, format and types"
 	@echo "make bench  synthesis and fine-tuning steps against a plain reference"
 	@echo "make flow   the pipeline as a Prefect flow"
-	@echo "make clean  remove .venv and what the pipeline wrote outside DVC's cache"
+	@echo "make clean  remove .venv, unfinished banks and wall times; DVC keeps its artifacts"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

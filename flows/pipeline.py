@@ -15,7 +15,7 @@ from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
-from stages.entry import PARAMS
+from stages.entry import PARAMS, clear_errors
 from stages.params import check_params
 
 
@@ -82,4 +82,5 @@ def _dvc(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 if __name__ == "__main__":
-    pipeline()
+    with clear_errors("flow"):
+        pipeline()

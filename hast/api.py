@@ -5,7 +5,7 @@ parameters of the section that a function names; a wrong one raises `hast.InputE
 """
 
 import copy
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from hast import __version__
 from hast.bank import Bank, BankCard
 from hast.bit_width import BitWidth
 from hast.config import parse_section
-from hast.engine import Engine, choose_engine, place
+from hast.engine import Engine, choose_engine, place, select_device
 from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
 from hast.loops.evaluate import Evaluation
@@ -102,9 +102,12 @@ def synthesize(
     source = _frozen_copy(teacher, spec, device)
     values = {"samples": samples, "steps": steps, "seed": seed, **settings}
     config = parse_section(values, SynthesisConfig, name="synthesize")
+    start = None
+    if config.init == "generator" and generator is not None:
+        start = place(copy.deepcopy(generator), device_of(source))
     batches = range(len(batch_sizes(config)))
     engine = _engine(source, spec, images=3 * config.samples * config.steps)
-    records = optimise(source, generator, spec, config, batches, engine)
+    records = optimise(source, start, spec, config, batches, engine)
     total = len(batches) * config.steps
     shown = track(records, total=total, label="synthesize", fields=("loss",), show=progress)
     results = [step for step in shown if step.is_last]
@@ -115,7 +118,7 @@ def synthesize(
         spec=spec,
         teacher=fingerprint(teacher.state_dict()),
         synthesis=config.model_dump(),
-        generator=None if generator is None else fingerprint(generator.state_dict()),
+        generator=fingerprint(start.state_dict()) if start else None,
         libraries={"hast": __version__, "torch": str(torch.__version__)},
     )
     return Bank(images, labels, card)
@@ -162,7 +165,7 @@ def quantize(
     """
     source = _frozen_copy(teacher, spec, device)
     _check_bank(bank, teacher, spec)
-    milestones = (steps // 2, steps * 3 // 4)
+    milestones = sorted({steps // 2, steps * 3 // 4} - {0})
     values = {"steps": steps, "seed": seed, "milestones": milestones, **settings}
     config = parse_section(values, FinetuneConfig, name="quantize")
     rules = parse_section(
@@ -183,7 +186,7 @@ def quantize(
 
     student = prepare_student(source, spec, plan)
     ranges = CalibrationConfig(seed=seed)
-    batches = calibration_batches(generator.to(device_of(source)), ranges)
+    batches = calibration_batches(place(copy.deepcopy(generator), device_of(source)), ranges)
     drain(calibrate(student, batches), total=ranges.batches, label="calibrate", show=progress)
     scores = score(source, student, bank.images, bank.labels)
     difficulty = torch.cat([part.student_difficulty for part in scores])
@@ -203,6 +206,7 @@ def quantize_zero_shot(
     synthesis_steps: int = 500,
     steps: int = 2000,
     seed: int = 0,
+    synthesis: Mapping[str, Any] | None = None,
     device: Device = None,
     progress: bool = True,
     **settings: Any,
@@ -210,7 +214,7 @@ def quantize_zero_shot(
     """Synthesize a bank and make a low-bit student, in one call.
 
     Args:
-        samples, synthesis_steps: of `synthesize`.
+        samples, synthesis_steps, synthesis: of `synthesize`, the last its further settings.
         steps, settings: of `quantize`; the others are those of both.
     """
     bank = synthesize(
@@ -221,6 +225,7 @@ def quantize_zero_shot(
         seed=seed,
         device=device,
         progress=progress,
+        **(synthesis or {}),
     )
     return quantize(
         teacher,
@@ -272,7 +277,7 @@ def evaluate(
 
 def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
     source = freeze(copy.deepcopy(teacher))
-    place(source, torch.device(device) if device is not None else device_of(source))
+    place(source, device_of(source) if device is None else select_device(str(device)))
     check_classifier(source, spec)
     return source
 

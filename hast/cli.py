@@ -49,7 +49,10 @@ def results(
 @app.command()
 def inspect(
     source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
-    input_shape: Annotated[str, typer.Option(help="Channels, height and width.")] = "3x224x224",
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="CxHxW, where the source does not know it."),
+    ] = None,
     source_args: Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")] = "{}",
     bits: Annotated[str, typer.Option(help="Code widths.")] = "w4a4",
     placement: Annotated[str, typer.Option(help="`inputs` or `relu`.")] = "inputs",
@@ -61,7 +64,7 @@ def inspect(
     found = inspection(
         source,
         _json(source_args),
-        input_shape=_shape(input_shape),
+        input_shape=None if input_shape is None else _shape(input_shape),
         bits=BitWidth.parse(bits),
         rules=parse_section(rules, PlanConfig, name="inspect"),
         alignment_modules=align or [],
@@ -107,6 +110,7 @@ def _json(text: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line; what the user can mend ends with one line and exit code 2."""
+    sys.path.insert(0, str(Path.cwd()))  # `python:` sources are the user's own, as with `python -m`
     try:
         app()
     except HastError as error:

@@ -13,4 +13,4 @@ class NonFiniteLossError(HastError, ArithmeticError):
     """A loss became NaN or infinite."""
 
     def __init__(self, loop: str, step: int, cause: str) -> None:
-        super().__init__(f"{loop}: the loss is not finite at step {step}; likely cause: {cause}")
+        super().__init__(f"{loop}: the loss is not finite by step {step}; likely cause: {cause}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hast.bit_width import BitWidth
+from hast.errors import InputError
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import count_classes
@@ -26,7 +27,7 @@ def inspection(
     source: str,
     arguments: Mapping[str, Any],
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, int, int] | None,
     bits: BitWidth,
     rules: PlanConfig,
     alignment_modules: Sequence[str] = (),
@@ -36,7 +37,11 @@ def inspection(
     Raises:
         InputError: the source, the shape or a rule is wrong, or the network has no BatchNorm.
     """
-    network = freeze(build_network(source, arguments).network)
+    network, known = build_network(source, arguments)
+    freeze(network)
+    input_shape = input_shape or known.input_shape
+    if input_shape is None:
+        raise InputError(f"{source} does not know its input shape; give --input-shape CxHxW")
     channels = input_shape[0]
     spec = ModelSpec(
         input_shape=input_shape,

@@ -61,7 +61,7 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
 
 def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
     """Wall time of every stage; what finished before `since` was not built again."""
-    table = Table(title="Wall time", show_footer=True)
+    table = Table(title="Wall time inside the stages", show_footer=True)
     built = [t for t in timings if t.finished >= since]
     table.add_column("stage", footer="built now")
     table.add_column("seconds", justify="right", footer=f"{sum(t.seconds for t in built):.1f}")

@@ -70,6 +70,8 @@ def _allocate(
 ) -> dict[str, int]:
     """Weight bits by measured sensitivity; empty where it was not measured."""
     damage = read_json(sensitivity)
+    if not damage and rules.average_weight_bits is not None:
+        raise InputError("layers.average_weight_bits needs sensitivity.enabled: true")
     fixed = fixed_layers(list(damage), rules) if damage else set()
     damage = {
         layer: {int(b): d for b, d in by_bits.items()}

@@ -45,13 +45,10 @@ def main(run: Callable[..., None]) -> None:
 
 @contextmanager
 def clear_errors(name: str) -> Iterator[None]:
-    """End the program with one line where the user can mend something: exit code 2, or 130 after
-    Ctrl-C. Anything else is our own error and keeps its traceback."""
+    """End the program with one line and exit code 2 where the user can mend something; anything
+    else is our own error and keeps its traceback."""
     try:
         yield
     except HastError as error:
         print(f"error: {name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None

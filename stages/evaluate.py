@@ -15,6 +15,7 @@ from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 def run(
     *,
     bits: Bits,
+    inputs: In,
     teacher: In,
     calibrated: In,
     student: In,
@@ -22,7 +23,11 @@ def run(
     params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
-    """Write accuracy, agreement with the teacher and size of each network to METRICS."""
+    """Write accuracy, agreement and size of each network to METRICS.
+
+    INPUTS only says when to do it again.
+    """
+    del inputs
     config = load_section(params, "dataset", DatasetConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)

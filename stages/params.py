@@ -39,5 +39,9 @@ def check_params(path: Path) -> None:
     if unknown:
         raise InputError(f"{path}: unknown section {min(unknown)!r}; known are {sorted(known)}")
     load_bit_widths(path)
-    for key, section in SECTIONS.items():
-        load_section(path, key, section)
+    sections = {key: load_section(path, key, section) for key, section in SECTIONS.items()}
+    layers, sensitivity = sections["layers"], sections["sensitivity"]
+    assert isinstance(layers, PlanConfig)
+    assert isinstance(sensitivity, SensitivityConfig)
+    if layers.average_weight_bits is not None and not sensitivity.enabled:
+        raise InputError(f"{path}: layers.average_weight_bits needs sensitivity.enabled: true")

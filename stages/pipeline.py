@@ -35,7 +35,9 @@ def run(
         raise SystemExit(code)
 
     console = Console()
-    console.print(results_table(read_json(REPORT / "results.json")))
+    results = REPORT / "results.json"
+    if results.is_file():  # a single stage may have been asked for
+        console.print(results_table(read_json(results)))
     console.print(timings_table(read_timings(), since=start))
     console.print(f"Report: {REPORT / 'results.md'}; pictures: `dvc plots show`")
 

@@ -57,13 +57,13 @@ def run(
         label="synthesize",
         fields=("loss", "bns", "hard"),
     )
-    writer.finish(out)
-
-    bank = open_bank(out, teacher=source.card.fingerprint)
+    # Everything that can fail comes before the bank leaves the folder in which it can be resumed.
+    bank = open_bank(writer.seal(), teacher=source.card.fingerprint)
     gaps = [*bns_profile(source.network, bank.images, batch_size=config.batch_size)]
     layers = torch.stack(gaps).mean(dim=0).tolist()
     write_tsv(profile, ("layer", "bns_gap"), enumerate(layers))
     write_json(metrics, {"samples": len(bank.images), "bns": sum(layers) / len(layers)})
+    writer.publish(out)
 
 
 def _keep(steps: Iterable[SynthesisStep], writer: BankWriter) -> Iterator[SynthesisStep]:

@@ -10,18 +10,18 @@ from hast.config import Section, load_section
 from hast.engine import place, select_device
 from hast.errors import InputError
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
-from hast.networks.batch_norm import batch_norms
+from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.classifier import resolve_spec
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network, has_own_weights, is_trained_here
 from hast.networks.spec import ModelSpec, PartialSpec
 from hast.progress import drain
-from hast.runtime import seeded_weights
+from hast.runtime import seeded, seeded_weights
 from hast.storage.datasets import load_digits_split
 from hast.storage.tables import write_json
 from hast.storage.teachers import TeacherCard
 from hast.storage.weights import is_checkpoint, load_state, read_state, save_with_card
-from stages.entry import PARAMS, Device, Out, Params, main
+from stages.entry import PARAMS, Device, In, Out, Params, main
 
 
 class TeacherConfig(Section):
@@ -44,13 +44,21 @@ class TeacherConfig(Section):
     training: TrainingConfig = TrainingConfig()
 
 
-def run(*, out: Out, metrics: Out, params: Params = PARAMS, device: Device = "auto") -> None:
-    """Write the teacher's weights and card to OUT."""
+def run(
+    *,
+    inputs: In,
+    out: Out,
+    metrics: Out,
+    params: Params = PARAMS,
+    device: Device = "auto",
+) -> None:
+    """Write the teacher's weights and card to OUT; INPUTS only says when to do it again."""
+    del inputs
     config = load_section(params, "teacher", TeacherConfig)
     network, spec = _load(config)
     if config.weights is None and is_trained_here(config.source):
         _train(network, spec, config.training, select_device(device))
-    _check_it_can_be_rebuilt(network, config)
+    _check_it_can_be_rebuilt(network, spec, config)
 
     card = TeacherCard(
         source=config.source,
@@ -94,11 +102,18 @@ def _train(
     drain(steps, total=total, label="teacher", fields=("loss",))
 
 
-def _check_it_can_be_rebuilt(network: nn.Module, config: TeacherConfig) -> None:
+def _check_it_can_be_rebuilt(network: nn.Module, spec: ModelSpec, config: TeacherConfig) -> None:
     """Later stages build the network without its pretrained tag; some libraries then build another
-    one (torchvision's GoogLeNet has auxiliary classifiers only without weights)."""
+    one (torchvision's GoogLeNet and Inception normalize their input only with a tag)."""
     twin = build_network(config.source, config.source_args).network
     load_state(twin, network.state_dict(), name=f"{config.source} built without its tag")
+    network, twin = (freeze(n).to("cpu") for n in (network, twin))
+    noise = torch.randn(2, *spec.input_shape, generator=seeded(0, "teacher", "twin"))
+    if not torch.allclose(network(noise), twin(noise), atol=1e-4):
+        raise InputError(
+            f"{config.source} computes something else with its pretrained tag than without; set the"
+            " options that the tag implies in teacher.source_args, such as {transform_input: true}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hast
-from hast.bank import BankCard
 
 SYNTHESIS = {"samples": 16, "steps": 3, "batch_size": 8}
 FINETUNING = {"steps": 3, "batch_size": 8}
@@ -134,4 +133,3 @@ def test_the_face_has_its_names_and_no_others():
     assert all(getattr(hast, name) is not None for name in hast.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = hast.nothing
-    assert BankCard.__name__ == "BankCard"

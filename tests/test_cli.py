@@ -31,7 +31,8 @@ def bank(tmp_path, spec):
     card = BankCard(samples=10, spec=spec, teacher="f" * 64, synthesis={"gamma": 2.0})
     writer = BankWriter(tmp_path / "partial", card, 10)
     writer.write(slice(0, 10), torch.randn(10, 1, 8, 8), torch.arange(10))
-    writer.finish(tmp_path / "bank")
+    writer.seal()
+    writer.publish(tmp_path / "bank")
     return tmp_path / "bank"
 
 

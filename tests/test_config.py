@@ -35,6 +35,8 @@ def params(tmp_path):
         ),
         ("quantize: {learning_rate: .nan}", "quantize.learning_rate: .*finite number, got nan"),
         ("quantize: [1]", "section 'quantize' must be a mapping, got .1."),
+        ("quantize: {learning_rate: .inf}", "quantize.learning_rate: .*finite number, got inf"),
+        ("quantize: {milestones: [3, 1]}", "quantize.milestones: .*must be ascending"),
         ("other: {}", "section 'quantize' must be a mapping, got None"),
         ("quantize: {steps: 1", "not valid YAML"),
         ("- 1", "must hold a mapping of sections, got list"),
@@ -67,7 +69,7 @@ def test_bit_widths_are_read(params):
     assert str(BitWidth(3, 8)) == "w3a8"
 
 
-@pytest.mark.parametrize("text", ["w1a4", "w4a9", "4", "w4", "W4A4", "w4a4 ", "w44a4"])
+@pytest.mark.parametrize("text", ["w1a4", "w04a4", "w4a9", "4", "w4", "W4A4", "w4a4 ", "w44a4"])
 def test_a_malformed_width_is_refused(text):
     with pytest.raises(InputError, match=r"must be written w<bits>a<bits> with 2 to 8 bits"):
         BitWidth.parse(text)

@@ -1,14 +1,17 @@
 """The stages as functions, one after the other, in their smallest real form."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import edit_params, use_tiny_sizes
 from imports import ROOT
+from PIL import Image
 
 from hast.config import Section
 from hast.errors import InputError, NonFiniteLossError
+from hast.networks.digits_resnet import DIGITS_SPEC
 from hast.storage.bank import open_bank
 from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.tables import read_json
@@ -17,6 +20,7 @@ from stages import (
     calibrate,
     evaluate,
     generator,
+    inputs,
     quantize,
     report,
     score,
@@ -30,7 +34,8 @@ A, M, P = Path("artifacts"), Path("metrics"), Path("plots")
 
 
 def run_teacher() -> None:
-    teacher.run(out=A / "teacher", metrics=M / "teacher.json")
+    inputs.run(teacher=A / "inputs.json", dataset=A / "dataset.json")
+    teacher.run(inputs=A / "inputs.json", out=A / "teacher", metrics=M / "teacher.json")
 
 
 def run_generator() -> None:
@@ -64,7 +69,8 @@ def run_student(bits: str = "w4a4") -> None:
         metrics=M / "quantize.json", curve=P / "quantize.tsv",
     )  # fmt: skip
     evaluate.run(
-        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", student=A / "student",
+        bits=bits, inputs=A / "dataset.json", teacher=A / "teacher",
+        calibrated=A / "calibrated", student=A / "student",
         metrics=M / "evaluate" / f"{bits}.json",
     )  # fmt: skip
 
@@ -95,8 +101,10 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     run_synthesize()
     run_student()
     report.run(evaluations=M / "evaluate", out=Path("report"))
-    with pytest.raises(InputError, match=r"dataset\.root"):
-        open_batches(DatasetConfig(name="folder"), "test", None)
+    for digit in range(10):
+        (project / f"images/test/{digit}").mkdir(parents=True)
+        Image.new("L", (9, 12), digit).save(project / f"images/test/{digit}/0.png")
+    open_batches(DatasetConfig(name="folder", root=project / "images"), "test", DIGITS_SPEC)
 
     sections = [*SECTIONS.values(), teacher.TrainingConfig]
     fields = {(section, name) for section in sections for name in section.model_fields}
@@ -165,7 +173,7 @@ def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
             yield step
 
     monkeypatch.setattr("stages.synthesize.synthesize", failing)
-    with pytest.raises(NonFiniteLossError, match=r"synthesize, batch 2.*at step 0"):
+    with pytest.raises(NonFiniteLossError, match=r"synthesize, batch 2.*by step 0"):
         run_synthesize()
     (partial,) = Path(".partial").iterdir()
     assert (partial / "bank.zarr/labels/c/1").is_file()
@@ -214,3 +222,26 @@ def test_another_teacher_does_not_use_the_old_bank(project):
     run_generator()
     with pytest.raises(InputError, match="the bank was made for teacher"):
         run_student()
+
+
+def test_a_replaced_checkpoint_factory_or_test_image_changes_the_fingerprints(project, monkeypatch):
+    monkeypatch.syspath_prepend(str(project))
+    (project / "mine.py").write_text("answer = 1")
+    (project / "w.pth").write_bytes(b"1")
+    image = project / "images/test/cat/0.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"1")
+    edit_params(project, lambda p: p["teacher"].update(source="python:mine:f", weights="w.pth"))
+    edit_params(project, lambda p: p["dataset"].update(name="folder", root="images"))
+
+    def fingerprints() -> list[str]:
+        inputs.run(teacher=A / "t.json", dataset=A / "d.json")
+        return [*read_json(A / "t.json").values(), *read_json(A / "d.json").values()]
+
+    seen = [fingerprints()]
+    assert fingerprints() == seen[0]
+    for path in (project / "w.pth", project / "mine.py", image):
+        path.write_bytes(path.read_bytes() + b"2")
+        seen.append(fingerprints())
+    changes = [[a != b for a, b in zip(x, y, strict=True)] for x, y in pairwise(seen)]
+    assert changes == [[True, False, False], [False, True, False], [False, False, True]]

@@ -1,5 +1,7 @@
 """Checks that loops share."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -16,3 +18,13 @@ def check_finite(loss: Tensor, *, loop: str, step: int, steps: int, cause: str) 
     """
     if (step % _CHECK_EVERY == 0 or step == steps - 1) and not torch.isfinite(loss):
         raise NonFiniteLossError(loop, step, cause)
+
+
+def check_result(tensors: Iterable[Tensor], *, loop: str, steps: int, cause: str) -> None:
+    """Stop a loop whose last step left NaN or infinity in what it made.
+
+    Raises:
+        NonFiniteLossError: with the number of steps and the likely cause.
+    """
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise NonFiniteLossError(loop, steps, cause)

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from hast.config import Section
 from hast.engine import PLAIN, Engine, place_images
-from hast.loops.checks import check_finite
+from hast.loops.checks import check_finite, check_result
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.blocks import tap_attention
@@ -25,6 +25,9 @@ from hast.runtime import device_of, seeded
 # Forward passes' worth of work for an image of a step: student and teacher forward and backward on
 # the clean image, student forward and backward and teacher forward on the promoted one.
 WORK_PER_IMAGE = 10
+
+
+_CAUSE = "learning_rate too high, or an activation range that is far too small"
 
 
 class FinetuneConfig(Section):
@@ -45,6 +48,13 @@ class FinetuneConfig(Section):
     flip: bool = True
     sampling: Literal["uniform", "difficulty"] = "uniform"  # by difficulty under the student
     seed: int = 0
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascend(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)) or any(step < 1 for step in steps):
+            raise ValueError("milestones must be ascending step numbers from 1")
+        return steps
 
 
 class FinetuneStep(NamedTuple):
@@ -128,13 +138,7 @@ def finetune(
                 promoted = loss_of(harder).loss
                 promoted.backward()
             loss = (clean.loss + promoted).detach()
-            check_finite(
-                loss,
-                loop="quantize",
-                step=step,
-                steps=config.steps,
-                cause="learning_rate too high, or an activation range that is far too small",
-            )
+            check_finite(loss, loop="quantize", step=step, steps=config.steps, cause=_CAUSE)
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
             schedule.step()
@@ -145,6 +149,7 @@ def finetune(
                 promoted.detach(),
                 rate,
             )
+    check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
     student.requires_grad_(False)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hast.config import Section
 from hast.engine import PLAIN, Engine, place_images
 from hast.errors import InputError
-from hast.loops.checks import check_finite
+from hast.loops.checks import check_finite, check_result
 from hast.math.augmentation import random_resized_crop
 from hast.math.hardness import hard_sample_loss
 from hast.math.plateau import Plateau, reduce_on_plateau
@@ -22,11 +22,13 @@ from hast.networks.generator import Generator
 from hast.networks.spec import ModelSpec
 from hast.runtime import device_of, seeded
 
+_CAUSE = "learning_rate too high, or NaN in the teacher's weights"
+
 
 class SynthesisConfig(Section):
     """The defaults are the paper's CIFAR setting."""
 
-    samples: int = Field(default=5120, ge=1)
+    samples: int = Field(default=5120, ge=2)
     batch_size: int = Field(default=256, ge=2)  # BNS needs the statistics of a batch
     steps: int = Field(default=1000, ge=1)
     learning_rate: float = Field(default=0.5, gt=0)
@@ -128,6 +130,7 @@ def _optimise(
     config: SynthesisConfig,
     random: torch.Generator,
 ) -> Iterator[SynthesisStep]:
+    loop = f"synthesize, batch {index}"
     images.requires_grad_(True)
     plateau = Plateau.start(config.learning_rate, images.device)
     # Fused, because only that Adam takes its rate from the device.
@@ -139,13 +142,7 @@ def _optimise(
                 images, min_scale=config.min_crop_scale, flip=True, generator=random
             )
         loss, bns, hard = losses_of(views, labels)
-        check_finite(
-            loss,
-            loop=f"synthesize, batch {index}",
-            step=step,
-            steps=config.steps,
-            cause="learning_rate too high, or NaN in the teacher's weights",
-        )
+        check_finite(loss, loop=loop, step=step, steps=config.steps, cause=_CAUSE)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -153,6 +150,8 @@ def _optimise(
             plateau, loss.detach(), patience=config.patience, min_rate=config.min_learning_rate
         )
         optimizer.param_groups[0]["lr"].copy_(plateau.rate)
+        if step == config.steps - 1:
+            check_result([images], loop=loop, steps=config.steps, cause=_CAUSE)
         yield SynthesisStep(
             index,
             step == config.steps - 1,

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from hast.config import Section
 from hast.engine import PLAIN, Engine
-from hast.loops.checks import check_finite
+from hast.loops.checks import check_finite, check_result
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
 from hast.networks.spec import ModelSpec
 from hast.runtime import device_of, seeded, seeded_weights
+
+_CAUSE = "learning_rate too high, or NaN in the teacher's weights"
 
 
 class GeneratorConfig(Section):
@@ -67,18 +69,13 @@ def train_generator(
             labels = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
             latent = generator.noise(len(labels), random).to(device)
             loss, cross_entropy, bns = losses_of(latent, labels)
-            check_finite(
-                loss,
-                loop="generator",
-                step=step,
-                steps=config.steps,
-                cause="learning_rate too high, or NaN in the teacher's weights",
-            )
+            check_finite(loss, loop="generator", step=step, steps=config.steps, cause=_CAUSE)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             yield GeneratorStep(loss.detach(), cross_entropy.detach(), bns.detach())
     generator.eval()
+    check_result(generator.parameters(), loop="generator", steps=config.steps, cause=_CAUSE)
 
 
 def build_generator(spec: ModelSpec, config: GeneratorConfig) -> Generator:

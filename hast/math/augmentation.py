@@ -17,7 +17,7 @@ def random_resized_crop(
     Args:
         images: (N, C, H, W).
         min_scale: smallest kept share of the area, in (0, 1]; the share is uniform in
-            [min_scale, 1] and the aspect ratio log-uniform in [3/4, 4/3].
+            [min_scale, 1] and the aspect ratio log-uniform in [3/4, 4/3], as far as it fits.
         flip: mirror each image left to right with probability 1/2.
         generator: on the CPU, so that the crops do not depend on the device.
 
@@ -27,9 +27,10 @@ def random_resized_crop(
     n = images.shape[0]
     area, log_ratio, x, y, coin = torch.rand(5, n, generator=generator)
     area = min_scale + (1 - min_scale) * area
-    half_ratio = ((2 * log_ratio - 1) * _MAX_LOG_RATIO / 2).exp()
-    width = (area.sqrt() * half_ratio).clamp(max=1.0)
-    height = (area.sqrt() / half_ratio).clamp(max=1.0)
+    # A large crop must be nearly as square as the image to fit into it.
+    limit = (-area.log()).clamp(max=_MAX_LOG_RATIO)
+    half_ratio = ((2 * log_ratio - 1) * limit / 2).exp()
+    width, height = area.sqrt() * half_ratio, area.sqrt() / half_ratio
 
     # affine_grid maps output coordinates in [-1, 1] to input coordinates in [-1, 1].
     theta = torch.zeros(n, 2, 3)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hast.errors import InputError
-from hast.networks.batch_norm import batch_norms
+from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 from hast.networks.spec import ModelSpec, PartialSpec, merge_specs
 from hast.runtime import device_of
 
@@ -16,16 +16,18 @@ def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
         InputError: it has no BatchNorm, cannot take the shape, or answers something else than one
             row of finite logits for each image.
     """
-    batch_norms(network)
     name, shape = type(network).__name__, "x".join(map(str, input_shape))
+    batch_norms(network)
     try:
-        with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, *input_shape, device=device_of(network)))
+        with torch.no_grad(), tap_batch_norm_inputs(network.eval()) as tap:
+            logits = network(torch.zeros(2, *input_shape, device=device_of(network)))
     except Exception as error:  # a forward may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{name} cannot take {shape} images ({reason}); set input_shape"
         ) from error
+    if not tap.batch:
+        raise InputError(f"{name} has BatchNorm layers but its forward never calls them")
     if not isinstance(logits, Tensor):
         raise InputError(
             f"{name} must answer one tensor of logits, got a {type(logits).__name__}; wrap it in a"

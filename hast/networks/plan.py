@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hast.bit_width import BitWidth
@@ -37,6 +37,12 @@ class Override(Section):
     match: str
     weight_bits: Bits | None = None
     act_bits: Bits | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "Override":
+        if self.weight_bits is None and self.act_bits is None:
+            raise ValueError("an override must set weight_bits or act_bits")
+        return self
 
 
 class PlanConfig(Section):
@@ -109,6 +115,8 @@ def plan_quantization(
     """
     weighted = list(probe_layers(network, spec, WEIGHTED))
     activated = list(probe_layers(network, spec, _ACTIVATED[config.placement]))
+    if not weighted:
+        raise InputError(f"{type(network).__name__} calls no Conv or Linear module to quantize")
     if not activated:
         raise InputError(
             f"placement '{config.placement}' finds no module to quantize in"
@@ -201,14 +209,13 @@ def weight_of(network: nn.Module, name: str) -> Tensor:
 
 
 def _apply(override: Override, weights: dict[str, int], activations: dict[str, int]) -> None:
-    names = _matching(override.match, {*weights, *activations}, "overrides")
     for table, bits in ((weights, override.weight_bits), (activations, override.act_bits)):
         if bits is not None:
-            table.update(dict.fromkeys((n for n in names if n in table), bits))
+            table.update(dict.fromkeys(_matching(override.match, set(table), "overrides"), bits))
 
 
 def _matching(pattern: str, names: set[str], rule: str) -> list[str]:
     found = sorted(name for name in names if fnmatchcase(name, pattern))
     if not found:
-        raise InputError(f"{rule}: {pattern!r} matches no layer that is quantized")
+        raise InputError(f"{rule}: {pattern!r} matches nothing that is quantized")
     return found

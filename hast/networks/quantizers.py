@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hast.errors import InputError
 from hast.math.quantization import choose_qparams, fake_quantize
 
 Mode = Literal["observe", "quantize"]
@@ -86,6 +87,11 @@ class CallSites(nn.ModuleList):
         else:
             site = self.calls
             self.calls += 1
+            if site >= len(self):
+                raise InputError(
+                    f"a module is called more often ({site + 1}) than in the pass that placed its"
+                    f" quantizers ({len(self)}); call the whole network, or skip the module"
+                )
         result: Tensor = self[site](x)
         return result
 
@@ -93,7 +99,7 @@ class CallSites(nn.ModuleList):
 def attach_to_input(module: nn.Module, sites: CallSites) -> None:
     """Quantize the first argument of `module` from now on."""
     module.add_module(SITE, sites)
-    module.register_forward_pre_hook(_quantize_input)
+    module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
 
 
 def attach_to_output(module: nn.Module, sites: CallSites) -> None:
@@ -115,14 +121,21 @@ def detach(module: nn.Module) -> None:
         for key, hook in list(hooks.items()):
             if hook in (_quantize_input, _quantize_output, _restart_call_counts):
                 del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 # Hooks are module-level functions that find their quantizer through the module they are called
 # with: a deep copy of the network then uses its own quantizers, not those of the original.
 
 
-def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (getattr(module, SITE)(args[0]), *args[1:])
+def _quantize_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    sites = getattr(module, SITE)
+    if args:
+        return (sites(args[0]), *args[1:]), kwargs
+    name = next(iter(kwargs))  # the input was given by name
+    return args, kwargs | {name: sites(kwargs[name])}
 
 
 def _quantize_output(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:

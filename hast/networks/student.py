@@ -1,6 +1,7 @@
 """The student: a copy of the teacher whose weights and activations are quantized in place."""
 
 import copy
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -29,13 +30,17 @@ def prepare_student(
 ) -> nn.Module:
     """Copy `teacher` and attach quantizers. The activation ranges are not set yet.
 
-    BatchNorm stays in eval mode for good: its statistics belong to the data that nobody has.
+    The student is in eval mode and has to stay in it: its BatchNorm statistics belong to data that
+    nobody has any more.
 
     Args:
         teacher: full-precision network.
         spec: gives the input shape of the pass that counts calls.
         plan: bits of every module, see `plan_quantization`.
         range_momentum: see `ActivationQuantizer`.
+
+    Raises:
+        InputError: a layer of the plan has no weight of its own.
     """
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
     layers = probe_layers(student, spec, (nn.Module,))
@@ -45,6 +50,11 @@ def prepare_student(
         attach(student.get_submodule(name), CallSites(quantizers))
     for name, bits in plan.weights.items():
         module = student.get_submodule(name)
+        if not isinstance(module._parameters.get("weight"), nn.Parameter):
+            raise InputError(
+                f"{name} computes its weight itself (weight_norm, spectral_norm, ...); remove that"
+                " from the network first, or name the layer in `skip`"
+            )
         parametrize.register_parametrization(module, "weight", WeightQuantizer(bits))
     restart_call_counts_at(student)
     return student
@@ -55,7 +65,12 @@ def remove_quantizers(student: nn.Module) -> nn.Module:
     student's unquantized weights."""
     for module in list(student.modules()):
         if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            # torch's own removal would delete `weight` from the class that deep copies share.
+            parametrizations: Any = module.parametrizations
+            original = parametrizations.weight.original
+            del module.parametrizations
+            module.__class__ = type(module).__bases__[0]
+            module.register_parameter("weight", original)
         detach(module)
     return student
 

@@ -9,7 +9,6 @@ the same bytes.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from hast.storage.untrusted import check_store, verify_manifest, write_manifest
 
 _STORE, _MANIFEST = "bank.zarr", "manifest.json"
 _MAX_CHUNK, _SHARD = 64, 1024  # samples; few files matter more than few bytes
+_MIN_SHARDS = 4  # where there are enough batches, so that a run that was killed keeps something
 
 
 class BankWriter:
@@ -47,7 +47,8 @@ class BankWriter:
         self._folder = partial_root / f"bank-{card.key()}"
         self._samples, self._batch_size = card.samples, batch_size
         chunk = max(n for n in range(1, _MAX_CHUNK + 1) if batch_size % n == 0)
-        self.shard_size = batch_size * max(1, _SHARD // batch_size)
+        batches = -(-card.samples // batch_size)
+        self.shard_size = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
         self._arrays = self._open(card, chunk)
 
     def shards(self) -> list[slice]:
@@ -79,14 +80,18 @@ class BankWriter:
         self._arrays["images"][shard] = images.cpu().numpy()
         self._arrays["labels"][shard] = labels.cpu().numpy()
 
-    def finish(self, target: Path) -> None:
-        """Write the manifest and move the bank to `target`, replacing what is there."""
-        assert all(map(self.is_finished, self.shards()))
+    def seal(self) -> Path:
+        """Write the manifest; returns the folder of the finished bank, not yet in its place."""
+        assert not self.missing_batches()
         write_manifest(self._folder / _STORE, self._folder / _MANIFEST)
+        return self._folder
+
+    def publish(self, target: Path) -> None:
+        """Move the sealed bank to `target`, replacing what is there."""
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             shutil.rmtree(target)
-        os.replace(self._folder, target)
+        shutil.move(self._folder, target)
 
     def _open(self, card: BankCard, chunk: int) -> dict[str, Any]:
         store = self._folder / _STORE
@@ -109,6 +114,8 @@ class BankWriter:
                     dtype=dtype,
                     compressors=[ZstdCodec(level=3, checksum=True)],
                 )
+        for leftover in store.rglob("*.partial"):  # of a write that was killed
+            leftover.unlink()
         # Without the option a shard of zeros would leave no file and never count as finished.
         arrays = {name: zarr.open_array(store / name, mode="r+") for name in names}
         return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays.items()}
@@ -136,8 +143,12 @@ def open_bank(folder: Path, *, teacher: str | None = None) -> Bank:
             " rerun `dvc repro synthesize`"
         )
     verify_manifest(store, folder / _MANIFEST)
-    group = zarr.open_group(store, mode="r", zarr_format=3)
-    images, labels = (np.asarray(group[name]) for name in ("images", "labels"))
+    try:
+        group = zarr.open_group(store, mode="r", zarr_format=3)
+        images, labels = (np.asarray(group[name]) for name in ("images", "labels"))
+    except Exception as error:  # Zarr raises nearly anything on malformed shards
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{store}: cannot be read ({reason})") from error
     _check_content(folder, card, images, labels)
     return Bank(torch.from_numpy(images), torch.from_numpy(labels), card)
 

@@ -4,10 +4,13 @@ Only the stages `teacher` and `evaluate` may import this module: everything betw
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import torch
+from PIL import Image
+from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -31,10 +34,13 @@ class DatasetConfig(Section):
         name: `digits` is scikit-learn's bundled set; `folder` reads root/<split>/<class>/<image>,
             classes in alphabetical order.
         root: of `folder`; relative to the project.
+        crop_fraction: images are scaled to cover the input divided by this share, and the centre is
+            cut out; 0.875 is torchvision's for 224 x 224.
     """
 
     name: Literal["digits", "folder"] = "digits"
     root: Path | None = None
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)
 
 
 class Batches(Protocol):
@@ -96,18 +102,38 @@ def _folder_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Bat
             f"dataset.root must be a folder that holds '{split}/<class>/<image>', got {config.root}"
         )
     channels, height, width = spec.input_shape
+    if channels not in (1, 3):
+        raise InputError(f"images have 1 or 3 channels but the teacher expects {channels}")
     steps: list[v2.Transform] = [v2.Grayscale()] if channels == 1 else []
     steps += [
-        v2.Resize(min(height, width), antialias=True),
+        v2.Lambda(partial(_cover, height=height, width=width, fraction=config.crop_fraction)),
         v2.CenterCrop([height, width]),
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(list(spec.mean), list(spec.std)),
     ]
-    folder = ImageFolder(str(config.root / split), v2.Compose(steps))
+    try:
+        folder = ImageFolder(str(config.root / split), v2.Compose(steps), loader=_read_image)
+    except FileNotFoundError as error:  # no class folder, or an empty one
+        raise InputError(f"{config.root / split}: {str(error).splitlines()[0]}") from None
     if len(folder.classes) != spec.num_classes:
         raise InputError(
             f"{config.root / split} holds {len(folder.classes)} classes but the teacher answers"
             f" {spec.num_classes}"
         )
     return DataLoader(folder, batch_size=_BATCH_SIZE)
+
+
+def _read_image(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise InputError(f"{path}: not a readable image ({error})") from error
+
+
+def _cover(image: Image.Image, *, height: int, width: int, fraction: float) -> Image.Image:
+    """Scale an image so that its centre crop of height x width lies inside it."""
+    scale = max(height / image.height, width / image.width) / fraction
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ def save_hardness(store: Path, scores: Mapping[str, Tensor], bank: str) -> None:
     """Write the scores, with the key of the bank they belong to."""
     group = zarr.create_group(store, zarr_format=3, overwrite=True, attributes={"bank": bank})
     for name, values in sorted(scores.items()):
-        group.create_array(name, data=values.float().cpu().numpy(), chunks=tuple(values.shape))
+        # All zeros are written too: a missing chunk would look like a damaged store.
+        options: Any = {"write_empty_chunks": True}
+        data = values.float().cpu().numpy()
+        group.create_array(name, data=data, chunks=data.shape, config=options)
 
 
 def load_hardness(store: Path, name: str, *, bank: str) -> Tensor:

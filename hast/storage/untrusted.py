@@ -58,7 +58,7 @@ def verify_manifest(store: Path, manifest: Path) -> None:
     """
     try:
         expected = json.loads(manifest.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{manifest}: cannot be read ({error})") from None
     if not isinstance(expected, dict):
         raise InputError(f"{manifest}: must map file names to sha256 sums")
@@ -98,6 +98,7 @@ def _check_array(folder: Path, dtype: str, ndim: int) -> None:
             f"{folder}: codecs {sorted(unknown)} are not allowed; allowed are {sorted(_CODECS)}"
         )
     assert isinstance(shape, list)
+    _check_shards(folder, content, shape)
     declared = math.prod(shape) * np.dtype(dtype).itemsize
     stored = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     if declared > stored * _MAX_EXPANSION + _SLACK_BYTES:
@@ -105,6 +106,22 @@ def _check_array(folder: Path, dtype: str, ndim: int) -> None:
             f"{folder}: declares {declared} bytes but stores {stored}; shards are missing or the"
             " store is hostile"
         )
+
+
+def _check_shards(folder: Path, content: dict[str, Any], shape: list[int]) -> None:
+    """All shards are there and no others: a missing one would read as zeros."""
+    grid = content.get("chunk_grid")
+    configuration = grid.get("configuration") if isinstance(grid, dict) else None
+    shards = configuration.get("chunk_shape") if isinstance(configuration, dict) else None
+    if not _is_shape(shards, len(shape)) or list(shards or ())[1:] != shape[1:]:
+        raise InputError(f"{folder}: must be sharded along its first dimension, got {shards!r}")
+    assert shards is not None
+    rest = "/0" * (len(shape) - 1)
+    expected = {f"c/{i}{rest}" for i in range(-(-shape[0] // shards[0]))}
+    stored = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    missing = expected - stored
+    if missing:
+        raise InputError(f"{folder}: {len(missing)} shard(s) missing, first {min(missing)}")
 
 
 def _is_shape(shape: Any, ndim: int) -> bool:

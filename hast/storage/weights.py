@@ -18,15 +18,16 @@ from hast.config import Section
 from hast.errors import InputError
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 
 CardT = TypeVar("CardT", bound=Section)
 
 
 def is_checkpoint(text: str) -> bool:
     """Whether a text names a checkpoint file and not a tag of pretrained weights."""
-    return Path(text).suffix in _SUFFIXES
+    path = Path(text)
+    return path.suffix in _SUFFIXES or len(path.parts) > 1 or path.exists()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -113,8 +114,9 @@ def load_card(folder: Path, card: type[CardT]) -> CardT:
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    if all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
 

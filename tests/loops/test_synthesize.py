@@ -70,7 +70,7 @@ def test_the_teacher_takes_no_gradient_and_keeps_no_hook(teacher, generator, spe
 
 def test_nan_stops_with_step_and_cause(teacher, generator, spec):
     torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
-    with pytest.raises(NonFiniteLossError, match=r"batch 2.*not finite at step 0; likely cause"):
+    with pytest.raises(NonFiniteLossError, match=r"batch 2.*not finite by step 0; likely cause"):
         make(teacher, generator, spec, index=2)
 
 

@@ -7,6 +7,7 @@ from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batch
 from hast.loops.evaluate import evaluate
 from hast.loops.profile import bns_profile
 from hast.loops.score import Hardness, score
+from hast.loops.sensitivity import measure_sensitivity
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
@@ -94,3 +95,30 @@ def test_evaluation_counts_by_hand():
     assert counts["student"].agreement == 2 / 4
     assert counts["teacher"].top1 == 2 / 4
     assert counts["teacher"].agreement == 1
+
+
+def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
+    generator = build_generator(spec, GeneratorConfig(width=8, latent_dim=4)).eval()
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan)
+    images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
+    batches = calibration_batches(generator, CalibrationConfig(batches=2, batch_size=8))
+    for records in (
+        batches,
+        calibrate(student, batches),
+        score(teacher, teacher, images, labels),
+        evaluate({"teacher": teacher}, teacher, [(images, labels)]),
+        bns_profile(teacher, images, batch_size=4),
+        measure_sensitivity(teacher, images, ["classifier"], [2]),
+    ):
+        next(records)
+        assert torch.is_grad_enabled()
+
+
+def test_a_network_agrees_with_itself_also_where_answers_tie():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 1000))
+    nn.init.zeros_(network[1].weight)
+    nn.init.zeros_(network[1].bias)
+    batch = (torch.randn(16, 1, 2, 2), torch.zeros(16, dtype=torch.int64))
+    *_, counts = evaluate({"network": network}, network, [batch])
+    assert counts["network"].agreement == 1

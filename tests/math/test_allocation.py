@@ -35,3 +35,10 @@ def test_the_choice_is_the_best_of_all_within_the_budget(budget):
 def test_a_budget_below_the_smallest_candidates_is_refused():
     with pytest.raises(ValueError, match=r"smallest candidates already average 4.00"):
         allocate_bits({"a": {4: 1.0, 8: 0.0}}, {"a": 10}, average_bits=3)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e6])
+def test_the_unit_of_the_damage_does_not_matter(scale):
+    scaled = {n: {b: d * scale for b, d in by.items()} for n, by in SENSITIVITY.items()}
+    expected = allocate_bits(SENSITIVITY, PARAMETERS, average_bits=4)
+    assert allocate_bits(scaled, PARAMETERS, average_bits=4) == expected

@@ -48,3 +48,8 @@ def test_the_gradient_stays_finite_at_p_equal_one(gamma, confidence):
     logits = torch.tensor([[confidence, 0.0, 0.0]], requires_grad=True)
     hard_sample_loss(logits, torch.tensor([0]), gamma=gamma).backward()
     assert torch.isfinite(logits.grad).all()
+
+
+def test_difficulty_never_exceeds_one():
+    logits = 20 * torch.randn(10_000, 10, generator=torch.Generator().manual_seed(0))
+    assert sample_difficulty(logits, torch.zeros(10_000, dtype=torch.int64)).max() <= 1

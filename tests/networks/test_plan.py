@@ -72,8 +72,8 @@ def test_placement_relu_gives_activation_bits_to_relus(teacher, spec):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"skip": ["no.such*"]}, r"skip: 'no\.such\*' matches no layer"),
-        ({"overrides": [{"match": "fc", "weight_bits": 8}]}, "overrides: 'fc' matches no layer"),
+        ({"skip": ["no.such*"]}, r"skip: 'no\.such\*' matches nothing"),
+        ({"overrides": [{"match": "fc", "weight_bits": 8}]}, "overrides: 'fc' matches nothing"),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_an_error(teacher, spec, rules, message):

@@ -154,3 +154,17 @@ class Tupled(nn.Module):
 def test_answers_that_are_no_logits_are_refused(answer, message):
     with pytest.raises(InputError, match=message):
         check_classifier(Tupled(answer), DIGITS_SPEC)
+
+
+def test_batch_norms_that_are_never_called_do_not_count():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn, self.fc = nn.BatchNorm2d(1), nn.Linear(64, 10)
+
+        def forward(self, x):
+            x = nn.functional.batch_norm(x, self.bn.running_mean, self.bn.running_var)
+            return self.fc(x.flatten(1))
+
+    with pytest.raises(InputError, match="its forward never calls them"):
+        check_classifier(Functional(), DIGITS_SPEC)

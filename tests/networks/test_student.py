@@ -173,3 +173,66 @@ def test_quantizers_come_off_again_and_leave_the_teacher(teacher, spec):
     x = torch.randn(4, 1, 8, 8)
     assert torch.equal(student(x), teacher(x))
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in student.modules())
+
+
+def test_taking_quantizers_off_a_copy_leaves_the_original_alone(teacher, spec):
+    student = calibrated(teacher, spec)
+    x = torch.randn(4, 1, 8, 8)
+    expected = student(x)
+    plain = remove_quantizers(copy.deepcopy(student))
+    assert torch.equal(plain(x), teacher(x))
+    assert type(plain.stem[0]) is nn.Conv2d
+    assert torch.equal(student(x), expected)
+
+
+class Unusual(nn.Module):
+    """A user's network with `change` applied to its convolution."""
+
+    def __init__(self, change=lambda conv: conv):
+        super().__init__()
+        self.conv, self.bn = change(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(input=self.bn(self.conv(x)).mean((2, 3)))
+
+
+def test_an_input_that_is_given_by_name_is_quantized_too(spec):
+    student = calibrated(freeze(Unusual()), spec)
+    quantizer = student.fc.activation_quantizers[0]
+    assert quantizer.minimum < quantizer.maximum
+    assert student(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "normalize",
+    [
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_a_layer_that_computes_its_weight_is_named(spec, normalize):
+    network = freeze(Unusual(normalize))
+    with pytest.raises(InputError, match="conv computes its weight itself"):
+        prepared(network, spec)
+    assert calibrated(network, spec, skip=["conv"])(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_more_calls_than_planned_are_a_clear_error(spec):
+    class Looping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn, self.conv, self.rounds = nn.BatchNorm2d(1), nn.Conv2d(1, 1, 3, padding=1), 2
+            self.fc = nn.Linear(1, 10)
+
+        def forward(self, x):
+            for _ in range(self.rounds):
+                x = self.bn(self.conv(x))
+            return self.fc(x.mean((2, 3)))
+
+    student = calibrated(freeze(Looping()), spec)
+    student.rounds = 3
+    with pytest.raises(InputError, match=r"called more often \(3\) than .* \(2\)"):
+        student(torch.zeros(1, 1, 8, 8))

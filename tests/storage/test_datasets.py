@@ -47,6 +47,26 @@ def test_an_image_folder_is_read_in_alphabetical_order(folder, channels):
     assert torch.allclose(images[-1], torch.tensor(2.0))
 
 
+@pytest.mark.parametrize("fraction", [1.0, 0.8])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 5, 21), (3, 30, 9)])
+def test_images_cover_the_input_without_borders(folder, shape, fraction):
+    spec = ModelSpec(input_shape=shape, num_classes=2, mean=(0.5,) * 3, std=(0.25,) * 3)
+    config = DatasetConfig(name="folder", root=folder, crop_fraction=fraction)
+    ((images, _),) = open_batches(config, "test", spec)
+    assert images.shape[1:] == shape
+    assert torch.allclose(images[-1], torch.tensor(2.0))
+
+
+def test_a_broken_image_and_an_empty_class_are_named(folder):
+    (folder / "test/cat/0.jpg").write_bytes(b"no image")
+    config = DatasetConfig(name="folder", root=folder)
+    with pytest.raises(InputError, match=r"cat/0\.jpg: not a readable image"):
+        list(open_batches(config, "test", folder_spec()))
+    (folder / "test/empty").mkdir()
+    with pytest.raises(InputError, match="empty"):
+        open_batches(config, "test", folder_spec())
+
+
 def test_a_dataset_that_does_not_fit_is_refused(folder, tmp_path):
     with pytest.raises(InputError, match="holds 2 classes but the teacher answers 3"):
         open_batches(DatasetConfig(name="folder", root=folder), "test", folder_spec(num_classes=3))

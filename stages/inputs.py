@@ -1,0 +1,63 @@
+"""inputs: fingerprint what the parameters point to outside the project.
+
+Runs each time, for DVC cannot see that a file named by a parameter was replaced. Its outputs stay
+the same while the files do, and then nothing is rebuilt.
+"""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from hast.config import load_section
+from hast.errors import InputError
+from hast.storage.datasets import DatasetConfig
+from hast.storage.tables import write_json
+from hast.storage.weights import is_checkpoint
+from stages.entry import PARAMS, Out, Params, main
+from stages.teacher import TeacherConfig
+
+
+def run(*, teacher: Out, dataset: Out, params: Params = PARAMS) -> None:
+    """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET."""
+    config = load_section(params, "teacher", TeacherConfig)
+    checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
+    write_json(
+        teacher,
+        {
+            "weights": _sha256(Path(checkpoint)) if checkpoint else None,
+            "factory": _factory(config.source),
+        },
+    )
+    images = load_section(params, "dataset", DatasetConfig)
+    write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _factory(source: str) -> str | None:
+    """Hash of the module that holds a python factory; what it imports is not followed."""
+    kind, _, name = source.partition(":")
+    if kind != "python":
+        return None
+    try:
+        found = importlib.util.find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        found = None  # the stage `teacher` says what is wrong with the source
+    return _sha256(Path(found.origin)) if found and found.has_location and found.origin else None
+
+
+def _listing(folder: Path) -> str:
+    """Hash of the names and sizes of all files; reading every image would take too long."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main(run)
