@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hast.api import evaluate, quantize, quantize_zero_shot, synthesize, train_generator
     from hast.bank import Bank
+    from hast.classifier_source import load_classifier
     from hast.errors import HastError, InputError, NonFiniteLossError
     from hast.networks.spec import ModelSpec
 
@@ -17,6 +18,7 @@ __all__ = [
     "ModelSpec",
     "NonFiniteLossError",
     "evaluate",
+    "load_classifier",
     "quantize",
     "quantize_zero_shot",
     "synthesize",
@@ -27,6 +29,7 @@ __all__ = [
 _HOMES = {
     "Bank": "hast.bank",
     "ModelSpec": "hast.networks.spec",
+    "load_classifier": "hast.classifier_source",
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
         ("evaluate", "quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"

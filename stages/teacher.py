@@ -1,26 +1,25 @@
 """teacher: obtain the full-precision network; train it where it is the built-in default."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from hast.classifier_source import load_classifier
 from hast.config import Section, load_section
 from hast.engine import place, select_device
 from hast.errors import InputError
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, freeze
-from hast.networks.classifier import resolve_spec
 from hast.networks.fingerprint import fingerprint
-from hast.networks.sources import build_network, has_own_weights, is_trained_here
+from hast.networks.sources import build_network, is_trained_here
 from hast.networks.spec import ModelSpec, PartialSpec
 from hast.progress import drain
-from hast.runtime import seeded, seeded_weights
+from hast.runtime import seeded
 from hast.storage.datasets import load_digits_split
 from hast.storage.tables import write_json
 from hast.storage.teachers import TeacherCard
-from hast.storage.weights import is_checkpoint, load_state, read_state, save_with_card
+from hast.storage.weights import load_state, save_with_card
 from stages.entry import PARAMS, Device, In, Out, Params, main
 
 
@@ -55,7 +54,13 @@ def run(
     """Write the teacher's weights and card to OUT; INPUTS only says when to do it again."""
     del inputs
     config = load_section(params, "teacher", TeacherConfig)
-    network, spec = _load(config)
+    network, spec = load_classifier(
+        config.source,
+        weights=config.weights,
+        source_args=config.source_args,
+        spec=config.spec,
+        seed=config.training.seed,
+    )
     if config.weights is None and is_trained_here(config.source):
         _train(network, spec, config.training, select_device(device))
     _check_it_can_be_rebuilt(network, spec, config)
@@ -74,23 +79,6 @@ def run(
             "batch_norm_layers": len(batch_norms(network)),
         },
     )
-
-
-def _load(config: TeacherConfig) -> tuple[nn.Module, ModelSpec]:
-    source, weights = config.source, config.weights
-    file = Path(weights) if weights is not None and is_checkpoint(weights) else None
-    with seeded_weights(config.training.seed, "teacher", "weights"):
-        built = build_network(source, config.source_args, tag=None if file else weights)
-    if file:
-        load_state(built.network, read_state(file), name=str(file))
-    elif weights is None and not (is_trained_here(source) or has_own_weights(source)):
-        raise InputError(
-            f"teacher.weights is required for source {source}: a pretrained tag or a file"
-        )
-    try:
-        return built.network, resolve_spec(built.network, built.known, config.spec)
-    except InputError as error:
-        raise InputError(f"{source} with teacher.spec: {error}") from error
 
 
 def _train(

@@ -133,3 +133,17 @@ def test_the_face_has_its_names_and_no_others():
     assert all(getattr(hast, name) is not None for name in hast.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = hast.nothing
+
+
+def test_a_classifier_comes_from_a_source_a_checkpoint_and_a_spec(tmp_path, teacher):
+    torch.save({"state_dict": teacher.state_dict()}, tmp_path / "w.pth")
+    network, spec = hast.load_classifier(
+        "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (4, 8)}
+    )
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(network(x), teacher(x))
+    assert spec.num_classes == 10
+    with pytest.raises(hast.InputError, match="weights are required for source torchvision:"):
+        hast.load_classifier("torchvision:resnet18")
+    with pytest.raises(hast.InputError, match=r"spec\.size: unknown parameter"):
+        hast.load_classifier("builtin:digits_resnet", spec={"size": 3})

@@ -9,7 +9,7 @@ ROOMS = [
     ["stages"],
     ["hast/__main__"],
     ["hast/cli"],
-    ["hast/summary", "hast/api", "hast/inspection"],
+    ["hast/summary", "hast/api", "hast/inspection", "hast/classifier_source"],
     ["hast/loops", "hast/storage"],  # side by side: neither knows the other
     ["hast/bank"],
     ["hast/networks"],
