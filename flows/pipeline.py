@@ -15,7 +15,8 @@ from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
-from stages.entry import PARAMS, clear_errors
+from hast.errors import clear_errors
+from stages.entry import PARAMS
 from stages.params import check_params
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from hast.classifier_source import load_classifier
     from hast.errors import HastError, InputError, NonFiniteLossError
     from hast.networks.spec import ModelSpec
+    from hast.networks.student import remove_quantizers
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "load_classifier",
     "quantize",
     "quantize_zero_shot",
+    "remove_quantizers",
     "synthesize",
     "train_generator",
 ]
@@ -30,6 +32,7 @@ _HOMES = {
     "Bank": "hast.bank",
     "ModelSpec": "hast.networks.spec",
     "load_classifier": "hast.classifier_source",
+    "remove_quantizers": "hast.networks.student",
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
         ("evaluate", "quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"

@@ -11,7 +11,7 @@ from rich.console import Console
 from hast import __version__
 from hast.bit_width import BitWidth
 from hast.config import parse_section
-from hast.errors import HastError, InputError
+from hast.errors import InputError, clear_errors
 from hast.inspection import inspection
 from hast.networks.plan import PlanConfig
 from hast.storage.bank import open_bank
@@ -111,8 +111,5 @@ def _json(text: str) -> dict[str, Any]:
 def main() -> None:
     """Run the command line; what the user can mend ends with one line and exit code 2."""
     sys.path.insert(0, str(Path.cwd()))  # `python:` sources are the user's own, as with `python -m`
-    try:
+    with clear_errors("hast"):
         app()
-    except HastError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

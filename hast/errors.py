@@ -1,5 +1,9 @@
 """Errors that end with one clear line instead of a traceback."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HastError(Exception):
     """Something the user can mend; the message names thing, rule, value and way out."""
@@ -14,3 +18,14 @@ class NonFiniteLossError(HastError, ArithmeticError):
 
     def __init__(self, loop: str, step: int, cause: str) -> None:
         super().__init__(f"{loop}: the loss is not finite by step {step}; likely cause: {cause}")
+
+
+@contextmanager
+def clear_errors(program: str) -> Iterator[None]:
+    """End the program with one line and exit code 2 where the user can mend something; anything
+    else is our own error and keeps its traceback."""
+    try:
+        yield
+    except HastError as error:
+        print(f"error: {program}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -3,15 +3,14 @@
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hast import engine
-from hast.errors import HastError
+from hast.errors import clear_errors
 from hast.runtime import make_deterministic
 from hast.storage.timings import record_timing
 
@@ -41,14 +40,3 @@ def main(run: Callable[..., None]) -> None:
     app.command()(command)
     with clear_errors(stage):
         app()
-
-
-@contextmanager
-def clear_errors(name: str) -> Iterator[None]:
-    """End the program with one line and exit code 2 where the user can mend something; anything
-    else is our own error and keeps its traceback."""
-    try:
-        yield
-    except HastError as error:
-        print(f"error: {name}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hast.errors import clear_errors
 from hast.storage.tables import read_json
 from hast.storage.timings import read_timings
 from hast.summary import results_table, timings_table
-from stages.entry import PARAMS, clear_errors
+from stages.entry import PARAMS
 from stages.params import check_params
 
 REPORT = Path("report")
