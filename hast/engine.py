@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
+import torch._functorch.config as functorch
 from torch import Tensor, nn
 
 from hast.errors import InputError
@@ -19,6 +20,13 @@ Switch = Literal["auto", "on", "off"]
 
 # Multiply-adds from which compilation (seconds to a minute) and bf16 pay on any machine measured.
 _LARGE_WORK = 1e13
+
+# Rules that keep results for the backward pass; without them it computes more and reads less.
+_RECOMPUTE = {
+    "ban_recompute_used_far_apart": False,
+    "ban_recompute_long_fusible_chains": False,
+    "ban_recompute_materialized_backward": False,
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,11 +39,20 @@ class Engine(NamedTuple):
     bf16: bool = False  # autocast; what must stay in fp32 casts itself
     compile: bool = False
 
-    def wrap(self, function: Callable[P, R], device: torch.device) -> Callable[P, R]:
+    def wrap(
+        self, function: Callable[P, R], device: torch.device, *, recompute: bool = False
+    ) -> Callable[P, R]:
         """`function`, run as this engine says.
 
         Wrap once and call often: each wrapping compiles anew. Where compilation fails, it warns
         once, says why, and goes on without.
+
+        Args:
+            function: computes a loss.
+            device: where its tensors are.
+            recompute: let compiled code on a CPU compute elementwise results again in the backward
+                pass instead of keeping them. Pays where many activations are clipped or rounded:
+                their masks are slow to store.
         """
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
@@ -43,7 +60,11 @@ class Engine(NamedTuple):
             with autocast:
                 return function(*args, **kwargs)
 
-        return _CompiledOrPlain(cast) if self.compile else cast
+        if not self.compile:
+            return cast
+        # Compiled code is kept with the code object, a few entries each, so one for each wrapping.
+        cast.__code__ = cast.__code__.replace()
+        return _CompiledOrPlain(cast, _RECOMPUTE if recompute and device.type == "cpu" else {})
 
 
 PLAIN = Engine()
@@ -52,8 +73,9 @@ PLAIN = Engine()
 class _CompiledOrPlain:
     """Calls the compiled function, or the plain one once the first compilation has failed."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], partitioning: dict[str, bool]) -> None:
         self._plain = function
+        self._partitioning = partitioning
         self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
         self._has_run = False
 
@@ -61,7 +83,8 @@ class _CompiledOrPlain:
         if self._compiled is None:
             return self._plain(*args, **kwargs)
         try:
-            result = self._compiled(*args, **kwargs)
+            with functorch.patch(self._partitioning):
+                result = self._compiled(*args, **kwargs)
         except Exception as error:  # a compiler may raise anything
             if self._has_run:
                 raise
@@ -126,6 +149,16 @@ def place(network: NetworkT, device: torch.device) -> NetworkT:
 def place_images(images: Tensor, device: torch.device) -> Tensor:
     """Images (N, C, H, W) on `device`, laid out channels-last."""
     return images.to(device, memory_format=torch.channels_last)
+
+
+def hold_images(images: Tensor, device: torch.device) -> Tensor:
+    """Many images (N, C, H, W) to draw batches from: on `device` if they fit there with room to
+    spare, else where they are. On a CPU nothing is copied."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.nbytes < free / 2:
+            return place_images(images, device)
+    return images
 
 
 def _bf16_is_fast(device: torch.device) -> bool:

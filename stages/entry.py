@@ -1,6 +1,7 @@
 """What all stages share at the edge: command line, errors in one line, wall time."""
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,9 @@ Bits = Annotated[str, typer.Option(help="Code widths, such as w4a4.")]
 Device = Annotated[str, typer.Option(envvar="HAST_DEVICE", help="auto, cpu, cuda[:i] or mps.")]
 Precision = Annotated[engine.Precision, typer.Option(envvar="HAST_PRECISION", help="Of the loss.")]
 Compile = Annotated[engine.Switch, typer.Option(envvar="HAST_COMPILE", help="Compile the loss.")]
+Workers = Annotated[
+    int, typer.Option(envvar="HAST_WORKERS", min=0, help="Processes; 0 decides by the GPUs.")
+]
 Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
 
@@ -34,7 +38,8 @@ def main(run: Callable[..., None]) -> None:
         start = time.perf_counter()
         run(**options)
         name = f"{stage}@{options['bits']}" if "bits" in options else stage
-        record_timing(name, time.perf_counter() - start)
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps time
+            record_timing(name, time.perf_counter() - start)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)

@@ -48,6 +48,15 @@ def random() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    edit_params(tmp_path, use_tiny_sizes)
+    edit_params(tmp_path, lambda p: p.update(bit_widths=["w4a4"]))
+    return tmp_path
+
+
 def edit_params(project: Path, change: Callable[[Any], None]) -> None:
     """Change params.yaml of a project in place."""
     yaml = YAML()

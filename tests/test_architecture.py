@@ -14,7 +14,7 @@ ROOMS = [
     ["hast/bank"],
     ["hast/networks"],
     ["hast/bit_width"],
-    ["hast/engine", "hast/runtime", "hast/config", "hast/progress"],
+    ["hast/engine", "hast/distributed", "hast/runtime", "hast/config", "hast/progress"],
     ["hast/math"],
     ["hast/errors"],
     ["hast/__init__"],

@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 
-from hast.engine import Engine, choose_engine, place, place_images, select_device
+from hast.engine import Engine, choose_engine, hold_images, place, place_images, select_device
 from hast.errors import InputError
 from hast.loops.synthesize import SynthesisConfig, synthesize
 
@@ -58,6 +58,19 @@ def test_an_error_after_a_good_start_is_not_swallowed(monkeypatch):
         run(2)
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="compilation on the CPU needs g++")
+@pytest.mark.filterwarnings("ignore")
+def test_a_long_lived_process_compiles_its_twentieth_network_as_its_first():
+    compiled = []
+    for shift in range(20):
+        run = Engine(compile=True).wrap(
+            lambda x, shift=shift: (compiled.append(torch.compiler.is_compiling()), x + shift)[1],
+            CPU,
+        )
+        assert run(torch.ones(2)).tolist() == [1 + shift] * 2
+    assert compiled == [True] * 20
+
+
 def test_small_work_runs_plainly_and_options_win(monkeypatch):
     monkeypatch.setattr("hast.engine._bf16_is_fast", lambda _: True)
     assert choose_engine(CPU, work=1e9) == Engine(bf16=False, compile=False)
@@ -74,6 +87,11 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(name):
     with pytest.raises(InputError, match=r"cannot be used .*try cpu") as error:
         select_device(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_bank_on_the_cpu_is_held_without_a_copy():
+    images = torch.zeros(2, 3, 4, 5)
+    assert hold_images(images, CPU) is images
 
 
 def test_networks_and_images_are_laid_out_channels_last(teacher):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import edit_params, use_tiny_sizes
-from imports import ROOT
+from conftest import edit_params
 from PIL import Image
+from stage_runs import A, M, run_generator, run_student, run_synthesize, run_teacher
 
 from hast.config import Section
 from hast.errors import InputError, NonFiniteLossError
@@ -17,71 +17,12 @@ from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.tables import read_json
 from hast.storage.weights import read_state
 from stages import (
-    calibrate,
-    evaluate,
-    generator,
     inputs,
-    quantize,
     report,
-    score,
-    sensitivity,
     synthesize,
     teacher,
 )
 from stages.params import SECTIONS
-
-A, M, P = Path("artifacts"), Path("metrics"), Path("plots")
-
-
-def run_teacher() -> None:
-    inputs.run(teacher=A / "inputs.json", dataset=A / "dataset.json")
-    teacher.run(inputs=A / "inputs.json", out=A / "teacher", metrics=M / "teacher.json")
-
-
-def run_generator() -> None:
-    generator.run(
-        teacher=A / "teacher", out=A / "generator",
-        metrics=M / "generator.json", curve=P / "generator.tsv",
-    )  # fmt: skip
-
-
-def run_synthesize() -> None:
-    synthesize.run(
-        teacher=A / "teacher", generator=A / "generator", out=A / "bank",
-        metrics=M / "synthesize.json", profile=P / "bns.tsv",
-    )  # fmt: skip
-
-
-def run_student(bits: str = "w4a4") -> None:
-    sensitivity.run(teacher=A / "teacher", bank=A / "bank", out=A / "sensitivity.json")
-    calibrate.run(
-        bits=bits, teacher=A / "teacher", generator=A / "generator",
-        sensitivity=A / "sensitivity.json",
-        out=A / "calibrated", layers=A / "layers.tsv", metrics=M / "calibrate.json",
-    )  # fmt: skip
-    score.run(
-        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
-        out=A / "hardness.zarr", metrics=M / "score.json", histogram=P / "difficulty.tsv",
-    )  # fmt: skip
-    quantize.run(
-        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
-        hardness=A / "hardness.zarr", out=A / "student",
-        metrics=M / "quantize.json", curve=P / "quantize.tsv",
-    )  # fmt: skip
-    evaluate.run(
-        bits=bits, inputs=A / "dataset.json", teacher=A / "teacher",
-        calibrated=A / "calibrated", student=A / "student",
-        metrics=M / "evaluate" / f"{bits}.json",
-    )  # fmt: skip
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    edit_params(tmp_path, use_tiny_sizes)
-    edit_params(tmp_path, lambda p: p.update(bit_widths=["w4a4"]))
-    return tmp_path
 
 
 def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
@@ -145,15 +86,16 @@ def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
                 raise KeyboardInterrupt
             yield step
 
-    monkeypatch.setattr("stages.synthesize.synthesize", stopping)
+    monkeypatch.setattr("stages.shards.synthesize", stopping)
     with pytest.raises(KeyboardInterrupt):
         run_synthesize()
 
     def counting(teacher, init, spec, config, batches, engine):
+        batches = list(batches)
         made.extend(batches)
         return original(teacher, init, spec, config, batches, engine)
 
-    monkeypatch.setattr("stages.synthesize.synthesize", counting)
+    monkeypatch.setattr("stages.shards.synthesize", counting)
     run_synthesize()
     assert made == [1, 2]
     assert torch.equal(open_bank(A / "bank").images, expected.images)
@@ -172,7 +114,7 @@ def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
                 torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
             yield step
 
-    monkeypatch.setattr("stages.synthesize.synthesize", failing)
+    monkeypatch.setattr("stages.shards.synthesize", failing)
     with pytest.raises(NonFiniteLossError, match=r"synthesize, batch 2.*by step 0"):
         run_synthesize()
     (partial,) = Path(".partial").iterdir()

@@ -15,10 +15,12 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from hast.config import Section
-from hast.engine import PLAIN, Engine, place_images
+from hast.distributed import ALONE, Ranks
+from hast.engine import PLAIN, Engine, hold_images, place_images
 from hast.loops.checks import check_finite, check_result
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
+from hast.networks.batch_norm import folded_statistics
 from hast.networks.blocks import tap_attention
 from hast.runtime import device_of, seeded
 
@@ -58,7 +60,7 @@ class FinetuneConfig(Section):
 
 
 class FinetuneStep(NamedTuple):
-    loss: Tensor
+    loss: Tensor  # of this process's part of the batch, as all below
     distillation: Tensor  # α · T² · KL of the clean images
     alignment: Tensor  # λ · Σ of the clean images
     promoted: Tensor  # L(x'); 0 without promotion
@@ -82,6 +84,7 @@ def finetune(
     blocks: Sequence[str],
     config: FinetuneConfig,
     engine: Engine = PLAIN,
+    ranks: Ranks = ALONE,
 ) -> Iterator[FinetuneStep]:
     """Fine-tune `student` in place. Its BatchNorm and activation ranges stay as they are.
 
@@ -93,20 +96,26 @@ def finetune(
         blocks: names of the modules to align, see `find_blocks`.
         config: see `FinetuneConfig`.
         engine: how the loss is computed.
+        ranks: this process among those that share every batch.
     """
     device = device_of(teacher)
-    images = place_images(images, device)
+    images = hold_images(images, device)
     optimizer = torch.optim.SGD(
         student.parameters(),
         lr=config.learning_rate,
         momentum=config.momentum,
         nesterov=True,
         weight_decay=config.weight_decay,
+        fused=device.type != "mps",
     )
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones))
     random = seeded(config.seed, "quantize")
     names = blocks if config.alignment_weight > 0 else ()
-    with tap_attention(student, names) as tap_q, tap_attention(teacher, names) as tap_f:
+    with (
+        tap_attention(student, names) as tap_q,
+        tap_attention(teacher, names) as tap_f,
+        folded_statistics(teacher),
+    ):
 
         def loss_of(x: Tensor) -> _Parts:
             answer, target = student(x).float(), teacher(x).float()
@@ -118,15 +127,16 @@ def finetune(
                 config.distillation_weight * distillation, config.alignment_weight * alignment
             )
 
-        loss_of = engine.wrap(loss_of, device)
+        loss_of = engine.wrap(loss_of, device, recompute=True)
         order = _batches(len(images), difficulty, config, random)
         for step, batch in zip(range(config.steps), order, strict=False):
             x = random_resized_crop(
-                images[batch.to(device)],
+                place_images(images[batch.to(images.device)], device),
                 min_scale=config.min_crop_scale,
                 flip=config.flip,
                 generator=random,
             )
+            x = ranks.share(x)  # after all processes have drawn the same crops
             optimizer.zero_grad()
             promote = config.promotion_step > 0
             clean = loss_of(x.requires_grad_(promote))
@@ -137,6 +147,7 @@ def finetune(
                 harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
                 promoted = loss_of(harder).loss
                 promoted.backward()
+            ranks.average(p.grad for p in student.parameters() if p.grad is not None)
             loss = (clean.loss + promoted).detach()
             check_finite(loss, loop="quantize", step=step, steps=config.steps, cause=_CAUSE)
             rate = optimizer.param_groups[0]["lr"]

@@ -17,7 +17,7 @@ from hast.math.augmentation import random_resized_crop
 from hast.math.hardness import hard_sample_loss
 from hast.math.plateau import Plateau, reduce_on_plateau
 from hast.math.statistics import bns_loss
-from hast.networks.batch_norm import tap_batch_norm_inputs
+from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
 from hast.networks.generator import Generator
 from hast.networks.spec import ModelSpec
 from hast.runtime import device_of, seeded
@@ -88,7 +88,7 @@ def synthesize(
     if config.init == "generator" and generator is None:
         raise InputError("synthesize: init 'generator' needs a generator, got none")
     device = device_of(teacher)
-    with tap_batch_norm_inputs(teacher) as tap:
+    with tap_batch_norm_inputs(teacher) as tap, folded_statistics(teacher):
 
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits = teacher(images).float()

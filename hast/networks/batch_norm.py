@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from hast.errors import InputError
@@ -46,6 +47,36 @@ def batch_norms(network: nn.Module) -> list[BatchNorm]:
 
 
 @contextmanager
+def folded_statistics(network: nn.Module) -> Iterator[None]:
+    """Let the BatchNorm layers of a frozen network compute x * scale + shift, worked out once.
+
+    Compiled code otherwise takes a root and a quotient for every few pixels. Equal to rounding.
+    Subclasses keep their own `forward`, which may do more than normalize.
+    """
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    layers: list[Any] = [m for m in network.modules() if type(m) in plain]
+    layers = [layer for layer in layers if layer.running_var is not None]
+    for layer in layers:
+        assert not layer.training
+        scale = (layer.running_var + layer.eps).rsqrt()
+        scale = scale if layer.weight is None else scale * layer.weight.detach()
+        shift = -layer.running_mean * scale
+        shift = shift if layer.bias is None else shift + layer.bias.detach()
+        layer.forward = partial(_scale_and_shift, scale=scale, shift=shift)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _scale_and_shift(x: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
+    """scale, shift: (C,); computed in fp32 as BatchNorm does, answered in the type of `x`."""
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
+
+@contextmanager
 def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
     """Collect batch and running statistics at the input of every BatchNorm call.
 
@@ -62,7 +93,7 @@ def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
         assert isinstance(layer, BatchNorm)
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        tap.batch.append(channel_statistics(args[0]))
+        tap.batch.append(channel_statistics(args[0], around=layer.running_mean))
         tap.running.append(ChannelStatistics(layer.running_mean, layer.running_var))
 
     handles = [network.register_forward_pre_hook(clear)]

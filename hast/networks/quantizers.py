@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hast.errors import InputError
-from hast.math.quantization import choose_qparams, fake_quantize
+from hast.math.quantization import QParams, choose_qparams, fake_quantize, quant_max_of
 
 Mode = Literal["observe", "quantize"]
 SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
@@ -36,12 +36,14 @@ class WeightQuantizer(nn.Module):
 class ActivationQuantizer(nn.Module):
     """Per-tensor quantizer with a range that is first observed, then frozen.
 
-    `minimum` and `maximum` are a moving average that starts from the first batch. They are NaN
-    until something was observed.
+    `minimum` and `maximum` are a moving average that starts from the first batch; `scale` and
+    `zero_point` are what `freeze_range` makes of them. Each is NaN until it was set.
     """
 
     minimum: Tensor
     maximum: Tensor
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, bits: int, momentum: float) -> None:
         """
@@ -52,16 +54,26 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.bits, self.momentum = bits, momentum
         self.mode: Mode = "quantize"
-        self.register_buffer("minimum", torch.tensor(torch.nan))
-        self.register_buffer("maximum", torch.tensor(torch.nan))
+        for name in ("minimum", "maximum", "scale", "zero_point"):
+            self.register_buffer(name, torch.tensor(torch.nan))
+
+    @property
+    def qparams(self) -> QParams:
+        return QParams(self.scale, self.zero_point, quant_max_of(self.bits))
+
+    def freeze_range(self) -> None:
+        """Quantize from now on, with the range observed so far."""
+        self.mode = "quantize"
+        scale, zero_point, _ = choose_qparams(self.minimum, self.maximum, bits=self.bits)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "observe":
             self._observe(x.detach())
             return x
-        qparams = choose_qparams(self.minimum, self.maximum, bits=self.bits)
         # In fp32 also under autocast: bf16 cannot tell neighbouring 8-bit codes apart.
-        return fake_quantize(x.float(), qparams).to(x.dtype)
+        return fake_quantize(x.float(), self.qparams).to(x.dtype)
 
     def _observe(self, x: Tensor) -> None:
         low, high = x.float().aminmax()

@@ -21,7 +21,7 @@ def packed_size(network: nn.Module) -> int:
     for module in network.modules():
         if isinstance(module, ActivationQuantizer):
             size += _FLOAT_BYTES + 1
-            quantized.update((id(module.minimum), id(module.maximum)))
+            quantized.update(map(id, module.buffers()))
         if parametrize.is_parametrized(module, "weight"):
             parametrizations: Any = module.parametrizations
             original, bits = parametrizations.weight.original, parametrizations.weight[0].bits

@@ -83,6 +83,8 @@ def set_mode(student: nn.Module, mode: Mode) -> None:
     """
     for name, module in student.named_modules():
         if isinstance(module, ActivationQuantizer):
-            if mode == "quantize" and module.minimum.isnan():
+            if mode == "quantize" and module.mode == "observe":
+                module.freeze_range()
+            if mode == "quantize" and module.scale.isnan():
                 raise InputError(f"{name} has no activation range; calibrate the student first")
             module.mode = mode

@@ -9,11 +9,15 @@ the same bytes.
 """
 
 import json
+import math
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import zarr
 from numpy.typing import NDArray
@@ -37,19 +41,24 @@ class BankWriter:
     again, and a run with other parameters never does.
     """
 
-    def __init__(self, partial_root: Path, card: BankCard, batch_size: int) -> None:
+    def __init__(
+        self, partial_root: Path, card: BankCard, batch_size: int, *, join: bool = False
+    ) -> None:
         """
         Args:
             partial_root: where unfinished banks are kept.
             card: attributes of the bank.
             batch_size: samples that are made together; a shard holds whole batches.
+            join: another process has prepared the folder, and others may be writing there.
         """
         self._folder = partial_root / f"bank-{card.key()}"
         self._samples, self._batch_size = card.samples, batch_size
         chunk = max(n for n in range(1, _MAX_CHUNK + 1) if batch_size % n == 0)
         batches = -(-card.samples // batch_size)
         self.shard_size = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
-        self._arrays = self._open(card, chunk)
+        if not join:
+            self._prepare(card, chunk)
+        self._arrays = self._open()
 
     def shards(self) -> list[slice]:
         """The samples of every shard."""
@@ -66,9 +75,9 @@ class BankWriter:
         """The shard that holds a batch."""
         return self.shards()[batch * self._batch_size // self.shard_size]
 
-    def missing_batches(self) -> list[int]:
-        """Batches of the shards that no earlier run has finished."""
-        return [i for s in self.shards() if not self.is_finished(s) for i in self.batches(s)]
+    def missing_shards(self) -> list[slice]:
+        """The shards that no earlier run has finished."""
+        return [shard for shard in self.shards() if not self.is_finished(shard)]
 
     def is_finished(self, shard: slice) -> bool:
         """Whether an earlier run wrote this shard. Labels are written last."""
@@ -82,7 +91,7 @@ class BankWriter:
 
     def seal(self) -> Path:
         """Write the manifest; returns the folder of the finished bank, not yet in its place."""
-        assert not self.missing_batches()
+        assert not self.missing_shards()
         write_manifest(self._folder / _STORE, self._folder / _MANIFEST)
         return self._folder
 
@@ -93,10 +102,9 @@ class BankWriter:
             shutil.rmtree(target)
         shutil.move(self._folder, target)
 
-    def _open(self, card: BankCard, chunk: int) -> dict[str, Any]:
+    def _prepare(self, card: BankCard, chunk: int) -> None:
         store = self._folder / _STORE
-        names = ("images", "labels")
-        if not all((store / n / "zarr.json").is_file() for n in names):
+        if not all((store / n / "zarr.json").is_file() for n in ("images", "labels")):
             shutil.rmtree(self._folder, ignore_errors=True)
             # Attributes go through JSON so that tuples and models become plain lists and dicts.
             group = zarr.create_group(
@@ -116,17 +124,23 @@ class BankWriter:
                 )
         for leftover in store.rglob("*.partial"):  # of a write that was killed
             leftover.unlink()
+
+    def _open(self) -> dict[str, Any]:
         # Without the option a shard of zeros would leave no file and never count as finished.
-        arrays = {name: zarr.open_array(store / name, mode="r+") for name in names}
+        store = self._folder / _STORE
+        arrays = {name: zarr.open_array(store / name, mode="r+") for name in ("images", "labels")}
         return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays.items()}
 
 
-def open_bank(folder: Path, *, teacher: str | None = None) -> Bank:
-    """Read a bank whole, trusting nothing in it.
+def open_bank(folder: Path, *, teacher: str | None = None, in_memory: bool | None = None) -> Bank:
+    """Read a bank, trusting nothing in it.
 
     Args:
         folder: holds `bank.zarr` and `manifest.json`.
         teacher: the fingerprint the bank must have been made for, if any.
+        in_memory: False maps the images from an unnamed scratch file beside the bank, so that only
+            what is looked at takes memory; by default those are mapped that would take more than a
+            quarter of the free memory.
 
     Raises:
         InputError: something is missing, malformed, too large for what is stored, not finite,
@@ -144,12 +158,20 @@ def open_bank(folder: Path, *, teacher: str | None = None) -> Bank:
         )
     verify_manifest(store, folder / _MANIFEST)
     try:
-        group = zarr.open_group(store, mode="r", zarr_format=3)
-        images, labels = (np.asarray(group[name]) for name in ("images", "labels"))
+        group: Any = zarr.open_group(store, mode="r", zarr_format=3)
+        stored, labels = group["images"], np.asarray(group["labels"])
+        _check_shapes(folder, card, stored.shape, labels)
+        images = _room_for(stored.shape, folder.parent, in_memory)
+        size = (stored.shards or stored.chunks)[0]
+        for shard in (slice(start, start + size) for start in range(0, len(labels), size)):
+            images[shard] = stored[shard]
+            if not np.isfinite(images[shard]).all():
+                raise InputError(f"{folder}: images must be finite but hold NaN or infinity")
+    except (InputError, MemoryError):
+        raise
     except Exception as error:  # Zarr raises nearly anything on malformed shards
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{store}: cannot be read ({reason})") from error
-    _check_content(folder, card, images, labels)
     return Bank(torch.from_numpy(images), torch.from_numpy(labels), card)
 
 
@@ -168,19 +190,34 @@ def _read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
         raise InputError(f"{store}: attribute {first['loc']}: {first['msg']}") from None
 
 
-def _check_content(
-    folder: Path, card: BankCard, images: NDArray[Any], labels: NDArray[Any]
+def _room_for(shape: tuple[int, ...], scratch: Path, in_memory: bool | None) -> NDArray[np.float32]:
+    size = math.prod(shape) * 4
+    if in_memory is None:
+        in_memory = size < psutil.virtual_memory().available / 4
+    if in_memory:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=scratch) as file:  # nameless: gone however the process ends
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would kill the mapping later
+        except OSError as error:
+            raise InputError(
+                f"{scratch}: no room for {size / 1e9:.1f} GB of images to map ({error.strerror});"
+                " free some disk or memory"
+            ) from None
+        return np.memmap(file, np.float32, "r+", shape=shape)
+
+
+def _check_shapes(
+    folder: Path, card: BankCard, images: tuple[int, ...], labels: NDArray[Any]
 ) -> None:
     expected = (card.samples, *card.spec.input_shape)
-    if images.shape != expected or labels.shape != expected[:1]:
+    if images != expected or labels.shape != expected[:1]:
         raise InputError(
             f"{folder}: the card promises images of shape {expected} but the store holds images"
-            f" {images.shape} and labels {labels.shape}"
+            f" {images} and labels {labels.shape}"
         )
     if labels.min() < 0 or labels.max() >= card.spec.num_classes:
         raise InputError(
             f"{folder}: labels must lie in 0..{card.spec.num_classes - 1}, they span"
             f" {labels.min()}..{labels.max()}"
         )
-    if not np.isfinite(images).all():
-        raise InputError(f"{folder}: images must be finite but hold NaN or infinity")

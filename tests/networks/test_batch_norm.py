@@ -4,7 +4,17 @@ from torch import nn
 
 from hast.errors import InputError
 from hast.math.statistics import bns_loss
-from hast.networks.batch_norm import batch_norms, freeze, tap_batch_norm_inputs
+from hast.networks.batch_norm import batch_norms, folded_statistics, freeze, tap_batch_norm_inputs
+
+
+def test_folded_layers_answer_as_before_and_are_themselves_again_after(teacher):
+    x = torch.randn(4, 1, 8, 8)
+    expected = teacher(x)
+    with folded_statistics(teacher):
+        assert torch.allclose(teacher(x), expected, atol=1e-5)
+        assert any("forward" in vars(m) for m in teacher.modules())
+    assert torch.equal(teacher(x), expected)
+    assert not any("forward" in vars(m) for m in teacher.modules())
 
 
 def test_the_tap_reads_the_input_of_every_batch_norm():

@@ -125,9 +125,10 @@ def test_ranges_start_from_the_first_batch_then_average():
     assert (quantizer.minimum.item(), quantizer.maximum.item()) == (-1.0, 3.0)
     quantizer(torch.tensor([-5.0, 7.0]))
     assert (quantizer.minimum.item(), quantizer.maximum.item()) == (-2.0, 4.0)
-    quantizer.mode = "quantize"
+    quantizer.freeze_range()
     quantizer(torch.tensor([-100.0, 100.0]))
     assert (quantizer.minimum.item(), quantizer.maximum.item()) == (-2.0, 4.0)
+    assert (quantizer.scale.item(), quantizer.zero_point.item()) == (pytest.approx(0.4), 5)
 
 
 def test_a_deep_copy_uses_its_own_quantizers(teacher, spec):
@@ -137,7 +138,7 @@ def test_a_deep_copy_uses_its_own_quantizers(teacher, spec):
     expected = student(x)
     assert torch.equal(twin(x), expected)
     for quantizer in activation_quantizers(twin).values():
-        quantizer.maximum.mul_(10)
+        quantizer.scale.mul_(10)
     assert torch.equal(student(x), expected)
     assert not torch.equal(twin(x), expected)
 

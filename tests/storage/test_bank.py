@@ -48,6 +48,23 @@ def test_what_was_written_is_read_back(tmp_path):
     assert bank.card == CARD
 
 
+def test_mapped_images_are_the_same_and_leave_no_file(tmp_path):
+    folder = write(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    bank = open_bank(folder, in_memory=False)
+    assert torch.equal(bank.images, content()[0])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_images_that_fit_neither_memory_nor_disk_are_refused_in_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(InputError, match=r"no room for .* GB of images .*No space left"):
+        open_bank(write(tmp_path), in_memory=False)
+
+
 def test_a_bank_is_a_handful_of_files_and_readable_with_plain_zarr(tmp_path):
     bank = write(tmp_path)
     assert len(files(bank)) <= 14  # 4 to 5 shards of each array, 3 metadata files, the manifest

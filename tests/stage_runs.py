@@ -1,0 +1,64 @@
+"""The stages as functions on small folders, one after the other, for tests."""
+
+from pathlib import Path
+from typing import Any
+
+from stages import (
+    calibrate,
+    evaluate,
+    generator,
+    inputs,
+    quantize,
+    score,
+    sensitivity,
+    synthesize,
+    teacher,
+)
+
+A, M, P = Path("artifacts"), Path("metrics"), Path("plots")
+
+
+def run_teacher() -> None:
+    inputs.run(teacher=A / "inputs.json", dataset=A / "dataset.json")
+    teacher.run(inputs=A / "inputs.json", out=A / "teacher", metrics=M / "teacher.json")
+
+
+def run_generator() -> None:
+    generator.run(
+        teacher=A / "teacher", out=A / "generator",
+        metrics=M / "generator.json", curve=P / "generator.tsv",
+    )  # fmt: skip
+
+
+def run_synthesize(**options: Any) -> None:
+    synthesize.run(
+        teacher=A / "teacher", generator=A / "generator", out=A / "bank",
+        metrics=M / "synthesize.json", profile=P / "bns.tsv", **options,
+    )  # fmt: skip
+
+
+def run_student(bits: str = "w4a4") -> None:
+    sensitivity.run(teacher=A / "teacher", bank=A / "bank", out=A / "sensitivity.json")
+    calibrate.run(
+        bits=bits, teacher=A / "teacher", generator=A / "generator",
+        sensitivity=A / "sensitivity.json",
+        out=A / "calibrated", layers=A / "layers.tsv", metrics=M / "calibrate.json",
+    )  # fmt: skip
+    score.run(
+        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
+        out=A / "hardness.zarr", metrics=M / "score.json", histogram=P / "difficulty.tsv",
+    )  # fmt: skip
+    run_quantize(bits)
+    evaluate.run(
+        bits=bits, inputs=A / "dataset.json", teacher=A / "teacher",
+        calibrated=A / "calibrated", student=A / "student",
+        metrics=M / "evaluate" / f"{bits}.json",
+    )  # fmt: skip
+
+
+def run_quantize(bits: str = "w4a4", *, out: Path = A / "student", **options: Any) -> None:
+    quantize.run(
+        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
+        hardness=A / "hardness.zarr", out=out,
+        metrics=M / "quantize.json", curve=P / "quantize.tsv", **options,
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""Several processes make what one makes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import child_environment, edit_params
+from imports import ROOT
+from safetensors.torch import load_file
+from stage_runs import (
+    A,
+    M,
+    P,
+    run_generator,
+    run_quantize,
+    run_student,
+    run_synthesize,
+    run_teacher,
+)
+
+SYNTHESIZE = [
+    sys.executable, "-m", "stages.synthesize", "--workers", "2",
+    "--teacher", str(A / "teacher"), "--generator", str(A / "generator"), "--out", str(A / "bank"),
+    "--metrics", str(M / "synthesize.json"), "--profile", str(P / "bns.tsv"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def stages_importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_two_processes_write_the_bank_of_one_byte_for_byte(project):
+    run_teacher()
+    run_generator()
+    run_synthesize(workers=1)
+    alone = files(A / "bank")
+    run_synthesize(workers=2)
+    assert files(A / "bank") == alone
+
+
+def test_a_killed_worker_ends_in_one_line_and_costs_only_its_shards(project):
+    edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=150))
+    run_teacher()
+    run_generator()
+    stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.PIPE, text=True, env=child_environment())
+    wait_for(lambda: [*Path(".partial").glob("*/bank.zarr/labels/c/*")])
+    workers = [p for p in psutil.Process(stage.pid).children() if p.cpu_times().user > 1]
+    workers[-1].kill()
+    _, shown = stage.communicate(timeout=60)
+    assert stage.returncode == 2
+    lines = [line for line in shown.splitlines() if "error" in line.lower()]
+    assert len(lines) == 1
+    assert "a worker process was killed" in lines[0]
+    kept = {p: p.stat().st_mtime_ns for p in Path(".partial").glob("*/bank.zarr/labels/c/*")}
+    assert 0 < len(kept) < 4
+    assert not (A / "bank").exists()
+
+    run_synthesize()
+    resumed = files(A / "bank")
+    labels = A / "bank/bank.zarr/labels/c"
+    assert len([*labels.iterdir()]) == 4
+    assert all((labels / p.name).stat().st_mtime_ns == time for p, time in kept.items())
+    run_synthesize()
+    assert files(A / "bank") == resumed
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_processes_fine_tune_the_student_of_one_to_rounding(project):
+    edit_params(project, lambda p: p["quantize"].update(learning_rate=1e-3))
+    run_teacher()
+    run_generator()
+    run_synthesize()
+    run_student()
+    alone = load_file(A / "student/model.safetensors")
+    run_quantize(out=A / "shared", workers=2)
+    shared = load_file(A / "shared/model.safetensors")
+    start = load_file(A / "calibrated/model.safetensors")
+    assert alone.keys() == shared.keys()
+    moved = {name: end - start[name] for name, end in alone.items()}
+    largest = max(change.abs().max() for change in moved.values())
+    for name, change in moved.items():
+        assert torch.allclose(shared[name] - start[name], change, atol=1e-3 * largest), name
+    assert largest > 0
