@@ -28,7 +28,7 @@ from hast.loops.finetune import FinetuneConfig, finetune
 from hast.loops.synthesize import SynthesisConfig, synthesize
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import PlanConfig, QuantizationPlan, plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student, set_mode
@@ -78,9 +78,8 @@ def main() -> None:
     report(machine, engine, lines, console)
 
 
-def measure(
-    case: Case, device: torch.device, engine: Engine, machine: dict[str, Any]
-) -> Iterator[Line]:
+def setting(case: Case, device: torch.device) -> tuple[ModelSpec, nn.Module, nn.Module, Tensor]:
+    """Spec, plain teacher, the same teacher as the engine wants it, and images."""
     torch.manual_seed(0)
     spec = ModelSpec(
         input_shape=(3, case.size, case.size), num_classes=case.classes,
@@ -89,42 +88,59 @@ def measure(
     plain = warmed(build_network(case.source, {}).network, spec).to(device)
     fast = place(freeze(copy.deepcopy(plain)), device)
     images = torch.randn(max(case.synthesis_batch, 4 * case.finetune_batch), *spec.input_shape)
-    images = images.to(device)
-    labels = torch.randint(case.classes, (case.synthesis_batch,), device=device)
+    return spec, plain, fast, images.to(device)
 
-    config = SynthesisConfig(
-        samples=case.synthesis_batch, batch_size=case.synthesis_batch, steps=ENDLESS
-    )
-    yield compare(
-        case,
-        "synthesis",
-        reference.synthesis_steps(
-            copy.deepcopy(plain).requires_grad_(True), images[: case.synthesis_batch], labels,
-            gamma=config.gamma, hard_weight=config.hard_weight,
-        ),
-        synthesize(fast, None, spec, config, [0], engine),
-        device, engine, machine,
-    )  # fmt: skip
 
-    plan = plan_quantization(fast, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    students = [prepare_student(network, spec, plan) for network in (plain, fast)]
-    for student in students:
-        set_mode(student, "observe")
-        with torch.no_grad():
-            student(images[: case.finetune_batch])
-        set_mode(student, "quantize")
-    blocks = find_blocks(fast, spec)
+def calibrated_student(
+    teacher: nn.Module, spec: ModelSpec, images: Tensor, plan: QuantizationPlan
+) -> nn.Module:
+    student = prepare_student(teacher, spec, plan)
+    set_mode(student, "observe")
+    with torch.no_grad():
+        student(images)
+    set_mode(student, "quantize")
+    return student
+
+
+def plan_of(teacher: nn.Module, spec: ModelSpec) -> QuantizationPlan:
+    return plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+
+
+def engine_steps(
+    task: str, case: Case, spec: ModelSpec, teacher: nn.Module, images: Tensor, engine: Engine
+) -> Iterator[Any]:
+    """The library's own loop; one step for each `next`."""
+    if task == "synthesis":
+        size = case.synthesis_batch
+        config = SynthesisConfig(samples=size, batch_size=size, steps=ENDLESS)
+        return synthesize(teacher, None, spec, config, [0], engine)
+    plan = plan_of(teacher, spec)
+    student = calibrated_student(teacher, spec, images[: case.finetune_batch], plan)
     tuning = FinetuneConfig(steps=ENDLESS, batch_size=case.finetune_batch)
-    yield compare(
-        case,
-        "fine-tuning",
-        reference.finetuning_steps(
-            students[0], copy.deepcopy(plain).requires_grad_(True), images, blocks,
+    blocks = find_blocks(teacher, spec)
+    return finetune(student, teacher, images, torch.ones(len(images)), blocks, tuning, engine)
+
+
+def measure(
+    case: Case, device: torch.device, engine: Engine, machine: dict[str, Any]
+) -> Iterator[Line]:
+    spec, plain, fast, images = setting(case, device)
+    labels = torch.randint(case.classes, (case.synthesis_batch,), device=device)
+    defaults = SynthesisConfig()
+    student = calibrated_student(plain, spec, images[: case.finetune_batch], plan_of(fast, spec))
+    references = {
+        "synthesis": reference.synthesis_steps(
+            copy.deepcopy(plain).requires_grad_(True), images[: case.synthesis_batch], labels,
+            gamma=defaults.gamma, hard_weight=defaults.hard_weight,
+        ),
+        "fine-tuning": reference.finetuning_steps(
+            student, copy.deepcopy(plain).requires_grad_(True), images, find_blocks(fast, spec),
             case.finetune_batch,
         ),
-        finetune(students[1], fast, images, torch.ones(len(images)), blocks, tuning, engine),
-        device, engine, machine,
-    )  # fmt: skip
+    }  # fmt: skip
+    for task, steps in references.items():
+        ours = engine_steps(task, case, spec, fast, images, engine)
+        yield compare(case, task, steps, ours, device, engine, machine)
 
 
 def compare(

@@ -1,0 +1,129 @@
+"""What each technique of the engine gives: the same steps with one of them left out, interleaved.
+
+    python -m bench.techniques
+
+ResNet-20 at 32 x 32. Prints a table and writes bench/out/techniques.json.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from bench.machine import describe
+from bench.run import CASES, OUT, engine_steps, seconds, setting
+from hast.engine import Engine, place_images
+from hast.math.statistics import ChannelStatistics
+
+ROUNDS, WARM_UP = 15, 3
+
+
+class Variant(NamedTuple):
+    """The engine with something left out."""
+
+    name: str
+    engine: Engine = Engine(bf16=True, compile=True)
+    patches: dict[str, Any] = {}  # of names in the library, while a step runs
+    change: Callable[[nn.Module], nn.Module] = lambda teacher: teacher
+
+    def open(self) -> AbstractContextManager[Any]:
+        stack = ExitStack()
+        for name, value in self.patches.items():
+            stack.enter_context(patch(name, value))
+        return stack
+
+
+def as_they_are(images: Tensor, device: torch.device) -> Tensor:
+    return place_images(images, device).contiguous()
+
+
+def welford(x: Tensor, **_: Tensor) -> ChannelStatistics:
+    var, mean = torch.var_mean(x.float(), [0, 2, 3], correction=0)
+    return ChannelStatistics(mean, var)
+
+
+ALL = Variant("everything on")
+COMMON = (
+    Variant("without compilation", Engine(bf16=True)),
+    Variant("without bf16", Engine(compile=True)),
+    Variant("with gradients for the teacher", change=lambda t: t.requires_grad_(True)),
+)
+WITHOUT = {
+    "synthesis": (
+        *COMMON,
+        Variant(
+            "without channels-last",
+            patches={"hast.loops.synthesize.place_images": as_they_are},
+            change=lambda t: t.to(memory_format=torch.contiguous_format),
+        ),
+        Variant(
+            "without folded BatchNorm",
+            patches={"hast.loops.synthesize.folded_statistics": lambda _: nullcontext()},
+        ),
+        Variant(
+            "with Welford's moments",
+            patches={"hast.networks.batch_norm.channel_statistics": welford},
+        ),
+    ),
+    "fine-tuning": (
+        *COMMON,
+        Variant(
+            "without folded BatchNorm",
+            patches={"hast.loops.finetune.folded_statistics": lambda _: nullcontext()},
+        ),
+        Variant("without recomputation", patches={"hast.engine._RECOMPUTE": {}}),
+    ),
+}
+
+
+def main() -> None:
+    device = torch.device("cpu") if not torch.cuda.is_available() else torch.device("cuda")
+    machine = describe(device)
+    console = Console()
+    console.print(machine)
+    case = CASES[0]
+    results: list[dict[str, Any]] = []
+    for task, variants in WITHOUT.items():
+        steps = []
+        for variant in (ALL, *variants):
+            spec, _, fast, images = setting(case, device)
+            teacher = variant.change(fast)
+            loop = engine_steps(task, case, spec, teacher, images, variant.engine)
+            steps.append((variant, loop))
+        results += race(task, steps, device)
+    table = Table(title=f"{case.network}, {machine['device']}, torch {machine['torch']}")
+    for column in ("step", "variant", "ms", "times as slow"):
+        table.add_column(column, justify="right")
+    for row in results:
+        table.add_row(row["task"], row["variant"], f"{row['ms']:.0f}", f"{row['slower']:.2f}")
+    console.print(table)
+    OUT.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine, "results": results}, indent=2)
+    (OUT / "techniques.json").write_text(text + "\n")
+
+
+def race(
+    task: str, steps: list[tuple[Variant, Iterator[Any]]], device: torch.device
+) -> Iterator[dict[str, Any]]:
+    times: dict[str, list[float]] = {variant.name: [] for variant, _ in steps}
+    for number in range(WARM_UP + ROUNDS):
+        for variant, iterator in steps:
+            with variant.open():
+                took = seconds(iterator, device)
+            if number >= WARM_UP:
+                times[variant.name].append(took)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for name, median in medians.items():
+        slower = median / medians[ALL.name]
+        yield {"task": task, "variant": name, "ms": 1e3 * median, "slower": slower}
+
+
+if __name__ == "__main__":
+    main()
