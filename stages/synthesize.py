@@ -54,7 +54,7 @@ def run(
         fields=("loss", "bns", "hard"),
     )
     # Everything that can fail comes before the bank leaves the folder in which it can be resumed.
-    bank = open_bank(writer.seal(), teacher=source.card.fingerprint)
+    bank = open_bank(writer.seal(), teacher=source.card.fingerprint, in_memory=False)
     gaps = [*bns_profile(source.network, bank.images, batch_size=config.batch_size)]
     layers = torch.stack(gaps).mean(dim=0).tolist()
     write_tsv(profile, ("layer", "bns_gap"), enumerate(layers))

@@ -8,7 +8,7 @@ Source: HAST, section 3.3.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -37,9 +37,11 @@ class FinetuneConfig(Section):
 
     steps: int = Field(default=29400, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["milestones", "cosine"] = "milestones"
     learning_rate: float = Field(default=1e-5, gt=0)
     milestones: tuple[int, ...] = (4000, 8000, 12000)  # steps at which the rate drops to a tenth
-    momentum: float = Field(default=0.9, gt=0, lt=1)  # Nesterov
+    momentum: float = Field(default=0.9, gt=0, lt=1)  # Nesterov, of sgd
     weight_decay: float = Field(default=1e-4, ge=0)
     temperature: float = Field(default=20.0, gt=0)  # T
     distillation_weight: float = Field(default=20.0, ge=0)  # α
@@ -100,15 +102,7 @@ def finetune(
     """
     device = device_of(teacher)
     images = hold_images(images, device)
-    optimizer = torch.optim.SGD(
-        student.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=True,
-        weight_decay=config.weight_decay,
-        fused=device.type != "mps",
-    )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones))
+    optimizer, schedule = _optimizer(student, config, fused=device.type != "mps")
     random = seeded(config.seed, "quantize")
     names = blocks if config.alignment_weight > 0 else ()
     with (
@@ -162,6 +156,28 @@ def finetune(
             )
     check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
     student.requires_grad_(False)
+
+
+def _optimizer(
+    student: nn.Module, config: FinetuneConfig, *, fused: bool
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    rate, decay = config.learning_rate, config.weight_decay
+    # A learned scale is stored as its logarithm: decay would pull the scale itself towards one.
+    named = [*student.named_parameters()]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in named if not name.endswith("log_scale")]},
+        {"params": [p for name, p in named if name.endswith("log_scale")], "weight_decay": 0.0},
+    ]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            groups, rate, config.momentum, weight_decay=decay, nesterov=True, fused=fused
+        )
+    else:
+        optimizer = torch.optim.AdamW(groups, rate, weight_decay=decay, fused=fused)
+    if config.schedule == "cosine":
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones))
 
 
 def _batches(

@@ -60,6 +60,35 @@ def choose_qparams(minimum: Tensor, maximum: Tensor, *, bits: int) -> QParams:
     return QParams(scale, zero_point, quant_max)
 
 
+def search_qparams(x: Tensor, *, bits: int, candidates: int = 80) -> QParams:
+    """Quantization parameters with the least mean squared error of rounding, row by row.
+
+    Tries the min/max range of every row, shrunk to 1/candidates, 2/candidates, ... of itself.
+
+    Args:
+        x: (R, M), one range for each row.
+        bits: code width, 2..8.
+        candidates: ranges to try.
+
+    Returns:
+        `scale` and `zero_point` of shape (R, 1).
+    """
+    low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+    best = choose_qparams(low, high, bits=bits)
+    least = torch.full_like(low, torch.inf)
+    for share in torch.arange(1, candidates + 1, device=x.device) / candidates:
+        tried = choose_qparams(low * share, high * share, bits=bits)
+        error = (x - dequantize(quantize(x, tried), tried)).square().mean(1, keepdim=True)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = QParams(
+            torch.where(better, tried.scale, best.scale),
+            torch.where(better, tried.zero_point, best.zero_point),
+            best.quant_max,
+        )
+    return best
+
+
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """Codes of `x`, integer-valued floats in [0, quant_max], same shape as `x`."""
     return (torch.round(x / qparams.scale) + qparams.zero_point).clamp(QUANT_MIN, qparams.quant_max)
@@ -93,3 +122,28 @@ def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
     """
     result: Tensor = _StraightThrough.apply(x, qparams)
     return result
+
+
+class _Round(torch.autograd.Function):
+    """Forward: round to the nearest integer. Backward: identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return grad_outputs[0]
+
+
+def fake_quantize_learned(x: Tensor, qparams: QParams) -> Tensor:
+    """The values of `fake_quantize`, but with a gradient for the scale and a mask for `x`: what is
+    clipped moves the scale and not itself.
+
+    The published factor on the scale's gradient is left out; Adam's steps do not depend on it.
+
+    Source: Esser et al., 2020, Learned Step Size Quantization (arXiv:1902.08153).
+    """
+    scale, zero_point, quant_max = qparams
+    rounded: Tensor = _Round.apply(x / scale)
+    return ((rounded + zero_point).clamp(QUANT_MIN, quant_max) - zero_point) * scale

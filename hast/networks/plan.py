@@ -21,6 +21,7 @@ from hast.networks.spec import ModelSpec
 from hast.runtime import device_of
 
 Placement = Literal["inputs", "relu"]
+QuantizerKind = Literal["minmax", "learned"]
 Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -51,6 +52,9 @@ class PlanConfig(Section):
     Attributes:
         placement: `inputs` quantizes the input of every Conv and Linear, `relu` the output of
             every ReLU and ReLU6 module (the paper).
+        quantizer: `minmax` takes the weights' range anew at every step and the activations' from
+            calibration (the paper); `learned` trains the scales, from where rounding costs the
+            least.
         average_weight_bits: budget of an allocation by measured sensitivity; null takes the run's
             weight bits. Layers with bits of their own (below) are outside the budget.
         first_last_bits: bits of the first and the last layer, of their weights and, with placement
@@ -60,6 +64,7 @@ class PlanConfig(Section):
     """
 
     placement: Placement = "relu"
+    quantizer: QuantizerKind = "minmax"
     average_weight_bits: float | None = Field(default=None, ge=MIN_BITS, le=MAX_BITS)
     first_last_bits: Bits | None = None
     overrides: tuple[Override, ...] = ()
@@ -70,6 +75,7 @@ class QuantizationPlan(Section):
     """Bits of every quantized module, by module name in the order in which the modules run."""
 
     placement: Placement
+    quantizer: QuantizerKind = "minmax"
     weights: dict[str, Bits]
     activations: dict[str, Bits]
 
@@ -138,7 +144,12 @@ def plan_quantization(
         for name in _matching(pattern, {*weighted, *activated}, "skip"):
             weights.pop(name, None)
             activations.pop(name, None)
-    return QuantizationPlan(placement=config.placement, weights=weights, activations=activations)
+    return QuantizationPlan(
+        placement=config.placement,
+        quantizer=config.quantizer,
+        weights=weights,
+        activations=activations,
+    )
 
 
 def fixed_layers(names: Sequence[str], config: PlanConfig) -> set[str]:

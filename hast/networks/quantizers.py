@@ -11,9 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from hast.errors import InputError
-from hast.math.quantization import QParams, choose_qparams, fake_quantize, quant_max_of
+from hast.math.quantization import (
+    QParams,
+    choose_qparams,
+    fake_quantize,
+    fake_quantize_learned,
+    quant_max_of,
+    search_qparams,
+)
 
 Mode = Literal["observe", "quantize"]
+_SEEN_OF_A_BATCH = 2048  # values kept to search the range on
 SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
 
 
@@ -31,6 +39,31 @@ class WeightQuantizer(nn.Module):
             current.amin(dims, keepdim=True), current.amax(dims, keepdim=True), bits=self.bits
         )
         return fake_quantize(weight, qparams)
+
+
+class LearnedWeightQuantizer(nn.Module):
+    """Fake-quantizes a weight (C_out, ...) per output channel with scales that are trained.
+
+    They start where rounding the given weight costs the least. What is stored is their logarithm:
+    a step of the optimizer then is a relative change, and a scale stays positive.
+    """
+
+    zero_point: Tensor
+
+    def __init__(self, bits: int, weight: Tensor) -> None:
+        super().__init__()
+        self.bits = bits
+        start = search_qparams(weight.detach().flatten(1), bits=bits)
+        per_channel = (-1, *[1] * (weight.ndim - 1))
+        self.log_scale = nn.Parameter(start.scale.log().view(per_channel))
+        self.register_buffer("zero_point", start.zero_point.view(per_channel))
+
+    @property
+    def qparams(self) -> QParams:
+        return QParams(self.log_scale.exp(), self.zero_point, quant_max_of(self.bits))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return fake_quantize_learned(weight, self.qparams)
 
 
 class ActivationQuantizer(nn.Module):
@@ -54,8 +87,12 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.bits, self.momentum = bits, momentum
         self.mode: Mode = "quantize"
-        for name in ("minimum", "maximum", "scale", "zero_point"):
+        for name in ("minimum", "maximum", "zero_point"):
             self.register_buffer(name, torch.tensor(torch.nan))
+        self._register_scale()
+
+    def _register_scale(self) -> None:
+        self.register_buffer("scale", torch.tensor(torch.nan))
 
     @property
     def qparams(self) -> QParams:
@@ -80,6 +117,42 @@ class ActivationQuantizer(nn.Module):
         first = self.minimum.isnan()
         self.minimum.copy_(torch.where(first, low, low.lerp(self.minimum, self.momentum)))
         self.maximum.copy_(torch.where(first, high, high.lerp(self.maximum, self.momentum)))
+
+
+class LearnedActivationQuantizer(ActivationQuantizer):
+    """Per-tensor quantizer whose scale is trained, from where rounding what was observed costs the
+    least. As for weights, its logarithm is what is stored."""
+
+    def __init__(self, bits: int, momentum: float) -> None:
+        super().__init__(bits, momentum)
+        self._seen: list[Tensor] = []
+
+    def _register_scale(self) -> None:
+        self.log_scale = nn.Parameter(torch.tensor(torch.nan))
+
+    @property
+    def scale(self) -> Tensor:  # type: ignore[override]
+        return self.log_scale.exp()
+
+    def freeze_range(self) -> None:
+        """Quantize from now on, starting from what was observed so far."""
+        self.mode = "quantize"
+        if self._seen:
+            start = search_qparams(torch.cat(self._seen).view(1, -1), bits=self.bits)
+            self.log_scale.data.copy_(start.scale.log().squeeze())
+            self.zero_point.copy_(start.zero_point.squeeze())
+        self._seen = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "observe":
+            self._observe(x.detach())
+            return x
+        return fake_quantize_learned(x.float(), self.qparams).to(x.dtype)
+
+    def _observe(self, x: Tensor) -> None:
+        super()._observe(x)
+        # Evenly spaced values of every batch, without random numbers.
+        self._seen.append(x.float().flatten()[:: max(1, x.numel() // _SEEN_OF_A_BATCH)])
 
 
 class CallSites(nn.ModuleList):

@@ -21,11 +21,13 @@ def packed_size(network: nn.Module) -> int:
     for module in network.modules():
         if isinstance(module, ActivationQuantizer):
             size += _FLOAT_BYTES + 1
-            quantized.update(map(id, module.buffers()))
+            quantized.update(map(id, [*module.parameters(), *module.buffers()]))
         if parametrize.is_parametrized(module, "weight"):
             parametrizations: Any = module.parametrizations
             original, bits = parametrizations.weight.original, parametrizations.weight[0].bits
             quantized.add(id(original))
+            quantizer = parametrizations.weight[0]
+            quantized.update(map(id, [*quantizer.parameters(), *quantizer.buffers()]))
             size += -(-original.numel() * bits // 8) + original.shape[0] * (_FLOAT_BYTES + 1)
     rest = [*network.parameters(), *network.buffers()]
     return size + sum(_FLOAT_BYTES * t.numel() for t in rest if _is_stored(t, quantized))

@@ -11,6 +11,8 @@ from hast.networks.plan import QuantizationPlan, probe_layers
 from hast.networks.quantizers import (
     ActivationQuantizer,
     CallSites,
+    LearnedActivationQuantizer,
+    LearnedWeightQuantizer,
     Mode,
     WeightQuantizer,
     attach_to_input,
@@ -44,18 +46,22 @@ def prepare_student(
     """
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
     layers = probe_layers(student, spec, (nn.Module,))
+    learned = plan.quantizer == "learned"
+    activation_quantizer = LearnedActivationQuantizer if learned else ActivationQuantizer
     attach = attach_to_input if plan.placement == "inputs" else attach_to_output
     for name, bits in plan.activations.items():
-        quantizers = [ActivationQuantizer(bits, range_momentum) for _ in range(layers[name].calls)]
+        quantizers = [activation_quantizer(bits, range_momentum) for _ in range(layers[name].calls)]
         attach(student.get_submodule(name), CallSites(quantizers))
     for name, bits in plan.weights.items():
         module = student.get_submodule(name)
-        if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        weight = module._parameters.get("weight")
+        if weight is None:
             raise InputError(
                 f"{name} computes its weight itself (weight_norm, spectral_norm, ...); remove that"
                 " from the network first, or name the layer in `skip`"
             )
-        parametrize.register_parametrization(module, "weight", WeightQuantizer(bits))
+        quantizer = LearnedWeightQuantizer(bits, weight) if learned else WeightQuantizer(bits)
+        parametrize.register_parametrization(module, "weight", quantizer)
     restart_call_counts_at(student)
     return student
 

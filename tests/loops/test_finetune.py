@@ -89,6 +89,25 @@ def test_the_teacher_takes_no_gradient_and_the_ranges_and_statistics_stay(studen
     assert not any("running" in k or "minimum" in k or "maximum" in k for k in changed)
 
 
+def test_learned_scales_are_trained_without_decay(teacher, spec):
+    rules = PlanConfig(placement="inputs", quantizer="learned")
+    student = prepare_student(
+        teacher, spec, plan_quantization(teacher, spec, BitWidth(4, 4), rules)
+    )
+    set_mode(student, "observe")
+    student(IMAGES)
+    set_mode(student, "quantize")
+    before = {n: p.detach().clone() for n, p in student.named_parameters()}
+    options = {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1e-2}
+    steps = run(student, teacher, spec, **options, weight_decay=5.0)
+    changes = {n: (p - before[n]).abs().max().item() for n, p in student.named_parameters()}
+    scales = [change for name, change in changes.items() if name.endswith("log_scale")]
+    assert all(0 < change <= 0.03 for change in scales)  # decay would add ten times that
+    assert [s.learning_rate for s in steps] == pytest.approx(
+        [1e-2, 8.54e-3, 5e-3, 1.46e-3], rel=1e-2
+    )
+
+
 def test_zero_switches_promotion_and_alignment_off(student, teacher, spec):
     step = run(student, teacher, spec, promotion_step=0.0, alignment_weight=0.0)[0]
     assert step.promoted.item() == 0

@@ -4,11 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hast.math.quantization import (
+    QParams,
     choose_qparams,
     dequantize,
     fake_quantize,
+    fake_quantize_learned,
     quant_max_of,
     quantize,
+    search_qparams,
 )
 
 BITS = range(2, 9)
@@ -85,3 +88,42 @@ def test_gradient_passes_straight_through_clipped_values_too():
 def test_a_width_outside_the_range_is_refused(bits):
     with pytest.raises(ValueError, match=f"must lie in 2..8, got {bits}"):
         quant_max_of(bits)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
+def test_searched_ranges_never_round_worse_than_min_and_max(bits, values):
+    x = values.reshape(4, 24)
+    ranges = choose_qparams(x.amin(1, keepdim=True), x.amax(1, keepdim=True), bits=bits)
+    found = search_qparams(x, bits=bits)
+    plain, searched = (
+        (x - dequantize(quantize(x, q), q)).square().mean(1) for q in (ranges, found)
+    )
+    assert (searched <= plain).all()
+    assert torch.equal(found.zero_point, found.zero_point.round())
+
+
+def test_a_search_clips_an_outlier_that_min_and_max_follow():
+    x = torch.cat([torch.linspace(-1, 1, 999), torch.tensor([8.0])]).view(1, -1)
+    found = search_qparams(x, bits=3)
+    assert found.scale.item() * found.quant_max < 5
+
+
+@given(st.integers(2, 8), st.floats(0.01, 2), st.integers(0, 255))
+@settings(max_examples=30, deadline=None)
+def test_learned_values_are_those_of_fake_quantize(bits, scale, zero_point):
+    quant_max = quant_max_of(bits)
+    qparams = QParams(
+        torch.tensor(scale), torch.tensor(float(zero_point % (quant_max + 1))), quant_max
+    )
+    x = torch.linspace(-3, 3, 101)
+    assert torch.equal(fake_quantize_learned(x, qparams), fake_quantize(x, qparams))
+
+
+def test_what_is_clipped_moves_the_scale_and_not_itself():
+    x = torch.tensor([-5.0, 0.26, 5.0], requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    fake_quantize_learned(x, QParams(scale, torch.tensor(1.0), 3)).sum().backward()
+    assert x.grad.tolist() == [0, 1, 0]
+    # LSQ: code - zero point where clipped, rounding error in steps where not.
+    assert scale.grad.item() == pytest.approx((0 - 1) + (round(0.52) - 0.52) + (3 - 1))

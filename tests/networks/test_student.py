@@ -158,6 +158,32 @@ def test_grouped_convolutions_have_a_scale_for_each_output_channel():
     assert (error <= (weight.amax((1, 2, 3)) - weight.amin((1, 2, 3))) / 15).all()
 
 
+def test_learned_scales_start_better_than_min_and_max_and_take_no_more_room(teacher, spec):
+    learned = calibrated(teacher, spec, BitWidth(3, 3), quantizer="learned")
+    plain = calibrated(teacher, spec, BitWidth(3, 3))
+    assert packed_size(learned) == packed_size(plain)
+    for layer in (n for n, m in teacher.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)):
+        original = teacher.get_submodule(layer).weight
+        errors = [(s.get_submodule(layer).weight - original).norm() for s in (learned, plain)]
+        assert errors[0] <= errors[1]
+        assert all(len(row.unique()) <= 8 for row in learned.get_submodule(layer).weight.flatten(1))
+
+
+def test_a_learned_student_reloads_copies_and_passes_gradients_to_every_scale(teacher, spec):
+    student = calibrated(teacher, spec, quantizer="learned")
+    x = torch.randn(4, 1, 8, 8)
+    other = prepared(teacher, spec, quantizer="learned")
+    other.load_state_dict(student.state_dict(), strict=True)
+    assert torch.equal(other(x), student(x))
+    assert torch.equal(copy.deepcopy(student)(x), student(x))
+    student(x).square().sum().backward()
+    scales = {n: p for n, p in student.named_parameters() if n.endswith("log_scale")}
+    assert len(scales) == 2 * 7
+    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in scales.values())
+    restored = remove_quantizers(student)
+    assert torch.equal(restored(x), teacher(x))
+
+
 def test_packed_size_counts_bits():
     layer = freeze(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 5, 3)))
     assert packed_size(layer) == 4 * (4 * 2 + 5 * 2 * 9 + 5)

@@ -114,6 +114,14 @@ def test_the_method_works_on(source):
     reloaded.load_state_dict(student.state_dict(), strict=True)
     assert torch.equal(reloaded(x), student(x))
 
+    learned = prepare_student(teacher, spec, plan.model_copy(update={"quantizer": "learned"}))
+    for _ in calibrate(learned, iter([synthetic.images])):
+        pass
+    learned(x).square().sum().backward()
+    scales = [p for n, p in learned.named_parameters() if n.endswith("log_scale")]
+    assert len(scales) >= len(plan.weights) + len(plan.activations)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in scales)
+
     plain = remove_quantizers(prepare_student(teacher, spec, plan))
     assert all(torch.equal(v, original[k]) for k, v in plain.state_dict().items())
     assert torch.equal(plain(x), teacher(x))
