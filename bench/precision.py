@@ -10,44 +10,44 @@ bench/out/precision.json. Nothing is chosen by these figures; the last step is t
 
 import json
 import statistics
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
+from bench.experiment import (
+    Images,
+    Mean,
+    Source,
+    Std,
+    Weights,
+    Widths,
+    calibrated,
+    correct_answers,
+    halves,
+    make_bank,
+    mean_and_spread,
+    open_teacher,
+    parse_widths,
+    tune,
+)
 from bench.machine import describe
 from bench.run import OUT
 from hast.api import train_generator
-from hast.bit_width import BitWidth
-from hast.classifier_source import load_classifier
-from hast.engine import Engine, place, select_device
-from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
-from hast.loops.evaluate import evaluate
-from hast.loops.finetune import FinetuneConfig, finetune
-from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize
-from hast.networks.batch_norm import freeze
-from hast.networks.blocks import find_blocks
-from hast.networks.generator import Generator
-from hast.networks.plan import PlanConfig, plan_quantization
-from hast.networks.spec import ModelSpec
-from hast.networks.student import prepare_student
-from hast.progress import drain, track
-from hast.storage.datasets import DatasetConfig, open_batches
+from hast.engine import Engine, place
+from hast.runtime import device_of
 
 PRECISIONS = {"fp32": Engine(compile=True), "bf16": Engine(bf16=True, compile=True)}
 
 
 def main(
-    source: Annotated[str, typer.Option()],
-    weights: Annotated[Path, typer.Option()],
-    images: Annotated[Path, typer.Option()],
-    mean: Annotated[str, typer.Option()],
-    std: Annotated[str, typer.Option()],
-    widths: str = "w4a4,w3a3",
+    source: Source,
+    weights: Weights,
+    images: Images,
+    mean: Mean,
+    std: Std,
+    widths: Widths = "w4a4,w3a3",
     seeds: int = 3,
     samples: int = 512,
     synthesis_steps: int = 300,
@@ -56,101 +56,46 @@ def main(
     device: str = "auto",
 ) -> None:
     options = {name: str(value) for name, value in locals().items()}
-    where = select_device(device)
-    statistics_of = {"mean": floats(mean), "std": floats(std)}
-    network, spec = load_classifier(source, weights=str(weights), spec=statistics_of)
-    teacher = place(freeze(network), where)
-    widths_tried = [BitWidth.parse(name) for name in widths.split(",")]
+    teacher = open_teacher(source, weights, images, mean, std, device)
     results: list[dict[str, Any]] = []
     for seed in range(seeds):
-        generator = place(train_generator(teacher, spec, seed=seed), where)
-        for name, engine in PRECISIONS.items():
-            config = SynthesisConfig(samples=samples, steps=synthesis_steps, seed=seed)
-            bank = make_bank(teacher, spec, config, engine)
-            students = {}
-            for width in widths_tried:
-                student = calibrated(teacher, spec, generator, width, seed)
-                tuning = FinetuneConfig(
-                    steps=steps, seed=seed, learning_rate=learning_rate,
-                    milestones=(steps // 2, steps * 3 // 4),
-                )  # fmt: skip
-                blocks = find_blocks(teacher, spec)
-                records = finetune(
-                    student, teacher, bank, torch.ones(samples), blocks, tuning, engine
+        generator = place(
+            train_generator(teacher.network, teacher.spec, seed=seed), device_of(teacher.network)
+        )
+        synthesis = {"samples": samples, "steps": synthesis_steps, "seed": seed}
+        tuning = {
+            "steps": steps, "seed": seed, "learning_rate": learning_rate,
+            "milestones": (steps // 2, steps * 3 // 4),
+        }  # fmt: skip
+        for precision, engine in PRECISIONS.items():
+            bank = make_bank(teacher, synthesis, engine)
+            for width in parse_widths(widths):
+                student = calibrated(teacher, width, {}, generator, seed)
+                tune(student, teacher, bank, tuning, engine, f"{width} {precision}")
+                top1 = halves(*correct_answers(student, teacher))["all"]
+                results.append(
+                    {"seed": seed, "precision": precision, "bits": str(width), "top1": top1}
                 )
-                drain(records, total=steps, label=f"{width} {name}", fields=("loss",))
-                students[str(width)] = student
-            accuracies = measure(students, teacher, spec, images)
-            results.append({"seed": seed, "precision": name} | accuracies)
-            print(results[-1], flush=True)
-    report(results, [str(w) for w in widths_tried], describe(where), options)
+                print(results[-1], flush=True)
+    report(results, describe(device_of(teacher.network)), options)
 
 
-def floats(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
-
-
-def make_bank(
-    teacher: nn.Module, spec: ModelSpec, config: SynthesisConfig, engine: Engine
-) -> torch.Tensor:
-    batches = range(len(batch_sizes(config)))
-    total = len(batches) * config.steps
-    records = synthesize(teacher, None, spec, config, batches, engine)
-    shown = track(records, total=total, label="synthesize", fields=("loss",))
-    return torch.cat([step.images for step in shown if step.is_last])
-
-
-def calibrated(
-    teacher: nn.Module, spec: ModelSpec, generator: Generator, width: BitWidth, seed: int
-) -> nn.Module:
-    plan = plan_quantization(teacher, spec, width, PlanConfig())
-    student = prepare_student(teacher, spec, plan)
-    drain(
-        calibrate(student, calibration_batches(generator, CalibrationConfig(seed=seed))),
-        total=None, label="calibrate", show=False,
-    )  # fmt: skip
-    return student
-
-
-def measure(
-    students: dict[str, nn.Module], teacher: nn.Module, spec: ModelSpec, images: Path
-) -> dict[str, float]:
-    """Top-1 of the teacher and of every student, in percent, in fp32."""
-    config = DatasetConfig(name="folder", root=str(images))
-    networks = {"teacher": teacher, **students}
-    for counts in evaluate(networks, teacher, open_batches(config, "test", spec)):
-        last = counts
-    return {name: 100 * evaluation.top1 for name, evaluation in last.items()}
-
-
-def report(
-    results: list[dict[str, Any]],
-    widths: list[str],
-    machine: dict[str, Any],
-    options: dict[str, str],
-) -> None:
+def report(results: list[dict[str, Any]], machine: dict[str, Any], options: dict[str, str]) -> None:
     table = Table(title=f"{machine['device']}, torch {machine['torch']}, {options['seeds']} seeds")
     for column in ("", *PRECISIONS, "bf16 - fp32, by seed"):
         table.add_column(column, justify="right")
     summary = {}
-    for width in widths:
-        top1 = {p: [r[width] for r in results if r["precision"] == p] for p in PRECISIONS}
+    for bits in dict.fromkeys(row["bits"] for row in results):
+        own = [row for row in results if row["bits"] == bits]
+        top1 = {p: [row["top1"] for row in own if row["precision"] == p] for p in PRECISIONS}
         gaps = [b - a for a, b in zip(*top1.values(), strict=True)]
-        summary[width] = {"gap_mean": statistics.mean(gaps), "gaps": gaps}
-        cells = [f"{statistics.mean(v):.2f} ± {spread(v):.2f}" for v in top1.values()]
-        table.add_row(
-            width,
-            *cells,
-            f"{summary[width]['gap_mean']:+.2f} ({', '.join(f'{gap:+.2f}' for gap in gaps)})",
-        )
+        summary[bits] = {"mean": statistics.mean(gaps), "by_seed": gaps}
+        shown = f"{statistics.mean(gaps):+.2f} ({', '.join(f'{gap:+.2f}' for gap in gaps)})"
+        table.add_row(bits, *map(mean_and_spread, top1.values()), shown)
     Console().print(table)
     OUT.mkdir(exist_ok=True)
-    values = {"machine": machine, "options": options, "results": results, "summary": summary}
+    values = {"machine": machine, "options": options, "results": results, "gaps": summary}
     (OUT / "precision.json").write_text(json.dumps(values, indent=2) + "\n")
-
-
-def spread(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hast.api import evaluate, quantize, quantize_zero_shot, synthesize, train_generator
+    from hast.api import quantize, quantize_zero_shot, synthesize, train_generator
     from hast.bank import Bank
     from hast.classifier_source import load_classifier
     from hast.errors import HastError, InputError, NonFiniteLossError
+    from hast.evaluation import evaluate
     from hast.networks.spec import ModelSpec
     from hast.networks.student import remove_quantizers
 
@@ -30,12 +31,13 @@ __all__ = [
 # Imported on first use: a pipeline stage needs a part of the library and depends on that part only.
 _HOMES = {
     "Bank": "hast.bank",
+    "evaluate": "hast.evaluation",
     "ModelSpec": "hast.networks.spec",
     "load_classifier": "hast.classifier_source",
     "remove_quantizers": "hast.networks.student",
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
-        ("evaluate", "quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"
+        ("quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"
     ),
 }
 

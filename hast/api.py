@@ -5,11 +5,11 @@ parameters of the section that a function names; a wrong one raises `hast.InputE
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hast import __version__
 from hast.bank import Bank, BankCard
@@ -18,8 +18,6 @@ from hast.config import parse_section
 from hast.engine import Engine, choose_engine, place, select_device
 from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
-from hast.loops.evaluate import Evaluation
-from hast.loops.evaluate import evaluate as measure
 from hast.loops.finetune import WORK_PER_IMAGE, FinetuneConfig, finetune
 from hast.loops.score import score
 from hast.loops.synthesize import SynthesisConfig, batch_sizes
@@ -35,6 +33,7 @@ from hast.networks.plan import PlanConfig, forward_macs, plan_quantization
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student
 from hast.progress import drain, track
+from hast.recipes import recipe_settings
 from hast.runtime import device_of
 
 Device = torch.device | str | None
@@ -134,6 +133,7 @@ def quantize(
     steps: int = 2000,
     seed: int = 0,
     placement: str = "inputs",
+    quantizer: str = "minmax",
     first_last_bits: int | None = None,
     overrides: Sequence[Any] = (),
     skip: Sequence[str] = (),
@@ -151,7 +151,7 @@ def quantize(
         weight_bits, act_bits: code widths, 2..8.
         steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
         seed: of ranges, order of samples and augmentation.
-        placement, first_last_bits, overrides, skip: see `hast.networks.plan.PlanConfig`.
+        placement, quantizer, first_last_bits, overrides, skip: see `hast.networks.plan.PlanConfig`.
         generator: its images set the activation ranges; by default one is trained for it.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
@@ -171,6 +171,7 @@ def quantize(
     rules = parse_section(
         {
             "placement": placement,
+            "quantizer": quantizer,
             "first_last_bits": first_last_bits,
             "overrides": overrides,
             "skip": skip,
@@ -202,9 +203,8 @@ def quantize_zero_shot(
     *,
     weight_bits: int = 4,
     act_bits: int = 4,
-    samples: int = 1024,
-    synthesis_steps: int = 500,
-    steps: int = 2000,
+    recipe: str = "hast",
+    size: str = "quick",
     seed: int = 0,
     synthesis: Mapping[str, Any] | None = None,
     device: Device = None,
@@ -214,65 +214,29 @@ def quantize_zero_shot(
     """Synthesize a bank and make a low-bit student, in one call.
 
     Args:
-        samples, synthesis_steps, synthesis: of `synthesize`, the last its further settings.
-        steps, settings: of `quantize`; the others are those of both.
-    """
-    bank = synthesize(
-        teacher,
-        spec,
-        samples=samples,
-        steps=synthesis_steps,
-        seed=seed,
-        device=device,
-        progress=progress,
-        **(synthesis or {}),
-    )
-    return quantize(
-        teacher,
-        spec,
-        bank,
-        weight_bits=weight_bits,
-        act_bits=act_bits,
-        steps=steps,
-        seed=seed,
-        device=device,
-        progress=progress,
-        **settings,
-    )
-
-
-def evaluate(
-    network: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    *,
-    teacher: nn.Module | None = None,
-    device: Device = None,
-    progress: bool = True,
-) -> Evaluation:
-    """Measure a network on labelled images, in eval mode and fp32.
-
-    Args:
-        network: a teacher or a student.
-        loader: normalized images (N, C, H, W) and labels (N,).
-        teacher: the network to which `agreement` is measured; by default `network` itself.
-        device: where to compute; by default where the network is.
-        progress: show a bar, or lines where there is no terminal.
-
-    Returns:
-        A record with `top1`, `top5` and `agreement`, in [0, 1], and the number of `samples`.
+        teacher, spec, weight_bits, act_bits, seed, device, progress: as of `quantize`.
+        recipe: `hast` is the paper, `best` what did best at the same compute; see `hast.recipes`.
+        size: `quick` ends in minutes on two cores, `paper` is the paper's.
+        synthesis: settings of `synthesize` that differ from the recipe's.
+        settings: settings of `quantize` that differ from the recipe's.
 
     Raises:
-        InputError: the loader is empty.
+        InputError: a wrong setting.
     """
-    device = device or device_of(network)
-    subject = freeze(copy.deepcopy(network)).to(device)
-    reference = subject if teacher is None else freeze(copy.deepcopy(teacher)).to(device)
-    total = len(loader) if isinstance(loader, Sized) else None
-    counts = measure({"network": subject}, reference, loader)
-    records = [*track(counts, total=total, label="evaluate", show=progress)]
-    if not records:
-        raise InputError("evaluate: the loader must yield at least one batch, it is empty")
-    return records[-1]["network"]
+    values = recipe_settings(recipe, size)
+    common: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
+    generator = train_generator(teacher, spec, **values["generator"], **common)
+    bank = synthesize(
+        teacher, spec, generator=generator,
+        **common, **values["synthesize"] | dict(synthesis or {}),
+    )  # fmt: skip
+    chosen = values["quantize"] | values.get("layers", {})
+    if "steps" in settings:
+        chosen.pop("milestones")  # they belong to the recipe's steps
+    return quantize(
+        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, generator=generator,
+        **common, **chosen | settings,
+    )  # fmt: skip
 
 
 def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:

@@ -50,7 +50,12 @@ def test_a_bank_a_student_and_its_accuracy(teacher, spec, bank, generator):
 
 def test_one_call_does_it_all_and_shows_progress(teacher, spec, capsys):
     student = hast.quantize_zero_shot(
-        teacher, spec, weight_bits=3, act_bits=4, samples=8, synthesis_steps=2, steps=2
+        teacher,
+        spec,
+        weight_bits=3,
+        act_bits=4,
+        steps=2,
+        synthesis={"samples": 8, "steps": 2, "batch_size": 8},
     )
     assert student(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     shown = capsys.readouterr().err

@@ -9,11 +9,11 @@ ROOMS = [
     ["stages"],
     ["hast/__main__"],
     ["hast/cli"],
-    ["hast/summary", "hast/api", "hast/inspection", "hast/classifier_source"],
+    ["hast/summary", "hast/api", "hast/evaluation", "hast/inspection", "hast/classifier_source"],
     ["hast/loops", "hast/storage"],  # side by side: neither knows the other
     ["hast/bank"],
     ["hast/networks"],
-    ["hast/bit_width"],
+    ["hast/bit_width", "hast/recipes"],
     ["hast/engine", "hast/distributed", "hast/runtime", "hast/config", "hast/progress"],
     ["hast/math"],
     ["hast/errors"],

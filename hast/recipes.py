@@ -1,0 +1,52 @@
+"""Named sets of parameters: a recipe says how, a size says how much. What a user sets wins.
+
+`hast` is the paper. `best` is what did best in docs/results.md at the same compute.
+"""
+
+from typing import Any, Literal, get_args
+
+from hast.errors import InputError
+
+Recipe = Literal["hast", "best"]
+Size = Literal["quick", "paper"]
+Settings = dict[str, dict[str, Any]]  # by section of params.yaml
+
+_RECIPES: dict[str, Settings] = {
+    "hast": {},  # the sections' own defaults
+    "best": {
+        "layers": {"quantizer": "learned"},
+        "quantize": {
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.0,
+            "milestones": (),
+        },
+    },
+}
+_SIZES: dict[str, Settings] = {
+    "quick": {
+        "generator": {"steps": 400},
+        "synthesize": {"samples": 1280, "steps": 400},
+        "quantize": {"steps": 600, "milestones": (300, 450)},
+    },
+    "paper": {
+        "generator": {"steps": 800},
+        "synthesize": {"samples": 5120, "steps": 1000},
+        "quantize": {"steps": 29400, "milestones": (4000, 8000, 12000)},
+    },
+}
+
+
+def recipe_settings(recipe: str, size: str) -> Settings:
+    """Values of a recipe at a size, by section.
+
+    Raises:
+        InputError: there is no such recipe or size.
+    """
+    for what, name, known in (("recipe", recipe, Recipe), ("size", size, Size)):
+        if name not in get_args(known):
+            raise InputError(f"{what} must be one of {', '.join(get_args(known))}, got {name!r}")
+    how, much = _RECIPES[recipe], _SIZES[size]
+    sections = [*dict.fromkeys((*much, *how))]
+    return {section: much.get(section, {}) | how.get(section, {}) for section in sections}
