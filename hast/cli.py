@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hast import __version__
+from hast import __version__, presets
 from hast.bit_width import BitWidth
-from hast.config import parse_section
+from hast.config import parse_section, write_yaml
 from hast.errors import InputError, clear_errors
 from hast.inspection import inspection
 from hast.networks.plan import PlanConfig
+from hast.presets import PRESETS
 from hast.storage.bank import open_bank
 from hast.storage.tables import read_json
 from hast.summary import layers_table, results_table
@@ -75,6 +76,23 @@ def inspect(
         console.print(f"  {name}", highlight=False)
     console.print(layers_table(found.layers, title=f"Layers of {bits}"))
     console.print(f"fp32: {found.full_bytes:,} bytes, {bits}: {found.packed_bytes:,} bytes")
+
+
+@app.command()
+def preset(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(PRESETS)}.")],
+    recipe: Annotated[str, typer.Option(help="`hast` is the paper, or `best`.")] = "hast",
+    size: Annotated[str, typer.Option(help="`quick` or `paper`.")] = "quick",
+    weights: Annotated[str | None, typer.Option(help="Checkpoint of the teacher.")] = None,
+    data_root: Annotated[str | None, typer.Option(help="Folder that holds test/CLASS/.")] = None,
+    out: Annotated[Path, typer.Option(help="Params file to write.")] = Path("params.yaml"),
+) -> None:
+    """Switch the pipeline to another teacher, recipe or size. What was there is kept as OUT.old."""
+    values = presets.preset(name, recipe=recipe, size=size, weights=weights, data_root=data_root)
+    if out.exists():
+        out.replace(out.with_name(f"{out.name}.old"))
+    write_yaml(out, values, comment=f"hast preset {name} --recipe {recipe} --size {size}")
+    print(f"{out}: {name}, recipe {recipe}, size {size}; now run `dvc repro`")
 
 
 @bank_app.command()

@@ -63,6 +63,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def write_yaml(path: Path, values: dict[str, Any], *, comment: str) -> None:
+    """Write a params file; what it leaves out has the default of its section."""
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        file.write(f"# Written by `{comment}`. What is not here has the paper's value.\n")
+        yaml.dump(values, file)
+
+
 def _describe(name: str, error: Any) -> str:
     key = ".".join([name, *map(str, error["loc"])])
     if error["type"] == "extra_forbidden":

@@ -3,6 +3,7 @@
 `hast` is the paper. `best` is what did best in docs/results.md at the same compute.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 from hast.errors import InputError
@@ -20,7 +21,7 @@ _RECIPES: dict[str, Settings] = {
             "schedule": "cosine",
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
-            "milestones": (),
+            "milestones": [],
         },
     },
 }
@@ -28,12 +29,12 @@ _SIZES: dict[str, Settings] = {
     "quick": {
         "generator": {"steps": 400},
         "synthesize": {"samples": 1280, "steps": 400},
-        "quantize": {"steps": 600, "milestones": (300, 450)},
+        "quantize": {"steps": 600, "milestones": [300, 450]},
     },
     "paper": {
         "generator": {"steps": 800},
         "synthesize": {"samples": 5120, "steps": 1000},
-        "quantize": {"steps": 29400, "milestones": (4000, 8000, 12000)},
+        "quantize": {"steps": 29400, "milestones": [4000, 8000, 12000]},
     },
 }
 
@@ -44,9 +45,29 @@ def recipe_settings(recipe: str, size: str) -> Settings:
     Raises:
         InputError: there is no such recipe or size.
     """
-    for what, name, known in (("recipe", recipe, Recipe), ("size", size, Size)):
-        if name not in get_args(known):
-            raise InputError(f"{what} must be one of {', '.join(get_args(known))}, got {name!r}")
-    how, much = _RECIPES[recipe], _SIZES[size]
-    sections = [*dict.fromkeys((*much, *how))]
-    return {section: much.get(section, {}) | how.get(section, {}) for section in sections}
+    return merged([size_settings(size), method_settings(recipe)])
+
+
+def method_settings(recipe: str) -> Settings:
+    """How: what a recipe sets at any size."""
+    return _RECIPES[_known("recipe", recipe, Recipe)]
+
+
+def size_settings(size: str) -> Settings:
+    """How much: what a size sets in any recipe."""
+    return _SIZES[_known("size", size, Size)]
+
+
+def merged(parts: Iterable[Settings]) -> Settings:
+    """Section by section and value by value; later parts win."""
+    result: Settings = {}
+    for part in parts:
+        for section, values in part.items():
+            result[section] = result.get(section, {}) | values
+    return result
+
+
+def _known(what: str, name: str, names: Any) -> str:
+    if name not in get_args(names):
+        raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {name!r}")
+    return name

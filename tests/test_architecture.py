@@ -13,6 +13,7 @@ ROOMS = [
     ["hast/loops", "hast/storage"],  # side by side: neither knows the other
     ["hast/bank"],
     ["hast/networks"],
+    ["hast/presets"],
     ["hast/bit_width", "hast/recipes"],
     ["hast/engine", "hast/distributed", "hast/runtime", "hast/config", "hast/progress"],
     ["hast/math"],

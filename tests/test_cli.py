@@ -9,6 +9,7 @@ from rich.console import Console
 
 import hast
 from hast.bank import BankCard
+from hast.config import read_yaml
 from hast.storage.bank import BankWriter
 from hast.storage.timings import Timing
 from hast.summary import markdown_table, results_table, timings_table
@@ -88,3 +89,24 @@ def test_wall_times_tell_what_was_built_now():
     assert "up to date" not in report
     assert any("built now" in x and "1.5" in x for x in lines)
     assert "100 images" in printed(results_table(RESULTS))
+
+
+def test_a_preset_replaces_the_params_file_and_keeps_the_old_one(tmp_path):
+    (tmp_path / "params.yaml").write_text("mine\n")
+    options = ["--recipe", "best", "--weights", "teacher.safetensors", "--data-root", "images"]
+    done = cli("preset", "cifar10_resnet20", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "params.yaml.old").read_text() == "mine\n"
+    written = read_yaml(tmp_path / "params.yaml")
+    assert written["teacher"]["weights"] == "teacher.safetensors"
+    assert written["dataset"]["root"] == "images"
+    assert written["layers"]["quantizer"] == "learned"
+
+
+def test_an_unknown_preset_ends_in_one_line_and_changes_nothing(tmp_path):
+    (tmp_path / "params.yaml").write_text("mine\n")
+    done = cli("preset", "cifar", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "preset must be one of digits" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]

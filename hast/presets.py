@@ -1,0 +1,121 @@
+"""Complete parameters for well-known teachers and data: what `hast preset NAME` writes.
+
+A preset lists what differs from the sections' defaults, which are the paper's CIFAR-10 setting.
+Source of the ImageNet and CIFAR-100 numbers: the values in effect in the authors' runs, where these
+differ from their configuration files.
+"""
+
+from typing import Any
+
+from hast.errors import InputError
+from hast.recipes import Settings, merged, method_settings, size_settings
+
+_CIFAR10 = {
+    "mean": [0.49139968, 0.48215827, 0.44653124],
+    "std": [0.24703233, 0.24348505, 0.26158768],
+}
+_CIFAR100 = {"mean": [0.5071, 0.4865, 0.4409], "std": [0.2673, 0.2564, 0.2762]}
+_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_IMAGENET_SECTIONS: Settings = {
+    "synthesize": {
+        "hard_weight": 0.1,
+        "gamma": 0.5,
+        "augment_probability": 0.5,
+    },
+    "quantize": {"batch_size": 16, "learning_rate": 1e-6, "milestones": [20000]},
+}
+_IMAGENET_QUICK: Settings = {
+    "generator": {"steps": 50},
+    "synthesize": {"samples": 64, "batch_size": 32, "steps": 100},
+    "calibrate": {"batches": 8, "batch_size": 16},
+    "quantize": {"steps": 200, "milestones": [100, 150]},
+}
+
+
+def _folder(root: str, **options: Any) -> dict[str, Any]:
+    return {"name": "folder", "root": root, **options}
+
+
+_PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
+    "digits": (
+        {
+            "dataset": {"name": "digits"},
+            "teacher": {"source": "builtin:digits_resnet"},
+            "quantize": {"flip": False},
+        },
+        {
+            "generator": {"steps": 800},
+            "synthesize": {"samples": 1024},
+            "calibrate": {"batches": 50},
+            "quantize": {"steps": 800, "milestones": [400, 600], "learning_rate": 5e-5},
+        },
+    ),
+    "cifar10_resnet20": (
+        {
+            "dataset": _folder("data/cifar10"),
+            "teacher": {"source": "pytorchcv:resnet20_cifar10", "spec": _CIFAR10},
+        },
+        {},
+    ),
+    "cifar100_resnet20": (
+        {
+            "dataset": _folder("data/cifar100"),
+            "teacher": {"source": "pytorchcv:resnet20_cifar100", "spec": _CIFAR100},
+        },
+        {},
+    ),
+    "imagenet_resnet18": (
+        {
+            "dataset": _folder("data/imagenet", crop_fraction=0.875),
+            "teacher": {"source": "pytorchcv:resnet18", "spec": _IMAGENET},
+            **_IMAGENET_SECTIONS,
+        },
+        _IMAGENET_QUICK,
+    ),
+    "imagenet_mobilenet_v2": (
+        {
+            "dataset": _folder("data/imagenet", crop_fraction=0.875),
+            "teacher": {"source": "pytorchcv:mobilenetv2_w1", "spec": _IMAGENET},
+            **_IMAGENET_SECTIONS,
+        },
+        _IMAGENET_QUICK,
+    ),
+}
+PRESETS = tuple(_PRESETS)
+_SECTIONS = (
+    "dataset", "teacher", "generator", "synthesize", "sensitivity", "layers", "calibrate", "score",
+    "quantize",
+)  # fmt: skip
+
+
+def preset(
+    name: str,
+    *,
+    recipe: str = "hast",
+    size: str = "quick",
+    weights: str | None = None,
+    data_root: str | None = None,
+) -> dict[str, Any]:
+    """The content of a params file.
+
+    Args:
+        name: one of `PRESETS`.
+        recipe, size: see `hast.recipes`.
+        weights: of the teacher, a checkpoint or a tag; by default the source's pretrained ones.
+        data_root: folder with the test images.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in _PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    always, when_quick = _PRESETS[name]
+    parts = [size_settings(size), always, when_quick if size == "quick" else {}]
+    chosen = merged([{key: {} for key in _SECTIONS}, *parts, method_settings(recipe)])
+    chosen["layers"].setdefault("placement", "inputs")
+    teacher = chosen["teacher"]
+    if weights is not None or not teacher["source"].startswith("builtin:"):
+        teacher["weights"] = weights or "pretrained"
+    if data_root is not None:
+        chosen["dataset"]["root"] = data_root
+    return {"bit_widths": ["w4a4", "w3a3"], **chosen}

@@ -1,0 +1,58 @@
+"""What only a CUDA device can show: `pytest -m gpu`."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hast.bit_width import BitWidth
+from hast.engine import Engine, choose_engine, hold_images, place
+from hast.loops.finetune import FinetuneConfig, finetune
+from hast.loops.synthesize import SynthesisConfig, synthesize
+from hast.networks.blocks import find_blocks
+from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.student import prepare_student, set_mode
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore"),  # of the compiler
+]
+CONFIG = SynthesisConfig(samples=8, batch_size=8, steps=10, learning_rate=0.1)
+
+
+def losses(teacher: nn.Module, spec, engine: Engine) -> list[float]:
+    return [step.loss.item() for step in synthesize(teacher, None, spec, CONFIG, [0], engine)]
+
+
+@pytest.mark.parametrize("engine", [Engine(), Engine(compile=True)])
+def test_ten_steps_agree_with_the_cpu(teacher, spec, engine):
+    on_cpu = losses(teacher, spec, Engine())
+    on_gpu = losses(place(copy.deepcopy(teacher), torch.device("cuda")), spec, engine)
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
+
+
+def test_long_loops_run_compiled_in_bf16():
+    assert choose_engine(torch.device("cuda"), work=1e15) == Engine(bf16=True, compile=True)
+
+
+def test_a_bank_that_fits_is_held_on_the_device():
+    assert hold_images(torch.zeros(4, 3, 8, 8), torch.device("cuda")).is_cuda
+
+
+def test_a_student_trains_there(teacher, spec):
+    device = torch.device("cuda")
+    teacher = place(teacher, device)
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan).to(device)
+    images = torch.randn(16, *spec.input_shape)
+    set_mode(student, "observe")
+    student(images.to(device))
+    set_mode(student, "quantize")
+    config = FinetuneConfig(steps=5, batch_size=8)
+    blocks = find_blocks(teacher, spec)
+    steps = [
+        *finetune(student, teacher, images, torch.ones(16), blocks, config, Engine(True, True))
+    ]
+    assert all(torch.isfinite(step.loss) for step in steps)

@@ -1,0 +1,54 @@
+"""Recipes and presets are valid parameters, and a preset is a complete params file."""
+
+from itertools import product
+
+import pytest
+from imports import ROOT
+
+from hast.config import read_yaml, write_yaml
+from hast.errors import InputError
+from hast.presets import PRESETS, preset
+from hast.recipes import recipe_settings
+from stages.params import SECTIONS, check_params
+
+RECIPES, SIZES = ("hast", "best"), ("quick", "paper")
+
+
+@pytest.mark.parametrize(("name", "recipe", "size"), [*product(PRESETS, RECIPES, SIZES)])
+def test_every_preset_is_a_complete_params_file(name, recipe, size, tmp_path):
+    path = tmp_path / "params.yaml"
+    write_yaml(path, preset(name, recipe=recipe, size=size), comment="test")
+    check_params(path)
+
+
+def test_the_digits_preset_is_the_shipped_file():
+    shipped, written = read_yaml(ROOT / "params.yaml"), preset("digits")
+    assert shipped["bit_widths"] == written["bit_widths"]
+    for key, section in SECTIONS.items():
+        assert section.model_validate(written[key]) == section.model_validate(shipped[key]), key
+
+
+def test_the_paper_at_its_size_is_the_default_of_every_section():
+    for key, values in recipe_settings("hast", "paper").items():
+        assert SECTIONS[key].model_validate(values) == SECTIONS[key]()
+
+
+def test_the_best_recipe_learns_the_scales_at_any_size():
+    for size in SIZES:
+        settings = recipe_settings("best", size)
+        assert settings["layers"]["quantizer"] == "learned"
+        assert settings["quantize"]["steps"] == recipe_settings("hast", size)["quantize"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cifar10", "hast", "quick"), "preset must be one of digits, .* got 'cifar10'"),
+        (("digits", "worst", "quick"), "recipe must be one of hast, best, got 'worst'"),
+        (("digits", "hast", "huge"), "size must be one of quick, paper, got 'huge'"),
+    ],
+)
+def test_an_unknown_word_is_refused_with_those_that_are_known(arguments, message):
+    name, recipe, size = arguments
+    with pytest.raises(InputError, match=message):
+        preset(name, recipe=recipe, size=size)
