@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class HastError(Exception):
@@ -18,6 +19,10 @@ class NonFiniteLossError(HastError, ArithmeticError):
 
     def __init__(self, loop: str, step: int, cause: str) -> None:
         super().__init__(f"{loop}: the loss is not finite by step {step}; likely cause: {cause}")
+        self._arguments = (loop, step, cause)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments  # so that a worker process can hand it over
 
 
 @contextmanager

@@ -7,9 +7,7 @@ the same whoever makes them.
 import multiprocessing
 import queue
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from hast.bank import BankCard
 from hast.engine import Engine, select_device
-from hast.errors import InputError
+from hast.errors import HastError, InputError
 from hast.loops.synthesize import SynthesisConfig, SynthesisStep, synthesize
 from hast.runtime import make_deterministic
 from hast.storage.bank import BankWriter
@@ -94,58 +92,68 @@ def _make(
         yield step
 
 
-def _make_in_processes(
-    job: Job, shards: Iterable[slice], devices: Iterable[str]
-) -> Iterator[Report]:
+def _make_in_processes(job: Job, shards: Sequence[slice], devices: list[str]) -> Iterator[Report]:
     context = multiprocessing.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(len(list(devices)), mp_context=context) as pool,
-    ):
-        todo, reports = manager.Queue(), manager.Queue()
-        for shard in shards:
-            todo.put(shard)
-        running = [pool.submit(_work, job, device, todo, reports) for device in devices]
-        try:
-            yield from _reports(running, reports)
-        except BrokenProcessPool:
-            raise InputError(
-                "synthesize: a worker process was killed (out of memory?); finished shards are"
-                " kept: run again, with fewer workers if it happens again"
-            ) from None
+    taken, reports = context.Value("i", 0), context.Queue()
+    workers = [
+        context.Process(target=_work, args=(job, device, shards, taken, reports), daemon=True)
+        for device in devices
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        yield from _reports(workers, reports)
+    finally:
+        for worker in workers:
+            worker.kill()  # those that are done do not mind
+            worker.join()
 
 
-def _work(job: Job, device: str, todo: Any, reports: Any) -> None:
-    """A worker: take shards until none is left, and report (steps, last step) now and then."""
+def _work(job: Job, device: str, shards: Sequence[slice], taken: Any, reports: Any) -> None:
+    """A worker: take shards until none is left; report (steps, last step) now and then, or the
+    error that ended it."""
     make_deterministic()
+    parent = multiprocessing.parent_process()
     steps, reported = 0, time.monotonic()
-    for step in _make(job, job.writer(join=True), _taken_from(todo), select_device(device)):
-        steps += 1
-        if step.is_last or time.monotonic() - reported > _REPORT_EVERY:
-            reports.put((steps, Report(float(step.loss), float(step.bns), float(step.hard))))
-            steps, reported = 0, time.monotonic()
+    try:
+        where = select_device(device)
+        for step in _make(job, job.writer(join=True), _next_of(shards, taken), where):
+            steps += 1
+            if step.is_last or time.monotonic() - reported > _REPORT_EVERY:
+                reports.put((steps, Report(float(step.loss), float(step.bns), float(step.hard))))
+                steps, reported = 0, time.monotonic()
+                if parent is not None and not parent.is_alive():
+                    return  # killed; nobody would end this process
+    except HastError as error:
+        reports.put((0, error))
 
 
-def _taken_from(todo: Any) -> Iterator[slice]:
+def _next_of(shards: Sequence[slice], taken: Any) -> Iterator[slice]:
+    """Shards that no other worker has taken."""
     while True:
-        try:
-            yield todo.get_nowait()
-        except queue.Empty:
+        with taken.get_lock():
+            index, taken.value = taken.value, taken.value + 1
+        if index >= len(shards):
             return
+        yield shards[index]
 
 
-def _reports(running: list[Future[None]], reports: Any) -> Iterator[Report]:
+def _reports(workers: Sequence[Any], reports: Any) -> Iterator[Report]:
     """One record for each step that was reported, until all workers are done."""
     while True:
-        finished = all(future.done() for future in running)
-        for future in running:
-            if future.done():
-                future.result()  # raises what the worker raised
+        finished = all(worker.exitcode == 0 for worker in workers)
         try:
             steps, report = reports.get(timeout=_REPORT_EVERY)
         except queue.Empty:
             if finished:
                 return
+            if any(worker.exitcode for worker in workers):
+                raise InputError(
+                    "synthesize: a worker process was killed or failed (out of memory?); finished"
+                    " shards are kept: run again, with fewer workers if it happens again"
+                ) from None
             continue
+        if isinstance(report, HastError):
+            raise report
         for _ in range(steps):
             yield report

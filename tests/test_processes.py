@@ -22,6 +22,8 @@ from stage_runs import (
     run_teacher,
 )
 
+from hast.errors import NonFiniteLossError
+
 SYNTHESIZE = [
     sys.executable, "-m", "stages.synthesize", "--workers", "2",
     "--teacher", str(A / "teacher"), "--generator", str(A / "generator"), "--out", str(A / "bank"),
@@ -48,18 +50,17 @@ def test_two_processes_write_the_bank_of_one_byte_for_byte(project):
 
 
 def test_a_killed_worker_ends_in_one_line_and_costs_only_its_shards(project):
-    edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=150))
+    edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=100))
     run_teacher()
     run_generator()
     stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.PIPE, text=True, env=child_environment())
     wait_for(lambda: [*Path(".partial").glob("*/bank.zarr/labels/c/*")])
-    workers = [p for p in psutil.Process(stage.pid).children() if p.cpu_times().user > 1]
-    workers[-1].kill()
+    at_work(stage.pid)[-1].kill()
     _, shown = stage.communicate(timeout=60)
     assert stage.returncode == 2
     lines = [line for line in shown.splitlines() if "error" in line.lower()]
     assert len(lines) == 1
-    assert "a worker process was killed" in lines[0]
+    assert "a worker process was killed or failed" in lines[0]
     kept = {p: p.stat().st_mtime_ns for p in Path(".partial").glob("*/bank.zarr/labels/c/*")}
     assert 0 < len(kept) < 4
     assert not (A / "bank").exists()
@@ -96,3 +97,29 @@ def test_two_processes_fine_tune_the_student_of_one_to_rounding(project):
     for name, change in moved.items():
         assert torch.allclose(shared[name] - start[name], change, atol=1e-3 * largest), name
     assert largest > 0
+
+
+def test_an_error_in_a_worker_is_the_error_of_the_stage(project):
+    edit_params(project, lambda p: p["synthesize"].update(learning_rate=1e30, steps=30))
+    run_teacher()
+    run_generator()
+    with pytest.raises(NonFiniteLossError, match=r"synthesize, batch .* learning_rate too high"):
+        run_synthesize(workers=2)
+
+
+def test_killing_the_stage_leaves_no_worker_behind(project):
+    edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=5000))
+    run_teacher()
+    run_generator()
+    stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.DEVNULL, env=child_environment())
+    wait_for(lambda: len(at_work(stage.pid)) == 2)
+    workers = at_work(stage.pid)
+    stage.kill()
+    stage.wait()
+    wait_for(lambda: not any(worker.is_running() for worker in workers))
+
+
+def at_work(parent: int) -> list[psutil.Process]:
+    """Child processes that have done more than start."""
+    children = psutil.Process(parent).children()
+    return [child for child in children if child.cpu_times().user > 2]
