@@ -59,6 +59,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hast, real data": ("hast", {"bank": "train"}),
     "best": ("best", {}),
     "best, ε = 0": ("best", {"quantize": {"promotion_step": 0.0}}),
+    "best, ε = 0, twice the steps": (
+        "best",
+        {"quantize": {"promotion_step": 0.0, "steps": 1200}},
+    ),
     "best, ε = 0, λ = 0": ("best", {"quantize": {"promotion_step": 0.0, "alignment_weight": 0.0}}),
     "best, λ = 0": ("best", {"quantize": {"alignment_weight": 0.0}}),
     "best, lr 3e-4": ("best", {"quantize": {"learning_rate": 3e-4}}),
