@@ -57,7 +57,8 @@ def make_shards(
         InputError: a worker was killed.
     """
     shards = writer.missing_shards()
-    if workers == 1:
+    workers = min(workers, len(shards))
+    if workers <= 1:
         return _make(job, writer, iter(shards), device)
     return _make_in_processes(job, shards, [_device_of(i, device) for i in range(workers)])
 

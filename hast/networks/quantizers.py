@@ -110,7 +110,9 @@ class ActivationQuantizer(nn.Module):
             self._observe(x.detach())
             return x
         # In fp32 also under autocast: bf16 cannot tell neighbouring 8-bit codes apart.
-        return fake_quantize(x.float(), self.qparams).to(x.dtype)
+        return self._fake_quantize(x.float(), self.qparams).to(x.dtype)
+
+    _fake_quantize = staticmethod(fake_quantize)
 
     def _observe(self, x: Tensor) -> None:
         low, high = x.float().aminmax()
@@ -143,11 +145,7 @@ class LearnedActivationQuantizer(ActivationQuantizer):
             self.zero_point.copy_(start.zero_point.squeeze())
         self._seen = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "observe":
-            self._observe(x.detach())
-            return x
-        return fake_quantize_learned(x.float(), self.qparams).to(x.dtype)
+    _fake_quantize = staticmethod(fake_quantize_learned)
 
     def _observe(self, x: Tensor) -> None:
         super()._observe(x)
