@@ -19,7 +19,7 @@ from hast.storage.weights import read_state
 from stages import (
     inputs,
     report,
-    synthesize,
+    shards,
     teacher,
 )
 from stages.params import SECTIONS
@@ -77,7 +77,7 @@ def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
     expected = open_bank(A / "bank")
     whole = {p: p.read_bytes() for p in (A / "bank").rglob("*") if p.is_file()}
 
-    original = synthesize.synthesize
+    original = shards.synthesize
     made = []
 
     def stopping(*arguments):
@@ -106,7 +106,7 @@ def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
     monkeypatch.setattr("hast.storage.bank._SHARD", 8)
     run_teacher()
     run_generator()
-    original = synthesize.synthesize
+    original = shards.synthesize
 
     def failing(teacher, *arguments):
         for step in original(teacher, *arguments):
