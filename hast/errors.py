@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+TRY_AGAIN = 75  # exit code of what may pass when tried again; EX_TEMPFAIL of sysexits.h
+
 
 class HastError(Exception):
     """Something the user can mend; the message names thing, rule, value and way out."""
@@ -12,6 +14,10 @@ class HastError(Exception):
 
 class InputError(HastError, ValueError):
     """A parameter, file or network that the user gave breaks a rule."""
+
+
+class TransientError(HastError):
+    """Nothing is wrong with what the user gave; the same may pass when it is tried again."""
 
 
 class NonFiniteLossError(HastError, ArithmeticError):
@@ -27,10 +33,10 @@ class NonFiniteLossError(HastError, ArithmeticError):
 
 @contextmanager
 def clear_errors(program: str) -> Iterator[None]:
-    """End the program with one line and exit code 2 where the user can mend something; anything
-    else is our own error and keeps its traceback."""
+    """End the program with one line and exit code 2 where the user can mend something, or
+    `TRY_AGAIN`; anything else is our own error and keeps its traceback."""
     try:
         yield
     except HastError as error:
         print(f"error: {program}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(TRY_AGAIN if isinstance(error, TransientError) else 2) from None

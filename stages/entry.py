@@ -4,14 +4,16 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from hast import engine
-from hast.errors import clear_errors
+from hast.errors import TransientError, clear_errors
 from hast.runtime import make_deterministic
 from hast.storage.timings import record_timing
 
@@ -23,6 +25,12 @@ Precision = Annotated[engine.Precision, typer.Option(envvar="HAST_PRECISION", he
 Compile = Annotated[engine.Switch, typer.Option(envvar="HAST_COMPILE", help="Compile the loss.")]
 Workers = Annotated[
     int, typer.Option(envvar="HAST_WORKERS", min=0, help="Processes; 0 decides by the GPUs.")
+]
+Cluster = Annotated[
+    str, typer.Option(envvar="HAST_CLUSTER", help="Dask scheduler, such as tcp://host:8786.")
+]
+Store = Annotated[
+    str, typer.Option(envvar="HAST_STORE", help="Folder or URL that all workers of it reach.")
 ]
 Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
@@ -43,5 +51,14 @@ def main(run: Callable[..., None]) -> None:
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    with clear_errors(stage):
+    with clear_errors(stage), _full_memory_may_pass():
         app()
+
+
+@contextmanager
+def _full_memory_may_pass() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        raise TransientError(f"{reason} Free the device, or set a smaller batch_size") from None

@@ -6,7 +6,7 @@ import zarr
 import hast
 from hast.bank import BankCard
 from hast.config import load_section
-from hast.engine import choose_engine, select_device
+from hast.engine import select_device
 from hast.loops.profile import bns_profile
 from hast.loops.synthesize import SynthesisConfig, batch_sizes
 from hast.networks.fingerprint import fingerprint
@@ -17,8 +17,21 @@ from hast.storage.bank import open_bank
 from hast.storage.generators import load_generator
 from hast.storage.tables import write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
-from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, Workers, main
-from stages.shards import Job, default_workers, make_shards
+from stages.cluster import make_with_dask
+from stages.entry import (
+    PARAMS,
+    Cluster,
+    Compile,
+    Device,
+    In,
+    Out,
+    Params,
+    Precision,
+    Store,
+    Workers,
+    main,
+)
+from stages.shards import Job, default_workers, make
 
 
 def run(
@@ -33,21 +46,31 @@ def run(
     precision: Precision = "auto",
     compile: Compile = "auto",
     workers: Workers = 0,
+    cluster: Cluster = "",
+    store: Store = "",
 ) -> None:
-    """Write the bank to OUT. Finished shards of a run that was killed are kept."""
+    """Write the bank to OUT. Finished shards of a run that was killed are kept.
+
+    With several workers Dask leads them: processes of this machine, or those of CLUSTER.
+    """
     config = load_section(params, "synthesize", SynthesisConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
     work = forward_macs(source.network, source.spec) * 3 * config.steps * config.samples
-    engine = choose_engine(where, work=work, precision=precision, compile=compile)
     init = load_generator(generator, source, where)
 
-    job = Job(teacher, generator, _card(source, init, config), config, engine)
+    card = _card(source, init, config)
+    # Workers of a cluster choose for themselves what `auto` is on their machine.
+    name = device if cluster else str(where)
+    job = Job(teacher, generator, card, config, name, precision, compile, work)
     writer = job.writer()
     missing = sum(len(writer.batches(shard)) for shard in writer.missing_shards())
     batches = len(batch_sizes(config))
+    workers = min(workers or default_workers(where), max(1, len(writer.missing_shards())))
     drain(
-        make_shards(job, writer, where, workers or default_workers(where)),
+        make_with_dask(job, writer, workers=workers, address=cluster, store=store)
+        if cluster or workers > 1
+        else make(job, writer, writer.missing_shards()),
         total=batches * config.steps,
         done=(batches - missing) * config.steps,
         label="synthesize",

@@ -49,29 +49,26 @@ def test_two_processes_write_the_bank_of_one_byte_for_byte(project):
     assert files(A / "bank") == alone
 
 
-def test_a_killed_worker_ends_in_one_line_and_costs_only_its_shards(project):
+def test_a_killed_worker_costs_only_its_shard_which_another_makes(project):
     edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=100))
     run_teacher()
     run_generator()
     stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.PIPE, text=True, env=child_environment())
     wait_for(lambda: [*Path(".partial").glob("*/bank.zarr/labels/c/*")])
+    kept = {p: p.stat().st_mtime_ns for p in Path(".partial").glob("*/bank.zarr/labels/c/*")}
     at_work(stage.pid)[-1].kill()
     _, shown = stage.communicate(timeout=60)
-    assert stage.returncode == 2
-    lines = [line for line in shown.splitlines() if "error" in line.lower()]
-    assert len(lines) == 1
-    assert "a worker process was killed or failed" in lines[0]
-    kept = {p: p.stat().st_mtime_ns for p in Path(".partial").glob("*/bank.zarr/labels/c/*")}
-    assert 0 < len(kept) < 4
-    assert not (A / "bank").exists()
+    assert stage.returncode == 0, shown
+    assert "Traceback" not in shown
+    assert "synthesize: 800/800" in shown  # steps of the lost shard are not counted twice
 
-    run_synthesize()
-    resumed = files(A / "bank")
     labels = A / "bank/bank.zarr/labels/c"
     assert len([*labels.iterdir()]) == 4
+    assert 0 < len(kept) < 4
     assert all((labels / p.name).stat().st_mtime_ns == time for p, time in kept.items())
-    run_synthesize()
-    assert files(A / "bank") == resumed
+    with_loss = files(A / "bank")
+    run_synthesize(workers=1)
+    assert files(A / "bank") == with_loss
 
 
 def wait_for(condition, seconds: float = 60) -> None:

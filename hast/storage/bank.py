@@ -51,7 +51,7 @@ class BankWriter:
             batch_size: samples that are made together; a shard holds whole batches.
             join: another process has prepared the folder, and others may be writing there.
         """
-        self._folder = partial_root / f"bank-{card.key()}"
+        self.folder = partial_root / f"bank-{card.key()}"
         self._samples, self._batch_size = card.samples, batch_size
         chunk = max(n for n in range(1, _MAX_CHUNK + 1) if batch_size % n == 0)
         batches = -(-card.samples // batch_size)
@@ -82,7 +82,14 @@ class BankWriter:
     def is_finished(self, shard: slice) -> bool:
         """Whether an earlier run wrote this shard. Labels are written last."""
         index = shard.start // self.shard_size
-        return (self._folder / _STORE / "labels" / "c" / str(index)).is_file()
+        return (self.folder / _STORE / "labels" / "c" / str(index)).is_file()
+
+    def shard_files(self, shard: slice) -> list[Path]:
+        """Files of a finished shard, relative to `folder`, in the order in which to copy them."""
+        index = str(shard.start // self.shard_size)
+        parts = sorted((self.folder / _STORE).glob(f"*/c/{index}"))
+        files = [f for p in parts for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
+        return [f.relative_to(self.folder) for f in files if f.is_file()]
 
     def write(self, shard: slice, images: Tensor, labels: Tensor) -> None:
         """Write one whole shard."""
@@ -92,20 +99,20 @@ class BankWriter:
     def seal(self) -> Path:
         """Write the manifest; returns the folder of the finished bank, not yet in its place."""
         assert not self.missing_shards()
-        write_manifest(self._folder / _STORE, self._folder / _MANIFEST)
-        return self._folder
+        write_manifest(self.folder / _STORE, self.folder / _MANIFEST)
+        return self.folder
 
     def publish(self, target: Path) -> None:
         """Move the sealed bank to `target`, replacing what is there."""
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             shutil.rmtree(target)
-        shutil.move(self._folder, target)
+        shutil.move(self.folder, target)
 
     def _prepare(self, card: BankCard, chunk: int) -> None:
-        store = self._folder / _STORE
+        store = self.folder / _STORE
         if not all((store / n / "zarr.json").is_file() for n in ("images", "labels")):
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
             # Attributes go through JSON so that tuples and models become plain lists and dicts.
             group = zarr.create_group(
                 store, zarr_format=3, attributes=json.loads(card.model_dump_json())
@@ -127,7 +134,7 @@ class BankWriter:
 
     def _open(self) -> dict[str, Any]:
         # Without the option a shard of zeros would leave no file and never count as finished.
-        store = self._folder / _STORE
+        store = self.folder / _STORE
         arrays = {name: zarr.open_array(store / name, mode="r+") for name in ("images", "labels")}
         return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays.items()}
 
