@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hast.evaluation import evaluate
     from hast.networks.spec import ModelSpec
     from hast.networks.student import remove_quantizers
+    from hast.storage.checkpoints import load, save
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "ModelSpec",
     "NonFiniteLossError",
     "evaluate",
+    "load",
     "load_classifier",
     "quantize",
     "quantize_zero_shot",
     "remove_quantizers",
+    "save",
     "synthesize",
     "train_generator",
 ]
@@ -35,6 +38,7 @@ _HOMES = {
     "ModelSpec": "hast.networks.spec",
     "load_classifier": "hast.classifier_source",
     "remove_quantizers": "hast.networks.student",
+    **dict.fromkeys(("load", "save"), "hast.storage.checkpoints"),
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
         ("quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"

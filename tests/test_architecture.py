@@ -10,6 +10,7 @@ ROOMS = [
     ["hast/__main__"],
     ["hast/cli"],
     ["hast/summary", "hast/api", "hast/evaluation", "hast/inspection", "hast/classifier_source"],
+    ["hast/export"],
     ["hast/loops", "hast/storage"],  # side by side: neither knows the other
     ["hast/bank"],
     ["hast/networks"],

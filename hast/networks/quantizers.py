@@ -32,13 +32,40 @@ class WeightQuantizer(nn.Module):
         super().__init__()
         self.bits = bits
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def qparams_of(self, weight: Tensor) -> QParams:
+        """What this weight is quantized with, (C_out, 1, ...)."""
         dims = tuple(range(1, weight.ndim))
         current = weight.detach()
-        qparams = choose_qparams(
+        return choose_qparams(
             current.amin(dims, keepdim=True), current.amax(dims, keepdim=True), bits=self.bits
         )
-        return fake_quantize(weight, qparams)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return fake_quantize(weight, self.qparams_of(weight))
+
+
+class FixedWeightQuantizer(nn.Module):
+    """Fake-quantizes a weight (C_out, ...) with scales that were decided elsewhere."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, bits: int, scale: Tensor, zero_point: Tensor) -> None:
+        """
+        Args:
+            bits: code width, 2..8.
+            scale, zero_point: of shape (C_out, 1, ...), the zero points integer-valued floats.
+        """
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+
+    def qparams_of(self, _weight: Tensor) -> QParams:
+        return QParams(self.scale, self.zero_point, quant_max_of(self.bits))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return fake_quantize(weight, self.qparams_of(weight))
 
 
 class LearnedWeightQuantizer(nn.Module):
@@ -58,12 +85,11 @@ class LearnedWeightQuantizer(nn.Module):
         self.log_scale = nn.Parameter(start.scale.log().view(per_channel))
         self.register_buffer("zero_point", start.zero_point.view(per_channel))
 
-    @property
-    def qparams(self) -> QParams:
+    def qparams_of(self, _weight: Tensor) -> QParams:
         return QParams(self.log_scale.exp(), self.zero_point, quant_max_of(self.bits))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize_learned(weight, self.qparams)
+        return fake_quantize_learned(weight, self.qparams_of(weight))
 
 
 class ActivationQuantizer(nn.Module):
@@ -104,6 +130,15 @@ class ActivationQuantizer(nn.Module):
         scale, zero_point, _ = choose_qparams(self.minimum, self.maximum, bits=self.bits)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
+
+    def fix(self, qparams: QParams) -> None:
+        """Quantize from now on, with what was decided elsewhere."""
+        self.mode = "quantize"
+        scale, zero_point, quant_max = qparams
+        self.scale.copy_(scale.detach())
+        self.zero_point.copy_(zero_point)
+        self.minimum.copy_(-zero_point * scale.detach())
+        self.maximum.copy_((quant_max - zero_point) * scale.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "observe":

@@ -16,6 +16,7 @@ from torch import nn
 
 from hast.errors import InputError
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
+from hast.networks.provenance import remember
 from hast.networks.spec import PartialSpec
 
 
@@ -63,6 +64,7 @@ def build_network(source: str, arguments: Mapping[str, Any], *, tag: str | None 
     if not isinstance(built.network, nn.Module):
         got = type(built.network).__name__
         raise InputError(f"{source}: must return a torch.nn.Module, got {got}")
+    remember(built.network, source=source, source_args=dict(arguments))
     return built
 
 

@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from hast.errors import InputError
+from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import QuantizationPlan, probe_layers
+from hast.networks.provenance import remember
 from hast.networks.quantizers import (
     ActivationQuantizer,
     CallSites,
@@ -63,6 +65,7 @@ def prepare_student(
         quantizer = LearnedWeightQuantizer(bits, weight) if learned else WeightQuantizer(bits)
         parametrize.register_parametrization(module, "weight", quantizer)
     restart_call_counts_at(student)
+    remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
     return student
 
 

@@ -1,0 +1,89 @@
+"""The integers inside a student: the codes of its weights, and where activations become codes."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hast.math.quantization import QParams, dequantize, quantize
+from hast.networks.quantizers import SITE, ActivationQuantizer, CallSites, FixedWeightQuantizer
+
+
+class Codes(NamedTuple):
+    """A quantized weight: `dequantize(codes, qparams)` is, to the bit, what the layer computes
+    with."""
+
+    codes: Tensor  # (C_out, ...), integer-valued floats in [0, quant_max]
+    qparams: QParams  # (C_out, 1, ...)
+    bits: int
+
+
+def weight_codes(student: nn.Module) -> dict[str, Codes]:
+    """Codes of every quantized weight by module name, in definition order."""
+    return {
+        name: codes_of(module)
+        for name, module in student.named_modules()
+        if parametrize.is_parametrized(module, "weight")
+    }
+
+
+def codes_of(module: nn.Module) -> Codes:
+    """Codes of the weight of one quantized Conv or Linear."""
+    parametrizations: Any = module.parametrizations
+    quantizer, original = parametrizations.weight[0], parametrizations.weight.original.detach()
+    qparams = QParams(*(_detached(value) for value in quantizer.qparams_of(original)))
+    return Codes(quantize(original, qparams), qparams, quantizer.bits)
+
+
+def set_codes(module: nn.Module, codes: Codes) -> None:
+    """Let a quantized Conv or Linear compute with these codes from now on."""
+    parametrizations: Any = module.parametrizations
+    scale, zero_point, _ = codes.qparams
+    parametrizations.weight[0] = FixedWeightQuantizer(codes.bits, scale, zero_point)
+    parametrizations.weight.original.data = dequantize(codes.codes, codes.qparams)
+
+
+def activation_sites(student: nn.Module) -> dict[str, CallSites]:
+    """The activation quantizers of every module that has some, in definition order."""
+    return {
+        name: getattr(module, SITE)
+        for name, module in student.named_modules()
+        if hasattr(module, SITE)
+    }
+
+
+def activation_quantizers(student: nn.Module) -> list[ActivationQuantizer]:
+    """All activation quantizers, in definition order and then in the order of the calls."""
+    return [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
+
+
+def lower(
+    student: nn.Module,
+    weight: Callable[[Codes], nn.Module],
+    activation: Callable[[QParams], nn.Module],
+) -> nn.Module:
+    """Copy a student and put modules of another form in the place of its quantizers.
+
+    Args:
+        student: quantizing, eval mode.
+        weight: makes a module that answers with the dequantized weight; its argument is empty.
+        activation: makes a module that quantizes and dequantizes its argument.
+    """
+    lowered = copy.deepcopy(student).cpu().eval().requires_grad_(False)
+    for name, codes in weight_codes(lowered).items():
+        parametrizations: Any = lowered.get_submodule(name).parametrizations
+        parametrizations.weight[0] = weight(codes)
+        parametrizations.weight.original = nn.Parameter(
+            codes.codes.new_empty(0), requires_grad=False
+        )
+    for sites in activation_sites(lowered).values():
+        for site, quantizer in enumerate(sites):
+            qparams: Any = quantizer.qparams
+            sites[site] = activation(QParams(*map(_detached, qparams)))
+    return lowered
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -1,0 +1,140 @@
+"""BatchNorm folded into the quantized layer before it, without touching a code.
+
+A BatchNorm in eval mode computes g * y + h for each channel. The layer's scale takes |g|, its bias
+takes h, and where g is negative the channel's codes are mirrored: the same integers, another scale.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from hast.math.quantization import QParams
+from hast.networks.codes import Codes, codes_of, set_codes
+from hast.networks.hooks import removed_at_exit
+from hast.networks.plan import WEIGHTED
+from hast.networks.spec import ModelSpec
+from hast.runtime import device_of
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def fold_batch_norm(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Copy a student or teacher and fold every BatchNorm that alone reads a Conv or Linear.
+
+    Equal to rounding in exact arithmetic; a value that lies between two codes may still fall to
+    the other side. Subclasses of BatchNorm stay, for they may do more than normalize.
+
+    Args:
+        network: in eval mode.
+        spec: gives the input shape of the pass that looks what follows what.
+    """
+    folded = copy.deepcopy(network)
+    for layer, norm in foldable(folded, spec).items():
+        _fold(folded.get_submodule(layer), folded.get_submodule(norm))
+        parent, _, leaf = norm.rpartition(".")
+        folded.get_submodule(parent)._modules[leaf] = nn.Identity()
+    return folded
+
+
+def foldable(network: nn.Module, spec: ModelSpec) -> dict[str, str]:
+    """Names of Conv and Linear modules, each with the BatchNorm it can take in."""
+    makers: dict[int, str] = {}  # of each output of a Conv or Linear, by identity
+    pairs: dict[str, str] = {}
+    calls: Counter[str] = Counter()
+    seen = _Uses()
+
+    def made(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _args: Any, output: Tensor) -> None:
+            calls[name] += 1
+            if isinstance(module, nn.Linear) and output.ndim != 2:
+                return  # BatchNorm1d would normalize positions, not the layer's channels
+            seen.kept.append(output)  # so that its identity is not given to another tensor
+            makers[id(output)] = name
+
+        return hook
+
+    def read(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            calls[name] += 1
+            if id(args[0]) in makers:
+                pairs[makers[id(args[0])]] = name
+
+        return hook
+
+    modules = list(network.named_modules())
+    handles = [m.register_forward_hook(made(n)) for n, m in modules if isinstance(m, WEIGHTED)]
+    handles += [m.register_forward_pre_hook(read(n)) for n, m in modules if _folds(m)]
+    with removed_at_exit(handles), torch.no_grad(), seen:
+        network(torch.zeros(2, *spec.input_shape, device=device_of(network)))
+    uses = {makers[key]: count for key, count in seen.counts.items() if key in makers}
+    return {
+        layer: norm
+        for layer, norm in pairs.items()
+        if calls[layer] == calls[norm] == uses.get(layer) == 1
+    }
+
+
+class _Uses(TorchFunctionMode):
+    """Counts in how many calls each tensor is an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+        self.kept: list[Any] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # not `x.shape`
+            arguments = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            self.counts.update({id(x) for x in arguments})
+            self.kept += arguments
+        return result
+
+
+def _folds(module: nn.Module) -> bool:
+    return type(module) in _PLAIN and module.running_var is not None and not module.training
+
+
+def _fold(layer: Any, norm: Any) -> None:
+    gain = (norm.running_var + norm.eps).rsqrt()
+    gain = gain if norm.weight is None else gain * norm.weight.detach()
+    shift = -norm.running_mean * gain
+    shift = shift if norm.bias is None else shift + norm.bias.detach()
+    if layer.bias is not None:
+        shift = shift + layer.bias.detach() * gain
+    if parametrize.is_parametrized(layer, "weight"):
+        set_codes(layer, _scaled(codes_of(layer), gain))
+    else:
+        layer.weight.data = layer.weight * _per_channel(gain, layer.weight)
+    layer.bias = nn.Parameter(shift)
+
+
+def _scaled(codes: Codes, gain: Tensor) -> Codes:
+    """Codes of the weight times `gain` (C_out,)."""
+    integers, (scale, zero_point, quant_max), bits = codes
+    gain = _per_channel(gain, integers)
+    mirrored = gain < 0
+    integers = torch.where(mirrored, quant_max - integers, integers)
+    zero_point = torch.where(mirrored, quant_max - zero_point, zero_point)
+    scale = scale * gain.abs()
+    # A channel without gain is zero; its scale must stay one that can be divided by.
+    tiny = torch.finfo(scale.dtype).tiny
+    integers = torch.where(scale < tiny, zero_point.expand_as(integers), integers)
+    return Codes(integers, QParams(scale.clamp(min=tiny), zero_point, quant_max), bits)
+
+
+def _per_channel(values: Tensor, weight: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (weight.ndim - 1))

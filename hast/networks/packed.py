@@ -1,0 +1,145 @@
+"""A student as a few long tensors: codes at their true width, then scales, then all the rest."""
+
+import copy
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hast.errors import InputError
+from hast.math.packing import pack, packed_bytes, unpack
+from hast.math.quantization import QParams, quant_max_of
+from hast.networks.codes import (
+    Codes,
+    activation_quantizers,
+    activation_sites,
+    set_codes,
+    weight_codes,
+)
+from hast.networks.student import remove_quantizers
+
+
+class Layout(NamedTuple):
+    """What stands where in the tensors of the file."""
+
+    weights: dict[str, tuple[torch.Size, int]]  # shape and bits of each quantized weight
+    sites: dict[str, int]  # activation quantizers of each module
+    rest: dict[str, torch.Size]  # all other float32 tensors of the network
+    others: dict[str, tuple[torch.Size, torch.dtype]]  # and those of other types
+
+    @classmethod
+    def of(cls, student: nn.Module) -> "Layout":
+        codes = weight_codes(student)
+        state = _unquantized(student)
+        return cls(
+            weights={name: (w.codes.shape, w.bits) for name, w in codes.items()},
+            sites={name: len(sites) for name, sites in activation_sites(student).items()},
+            rest={n: t.shape for n, t in state.items() if t.dtype == torch.float32},
+            others={n: (t.shape, t.dtype) for n, t in state.items() if t.dtype != torch.float32},
+        )
+
+    def key(self) -> str:
+        return hashlib.sha256(repr(tuple(self)).encode()).hexdigest()[:16]
+
+    def read(self, student: nn.Module) -> dict[str, Tensor]:
+        """The tensors of the file."""
+        codes, state = weight_codes(student), _unquantized(student)
+        sites = activation_quantizers(student)
+        packed = [pack(w.codes.contiguous().byte(), w.bits) for w in codes.values()]
+        zero_points = [pack(w.qparams.zero_point.byte(), w.bits) for w in codes.values()]
+        return {
+            "weight_packed": _join(packed, torch.uint8),
+            "weight_scale": _join([w.qparams.scale for w in codes.values()], torch.float32),
+            "weight_zero_point": _join(zero_points, torch.uint8),
+            "activation_scale": _join([s.scale for s in sites], torch.float32),
+            "activation_zero_point": _join([s.zero_point for s in sites], torch.uint8),
+            "unquantized": _join([state[name] for name in self.rest], torch.float32),
+            **{f"unquantized.{name}": state[name].contiguous() for name in self.others},
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """Elements of each tensor of the file."""
+        channels = sum(shape[0] for shape, _ in self.weights.values())
+        sites = sum(self.sites.values())
+        return {
+            "weight_packed": sum(packed_bytes(s.numel(), b) for s, b in self.weights.values()),
+            "weight_scale": channels,
+            "weight_zero_point": sum(packed_bytes(s[0], b) for s, b in self.weights.values()),
+            "activation_scale": sites,
+            "activation_zero_point": sites,
+            "unquantized": sum(shape.numel() for shape in self.rest.values()),
+            **{f"unquantized.{name}": shape.numel() for name, (shape, _) in self.others.items()},
+        }
+
+    def write(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
+        """Set codes, scales and all other tensors of `student`."""
+        found = {name: tensor.numel() for name, tensor in tensors.items()}
+        if found != self.sizes():
+            raise InputError(
+                f"the checkpoint's tensors must have sizes {self.sizes()}, got {found}"
+            )
+        _check_numbers(tensors)
+        self._write_weights(student, tensors)
+        self._write_sites(student, tensors)
+        rest = tensors["unquantized"].split([shape.numel() for shape in self.rest.values()])
+        state = {
+            name: values.view(shape)
+            for (name, shape), values in zip(self.rest.items(), rest, strict=True)
+        }
+        state |= {name: tensors[f"unquantized.{name}"] for name in self.others}
+        own = student.state_dict()
+        for name, value in state.items():
+            own[name].copy_(value)
+
+    def _write_weights(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
+        shapes = [shape for shape, _ in self.weights.values()]
+        widths = [bits for _, bits in self.weights.values()]
+        packed = tensors["weight_packed"].split(
+            [packed_bytes(s.numel(), b) for s, b in zip(shapes, widths, strict=True)]
+        )
+        zero_points = tensors["weight_zero_point"].split(
+            [packed_bytes(s[0], b) for s, b in zip(shapes, widths, strict=True)]
+        )
+        scales = tensors["weight_scale"].split([shape[0] for shape in shapes])
+        parts = zip(self.weights, shapes, widths, packed, scales, zero_points, strict=True)
+        for name, shape, bits, stream, scale, zero_point in parts:
+            per_channel = (-1, *[1] * (len(shape) - 1))
+            qparams = QParams(
+                scale.view(per_channel),
+                unpack(zero_point, bits, shape[0]).float().view(per_channel),
+                quant_max_of(bits),
+            )
+            integers = unpack(stream, bits, shape.numel()).float().view(shape)
+            set_codes(student.get_submodule(name), Codes(integers, qparams, bits))
+
+    def _write_sites(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
+        quantizers = activation_quantizers(student)
+        scales, zero_points = tensors["activation_scale"], tensors["activation_zero_point"].float()
+        for quantizer, scale, zero_point in zip(quantizers, scales, zero_points, strict=True):
+            quantizer.fix(QParams(scale, zero_point, quant_max_of(quantizer.bits)))
+
+
+def _check_numbers(tensors: dict[str, Tensor]) -> None:
+    for name in ("weight_scale", "activation_scale"):
+        if not (tensors[name].isfinite() & (tensors[name] > 0)).all():
+            raise InputError(f"the checkpoint's {name}: scales must be positive numbers")
+    if not tensors["unquantized"].isfinite().all():
+        raise InputError("the checkpoint's unquantized tensors must be finite numbers")
+
+
+def _unquantized(student: nn.Module) -> dict[str, Tensor]:
+    """All tensors of the network but the quantized weights; BatchNorm's step counter is none of
+    its function."""
+    quantized = {f"{name}.weight".lstrip(".") for name in weight_codes(student)}
+    state = remove_quantizers(copy.deepcopy(student)).state_dict()
+    return {
+        name: tensor.detach().cpu()
+        for name, tensor in state.items()
+        if name not in quantized and not name.endswith("num_batches_tracked")
+    }
+
+
+def _join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    flat = [part.detach().cpu().reshape(-1).to(dtype) for part in parts]
+    return torch.cat(flat) if flat else torch.empty(0, dtype=dtype)

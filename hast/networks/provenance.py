@@ -1,0 +1,40 @@
+"""What a network knows of its own making: kept as an attribute, so that copies have it too."""
+
+from typing import Any
+
+from torch import nn
+
+from hast.config import Section
+from hast.networks.plan import QuantizationPlan
+from hast.networks.spec import ModelSpec
+
+_ATTRIBUTE = "hast_provenance"
+
+
+class Provenance(Section):
+    """How to build a network, and, of a student, how it was quantized.
+
+    Attributes:
+        source, source_args: see `hast.networks.sources`; None where a user built the network.
+        spec, plan, teacher: of a student: its contract, its bits, and its teacher's fingerprint.
+        batch_norm_folded: whether scales and biases have taken in the BatchNorm layers.
+    """
+
+    source: str | None = None
+    source_args: dict[str, Any] = {}
+    spec: ModelSpec | None = None
+    plan: QuantizationPlan | None = None
+    teacher: str | None = None
+    batch_norm_folded: bool = False
+
+
+def remember(network: nn.Module, **known: Any) -> None:
+    """Add fields of `Provenance` to what `network` knows."""
+    # `__dict__` and not setattr: a user's module may have an opinion on new attributes.
+    network.__dict__[_ATTRIBUTE] = provenance_of(network).model_copy(update=known)
+
+
+def provenance_of(network: nn.Module) -> Provenance:
+    """What `network` knows; a network from elsewhere knows nothing."""
+    known: Provenance = network.__dict__.get(_ATTRIBUTE, Provenance())
+    return known

@@ -1,0 +1,227 @@
+"""The packed checkpoint, the product: a folder with a card and tensors, codes at their true width.
+
+config.json          `CheckpointCard`
+model.safetensors    weight_packed, weight_scale, weight_zero_point, activation_scale,
+                     activation_zero_point, unquantized; each holds all layers one after the other,
+                     for a name and a shape of every tensor would take more room than small networks
+
+The order is that of the modules in the network, which the card says how to build.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hast import __version__
+from hast.config import parse_section
+from hast.engine import place, select_device
+from hast.errors import InputError
+from hast.networks.batch_norm import freeze
+from hast.networks.codes import activation_quantizers, activation_sites, set_codes, weight_codes
+from hast.networks.folding import fold_batch_norm as fold
+from hast.networks.packed import Layout
+from hast.networks.provenance import provenance_of, remember
+from hast.networks.quantizers import ActivationQuantizer
+from hast.networks.sources import build_network
+from hast.networks.student import prepare_student, remove_quantizers
+from hast.runtime import seeded
+from hast.storage.checkpoint_schema import VERSION, CheckpointCard, describe_plan, plan_of
+from hast.storage.weights import WEIGHTS
+
+CONFIG = "config.json"
+
+
+def save(
+    student: nn.Module,
+    path: Path | str,
+    *,
+    fold_batch_norm: bool = False,
+    source: str | None = None,
+    source_args: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a student as a packed checkpoint, and read it back to see that it answers the same.
+
+    Args:
+        student: of `hast.quantize` or `hast.load`, on any device.
+        path: the folder to write.
+        fold_batch_norm: let scales and biases take in the BatchNorm layers; smaller, and equal to
+            the student up to rounding instead of to the bit.
+        source, source_args: how `hast.load` builds the network, where the student does not know it
+            from `hast.load_classifier`. Without it `hast.load` has to be given the network.
+
+    Raises:
+        InputError: no calibrated student, or its source builds another network.
+    """
+    path = Path(path)
+    known = provenance_of(student)
+    if known.spec is None or known.plan is None:
+        raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
+    if source is None:
+        source, source_args = known.source, known.source_args
+    product = _frozen(student)
+    if fold_batch_norm:
+        product = fold(product, known.spec)
+    layout = Layout.of(product)
+    _write_tensors(path, layout.read(product))
+    card = CheckpointCard(
+        source=source,
+        source_args=dict(source_args or {}),
+        spec=known.spec,
+        teacher=known.teacher,
+        batch_norm="folded" if fold_batch_norm or known.batch_norm_folded else "kept",
+        layout=layout.key(),
+        sha256=_sha256(path / WEIGHTS),
+        libraries={"hast": __version__, "torch": str(torch.__version__)},
+        quantization_config=describe_plan(product, known.plan),
+    )
+    _replace(path / CONFIG, card.model_dump_json(exclude_none=True).encode())
+    _check_it_reads_back(path, product, card)
+    return path
+
+
+def load(
+    path: Path | str,
+    *,
+    network: nn.Module | None = None,
+    device: torch.device | str | None = None,
+    trust_source: bool = False,
+) -> nn.Module:
+    """Rebuild the student of a packed checkpoint: eval mode, without gradients.
+
+    Args:
+        path: the folder.
+        network: the architecture with any weights, where the checkpoint does not say how to build
+            it. It is not changed.
+        device: where to compute; by default the CPU.
+        trust_source: let the checkpoint name a `python:` factory, which is code that will run.
+
+    Raises:
+        InputError: a file is missing, damaged or of a newer version, the network does not fit, or
+            the source is not trusted.
+    """
+    path = Path(path)
+    card = read_checkpoint_card(path)
+    network = _architecture(card, path, network, trust_source)
+    plan = plan_of(network, card.quantization_config)
+    student = prepare_student(network, card.spec, plan)
+    layout = Layout.of(student)
+    if layout.key() != card.layout:
+        raise InputError(
+            f"{path}: {card.source or 'the given network'} has other layers than the checkpoint"
+            f" (layout {layout.key()}, expected {card.layout}); was it written with another version"
+            f" of the library? It was {card.libraries}"
+        )
+    layout.write(student, _read_tensors(path, card))
+    remember(student, source=card.source, source_args=card.source_args, teacher=card.teacher)
+    remember(student, batch_norm_folded=card.batch_norm == "folded")
+    return place(freeze(student), select_device(str(device or "cpu")))
+
+
+def read_checkpoint_card(path: Path) -> CheckpointCard:
+    """The card of a packed checkpoint.
+
+    Raises:
+        InputError: it is missing, malformed, or of a newer version.
+    """
+    file = path / CONFIG
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
+    if not isinstance(values, dict) or values.get("format") != "hast-checkpoint":
+        raise InputError(f"{file}: is not the card of a packed checkpoint")
+    if values.get("version") != VERSION:
+        raise InputError(
+            f"{file}: has version {values.get('version')!r} but hast {__version__} reads version"
+            f" {VERSION}; install a newer hast"
+        )
+    return parse_section(values, CheckpointCard, name=str(file))
+
+
+def _frozen(student: nn.Module) -> nn.Module:
+    """A copy on the CPU whose weights are decided: codes times scales, whatever made them."""
+    if any(quantizer.scale.isnan() for quantizer in activation_quantizers(student)):
+        raise InputError("the student has no activation ranges; calibrate it first")
+    product = copy.deepcopy(student)
+    for name, codes in weight_codes(student).items():
+        set_codes(product.get_submodule(name), codes)
+    # Decided on the student's own device: another one may answer another last bit of exp.
+    for name, sites in activation_sites(product).items():
+        for index, site in enumerate(activation_quantizers(activation_sites(student)[name])):
+            decided = ActivationQuantizer(site.bits, site.momentum).to(site.scale.device)
+            decided.fix(site.qparams)
+            sites[index] = decided
+    return place(freeze(product), torch.device("cpu"))
+
+
+def _architecture(
+    card: CheckpointCard, path: Path, network: nn.Module | None, trusted: bool
+) -> nn.Module:
+    if network is None:
+        if card.source is None:
+            raise InputError(
+                f"{path} does not say how its network is built; give hast.load the architecture:"
+                " hast.load(path, network=MyNetwork())"
+            )
+        if card.source.startswith("python:") and not trusted:
+            raise InputError(
+                f"{path} is built by the code {card.source} with {card.source_args}; load it with"
+                " trust_source=True if you trust where it comes from, or give the network"
+            )
+        network = build_network(card.source, card.source_args).network
+    network = freeze(copy.deepcopy(network).cpu())
+    return fold(network, card.spec) if card.batch_norm == "folded" else network
+
+
+def _check_it_reads_back(path: Path, product: nn.Module, card: CheckpointCard) -> None:
+    network = None
+    if card.source is None:
+        network = remove_quantizers(copy.deepcopy(product))
+    twin = load(path, network=network, trust_source=True)
+    noise = torch.randn(2, *card.spec.input_shape, generator=seeded(0, "checkpoint", "twin"))
+    with torch.no_grad():
+        same = torch.equal(twin(noise), product(noise))
+    if not same:
+        raise InputError(
+            f"{path}: {card.source} builds a network that answers otherwise than the student; name"
+            " the source that made it: hast.save(..., source=..., source_args=...)"
+        )
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    partial = path / f".{WEIGHTS}.partial"
+    save_file(tensors, partial)
+    partial.replace(path / WEIGHTS)
+
+
+def _read_tensors(path: Path, card: CheckpointCard) -> dict[str, Tensor]:
+    file = path / WEIGHTS
+    try:
+        found = _sha256(file)
+        if found != card.sha256:
+            raise InputError(
+                f"{file}: has sha256 {found} but {CONFIG} says {card.sha256}; fetch it again"
+            )
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+
+
+def _replace(file: Path, content: bytes) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

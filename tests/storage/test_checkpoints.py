@@ -1,0 +1,258 @@
+"""The packed checkpoint: the same answers to the bit, at the size that the bits promise."""
+
+import json
+import os
+import re
+from hashlib import sha256
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from students import calibrated, warm_classifier, warm_network
+from torch import nn
+
+import hast
+from hast.networks.codes import activation_sites, weight_codes
+from hast.networks.folding import fold_batch_norm
+from hast.networks.size import packed_size
+from hast.networks.spec import ModelSpec
+
+
+@pytest.fixture
+def student(spec):
+    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [4, 8]}, (1, 8, 8))
+    return calibrated(network, spec, "w3a4")
+
+
+def answers_of(network, spec):
+    x = torch.randn(4, *spec.input_shape, generator=torch.Generator().manual_seed(7))
+    return network(x)
+
+
+@pytest.mark.parametrize("placement", ["inputs", "relu"])
+@pytest.mark.parametrize("quantizer", ["minmax", "learned"])
+@pytest.mark.parametrize("bits", ["w2a8", "w3a3", "w5a6", "w7a4", "w8a2"])
+def test_a_loaded_student_answers_the_same_to_the_bit(bits, placement, quantizer, tmp_path):
+    network, spec = warm_classifier("builtin:digits_resnet", {"widths": (4, 8)}, (1, 8, 8))
+    student = calibrated(network, spec, bits, placement=placement, quantizer=quantizer)
+    loaded = hast.load(hast.save(student, tmp_path / bits))
+    assert type(loaded) is type(network)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+@pytest.mark.parametrize(
+    ("source", "placement"),
+    [("torchvision:resnet18", "relu"), ("torchvision:mobilenet_v2", "inputs")],
+)
+def test_shared_relus_and_depthwise_convolutions_come_back_too(source, placement, tmp_path):
+    network, spec = warm_classifier(source, {}, (3, 32, 32))
+    student = calibrated(network, spec, "w3a4", placement=placement)
+    loaded = hast.load(hast.save(student, tmp_path / "student"))
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+def test_layers_with_bits_of_their_own_and_none_come_back(spec, tmp_path):
+    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [4, 8]}, (1, 8, 8))
+    student = calibrated(
+        network, spec, "w3a4", first_last_bits=8, skip=["stages.0.body.3"],
+        overrides=[{"match": "stages.1.*", "weight_bits": 5}],
+    )  # fmt: skip
+    loaded = hast.load(hast.save(student, tmp_path / "student"))
+    widths = {name: codes.bits for name, codes in weight_codes(loaded).items()}
+    assert widths == {name: codes.bits for name, codes in weight_codes(student).items()}
+    assert set(widths.values()) == {3, 5, 8}
+    assert "stages.0.body.3" not in widths
+    sites = [q.bits for s in activation_sites(loaded).values() for q in s]
+    assert sites == [q.bits for s in activation_sites(student).values() for q in s]
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+def test_a_loaded_student_can_be_saved_again_to_the_same_bytes(student, tmp_path):
+    first = hast.save(student, tmp_path / "first")
+    second = hast.save(hast.load(first), tmp_path / "second")
+    for name in ("config.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3", "w2a2"])
+def test_the_size_on_disk_is_what_the_bits_promise(bits, tmp_path):
+    network, spec = warm_classifier("pytorchcv:resnet20_cifar10", {}, (3, 32, 32))
+    student = calibrated(network, spec, bits)
+    path = hast.save(student, tmp_path / bits)
+    size = sum(os.path.getsize(path / name) for name in os.listdir(path))
+    width = int(bits[1])
+    weights = sum(c.codes.numel() for c in weight_codes(student).values())
+    assert size == pytest.approx(packed_size(student), rel=0.03)
+    assert size > weights * width / 8
+
+
+def test_folded_batch_norm_is_smaller_and_equals_the_folded_student(student, spec, tmp_path):
+    kept = hast.save(student, tmp_path / "kept")
+    folded = hast.save(student, tmp_path / "folded", fold_batch_norm=True)
+    loaded = hast.load(folded)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in loaded.modules())
+    expected = answers_of(fold_batch_norm(student, spec), spec)
+    assert torch.equal(answers_of(loaded, spec), expected)
+    sizes = [(path / "model.safetensors").stat().st_size for path in (kept, folded)]
+    assert sizes[1] < sizes[0]
+    again = hast.save(loaded, tmp_path / "again")
+    assert torch.equal(answers_of(hast.load(again), spec), expected)
+
+
+def test_the_card_speaks_the_vocabulary_of_quantization_config(student, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    card = json.loads((path / "config.json").read_text())
+    assert (card["format"], card["version"]) == ("hast-checkpoint", 1)
+    assert card["source"] == "builtin:digits_resnet"
+    assert card["source_args"] == {"num_classes": 10, "widths": [4, 8]}
+    config = card["quantization_config"]
+    assert config["quant_method"] == "hast"
+    (group,) = config["config_groups"].values()
+    assert sorted(group["targets"]) == ["Conv2d", "Linear"]
+    common = {"type": "int", "symmetric": False, "dynamic": False}
+    assert group["weights"] == {"num_bits": 3, "strategy": "channel"} | common
+    assert group["input_activations"] == {"num_bits": 4, "strategy": "tensor"} | common
+    assert len(card["teacher"]) == 64
+
+
+def test_someone_without_this_package_can_unpack_the_first_layer(student, tmp_path):
+    tensors = load_file(hast.save(student, tmp_path / "student") / "model.safetensors")
+    weight = student.stem[0].weight
+    stream = [(b >> i) & 1 for b in tensors["weight_packed"].tolist() for i in range(8)]
+    codes = [
+        stream[3 * i] + 2 * stream[3 * i + 1] + 4 * stream[3 * i + 2] for i in range(weight.numel())
+    ]
+    points = [(b >> i) & 1 for b in tensors["weight_zero_point"].tolist() for i in range(8)]
+    zero_point = torch.tensor(
+        [points[3 * c] + 2 * points[3 * c + 1] + 4 * points[3 * c + 2] for c in range(4)]
+    ).view(-1, 1, 1, 1)
+    scale = tensors["weight_scale"][:4].view(-1, 1, 1, 1)
+    assert torch.equal((torch.tensor(codes).view(weight.shape) - zero_point) * scale, weight)
+
+
+def test_other_tensors_than_floats_are_kept(spec, tmp_path):
+    class Scrambled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+            self.register_buffer("order", torch.randperm(4))
+
+        def forward(self, x):
+            return self.fc(self.bn(self.conv(x)).mean((2, 3))[:, self.order])
+
+    student = calibrated(warm_network(Scrambled(), spec), spec)
+    path = hast.save(student, tmp_path / "student")
+    loaded = hast.load(path, network=Scrambled())
+    assert torch.equal(loaded.order, student.order)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+def test_a_network_without_a_source_needs_the_architecture(spec, tmp_path):
+    class Mine(nn.Module):
+        def __init__(self, channels=4):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels)
+            self.fc = nn.Linear(channels, 10)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+    student = calibrated(warm_network(Mine(), spec), spec)
+    path = hast.save(student, tmp_path / "student")
+    with pytest.raises(hast.InputError, match=r"hast.load\(path, network=MyNetwork\(\)\)"):
+        hast.load(path)
+    assert torch.equal(answers_of(hast.load(path, network=Mine()), spec), answers_of(student, spec))
+    with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
+        hast.load(path, network=Mine(channels=5))
+
+
+def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from hast.networks.digits_resnet import DigitsResNet\n"
+        "def build(widths):\n"
+        "    open('ran', 'w').close()\n"
+        "    return DigitsResNet(widths=widths)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = hast.save(student, "out", source="python:mine:build", source_args={"widths": [4, 8]})
+    os.remove("ran")
+    with pytest.raises(hast.InputError, match="trust_source=True"):
+        hast.load(path)
+    assert not os.path.exists("ran")
+    loaded = hast.load(path, trust_source=True)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+def test_a_source_that_builds_another_network_is_refused_when_saving(student, tmp_path):
+    with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
+        hast.save(
+            student, tmp_path / "s", source="builtin:digits_resnet", source_args={"widths": [8, 8]}
+        )
+
+
+def test_what_is_no_student_or_not_calibrated_is_refused(teacher, spec, tmp_path):
+    with pytest.raises(hast.InputError, match=r"is no student; make one with hast\.quantize"):
+        hast.save(teacher, tmp_path / "teacher")
+    student = calibrated(teacher, spec)
+    student.stem[0].activation_quantizers[0].scale.fill_(torch.nan)
+    with pytest.raises(hast.InputError, match="has no activation ranges; calibrate it first"):
+        hast.save(student, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def edit(name, change):
+    def damage(path):
+        (path / name).write_bytes(change((path / name).read_bytes()))
+
+    return damage
+
+
+def edit_card(**values):
+    return edit("config.json", lambda b: json.dumps(json.loads(b) | values).encode())
+
+
+DAMAGE = {
+    "missing tensors": (lambda p: (p / "model.safetensors").unlink(), "cannot be read"),
+    "missing card": (lambda p: (p / "config.json").unlink(), "cannot be read"),
+    "flipped bit": (edit("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])), "has sha256"),
+    "cut": (edit("model.safetensors", lambda b: b[:-9]), "has sha256"),
+    "no json": (edit("config.json", lambda b: b[:-9]), "cannot be read"),
+    "a newer version": (edit_card(version=2), "has version 2 but hast .* reads version 1"),
+    "another format": (edit_card(format="other"), "is not the card of a packed checkpoint"),
+    "an unknown field": (edit_card(surprise=1), "surprise: unknown parameter"),
+    "another layout": (edit_card(layout="0" * 16), "has other layers"),
+    "another network": (edit_card(source="torchvision:alexnet"), "cannot be built"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_with_one_line(student, damage, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    change, message = DAMAGE[damage]
+    change(path)
+    with pytest.raises(hast.InputError) as caught:
+        hast.load(path)
+    assert re.search(message, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_scales_that_would_make_no_number_are_refused(student, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    tensors = load_file(path / "model.safetensors")
+    tensors["activation_scale"][0] = 0.0
+    save_file(tensors, path / "model.safetensors")
+    edit_card(sha256=sha256((path / "model.safetensors").read_bytes()).hexdigest())(path)
+    with pytest.raises(hast.InputError, match="scales must be positive"):
+        hast.load(path)
+
+
+def test_a_student_of_a_loaded_classifier_knows_its_source(tmp_path, teacher):
+    torch.save(teacher.state_dict(), tmp_path / "w.pth")
+    network, spec = hast.load_classifier(
+        "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (4, 8)}
+    )
+    student = calibrated(network, ModelSpec.model_validate(spec), "w4a4")
+    assert torch.equal(
+        answers_of(hast.load(hast.save(student, tmp_path / "s")), spec), answers_of(student, spec)
+    )

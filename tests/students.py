@@ -1,0 +1,49 @@
+"""Calibrated students of networks with random weights, for tests of what happens to a student."""
+
+import torch
+from torch import nn
+
+from hast.bit_width import BitWidth
+from hast.engine import place
+from hast.networks.batch_norm import freeze
+from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.sources import build_network
+from hast.networks.spec import ModelSpec
+from hast.networks.student import prepare_student, set_mode
+
+
+def warm_network(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """BatchNorm statistics of noise, and gains of both signs."""
+    torch.manual_seed(0)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            nn.init.uniform_(module.weight, -1.5, 1.5)
+            nn.init.normal_(module.bias)
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(8, *spec.input_shape))
+    return freeze(network)
+
+
+def warm_classifier(source: str, arguments: dict, shape: tuple) -> tuple[nn.Module, ModelSpec]:
+    """A network of a source with `num_classes` 10."""
+    spec = ModelSpec(
+        input_shape=shape, num_classes=10, mean=(0.5,) * shape[0], std=(0.25,) * shape[0]
+    )
+    torch.manual_seed(0)
+    return warm_network(build_network(source, {"num_classes": 10} | arguments).network, spec), spec
+
+
+def calibrated(network: nn.Module, spec: ModelSpec, bits: str = "w4a4", **rules) -> nn.Module:
+    """A student whose activation ranges are those of noise."""
+    config = PlanConfig(**({"placement": "inputs"} | rules))
+    plan = plan_quantization(network, spec, BitWidth.parse(bits), config)
+    student = place(prepare_student(network, spec, plan), torch.device("cpu"))
+    set_mode(student, "observe")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for _ in range(3):
+            student(torch.randn(8, *spec.input_shape))
+    set_mode(student, "quantize")
+    return freeze(student)
