@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from hast.machine import device_name
+
 _REPEATS = 5
 
 
@@ -43,14 +45,8 @@ def memory_rate(device: torch.device) -> float:
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Hardware, versions and measured limits."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        extras = [n for n in ("amx_bf16", "avx512_bf16", "avx512_f") if capabilities.get(n)]
-        name = f"{capabilities.get('cpu_name', platform.machine())} ({', '.join(extras)})"
     return {
-        "device": name,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),

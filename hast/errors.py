@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 TRY_AGAIN = 75  # exit code of what may pass when tried again; EX_TEMPFAIL of sysexits.h
+INTERRUPTED = 130  # exit code, as shells have it: 128 + SIGINT
 
 
 class HastError(Exception):
@@ -29,6 +30,21 @@ class NonFiniteLossError(HastError, ArithmeticError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments  # so that a worker process can hand it over
+
+
+@contextmanager
+def clear_interrupts(program: str, *, kept: str) -> Iterator[None]:
+    """End the program with one line and exit code 130 on Ctrl-C.
+
+    Args:
+        program: what was interrupted.
+        kept: what is not lost, and how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {program}: {kept}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 @contextmanager

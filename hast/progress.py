@@ -1,5 +1,9 @@
-"""Progress of a loop: a bar on a terminal, a line every few seconds anywhere else."""
+"""Progress of a loop: a bar on a terminal, a line every few seconds anywhere else.
 
+`HAST_QUIET=1` in the environment silences both, in this process and in those it starts.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,13 +14,18 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _SHOWN_EVERY = 0.25  # seconds between updates of the bar; reading a loss waits for the device
 _PRINTED_EVERY = 10.0  # seconds between lines where there is no terminal
+
+QUIET = "HAST_QUIET"
 
 RecordT = TypeVar("RecordT")
 
@@ -40,7 +49,7 @@ def track(
         done: records that an earlier run has finished.
         show: False passes the records through in silence.
     """
-    if not show:
+    if not show or is_quiet():
         yield from records
     elif sys.stderr.isatty():
         yield from _with_bar(records, total, label, fields, done)
@@ -48,10 +57,22 @@ def track(
         yield from _with_lines(records, total, label, fields, done)
 
 
+def is_quiet() -> bool:
+    """Whether the user asked for silence."""
+    return os.environ.get(QUIET, "") not in ("", "0")
+
+
 def drain(records: Iterable[Any], **options: Any) -> None:
     """Run a loop for its effect; options as of `track`."""
     for _ in track(records, **options):
         pass
+
+
+class _Rate(ProgressColumn):
+    """Records in a second, over the last ones."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
 def _with_bar(
@@ -61,6 +82,7 @@ def _with_bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -1,6 +1,7 @@
 """What all stages share at the edge: command line, errors in one line, wall time."""
 
 import functools
+import inspect
 import os
 import sys
 import time
@@ -13,7 +14,8 @@ import torch
 import typer
 
 from hast import engine
-from hast.errors import TransientError, clear_errors
+from hast.errors import TransientError, clear_errors, clear_interrupts
+from hast.progress import QUIET
 from hast.runtime import make_deterministic
 from hast.storage.timings import record_timing
 
@@ -32,23 +34,34 @@ Cluster = Annotated[
 Store = Annotated[
     str, typer.Option(envvar="HAST_STORE", help="Folder or URL that all workers of it reach.")
 ]
+Quiet = Annotated[bool, typer.Option(envvar=QUIET, help="Show no progress.")]
 Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
+KEPT = "what earlier stages made is kept; the same command goes on with this one"
 
 
-def main(run: Callable[..., None]) -> None:
-    """Run a stage from the command line; its keyword arguments are the options."""
+def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
+    """Run a stage from the command line; its keyword arguments are the options.
+
+    Args:
+        run: the stage.
+        kept: what Ctrl-C does not lose, and how to go on.
+    """
     stage = Path(sys.argv[0]).stem
 
     @functools.wraps(run)
-    def command(**options: Any) -> None:
+    def command(*, quiet: bool, **options: Any) -> None:
+        if quiet:
+            os.environ[QUIET] = "1"  # also for processes that the stage starts
         make_deterministic()
         start = time.perf_counter()
-        run(**options)
+        with clear_interrupts(stage, kept=kept):
+            run(**options)
         name = f"{stage}@{options['bits']}" if "bits" in options else stage
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps time
             record_timing(name, time.perf_counter() - start)
 
+    _add_option(command, "quiet", Quiet, default=False)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     with clear_errors(stage), _full_memory_may_pass():
@@ -62,3 +75,13 @@ def _full_memory_may_pass() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         raise TransientError(f"{reason} Free the device, or set a smaller batch_size") from None
+
+
+def _add_option(command: Any, name: str, annotation: Any, *, default: Any) -> None:
+    """Let Typer see one more option than the function that `command` wraps has."""
+    signature = inspect.signature(command)
+    option = inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    command.__annotations__ = command.__annotations__ | {name: annotation}

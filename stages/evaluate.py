@@ -1,15 +1,29 @@
-"""evaluate: measure teacher, calibrated and fine-tuned student on the test split, in fp32."""
+"""evaluate: measure teacher, calibrated and fine-tuned student on the test split, in fp32.
 
+The only stage that opens test images; nothing it writes reaches a stage that trains. The same
+measures on the bank say how far the student's fidelity carries beyond what it was trained on.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from hast.bank import Bank
 from hast.config import load_section
 from hast.engine import select_device
-from hast.loops.evaluate import evaluate
+from hast.loops.evaluate import Predictions, joined, predict
+from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
 from hast.progress import track
+from hast.storage.bank import open_bank
 from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.students import load_student
-from hast.storage.tables import write_json
+from hast.storage.tables import write_json, write_tsv
 from hast.storage.teachers import load_teacher
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+
+_TOGETHER = 256  # images of the bank
+_COMPARED = 256  # images of the bank on which layers are compared
 
 
 def run(
@@ -17,13 +31,17 @@ def run(
     bits: Bits,
     inputs: In,
     teacher: In,
+    bank: In,
     calibrated: In,
     student: In,
+    predictions: Out,
+    layers: Out,
     metrics: Out,
     params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
-    """Write accuracy, agreement and size of each network to METRICS.
+    """Write accuracy, agreement and size of each network to METRICS, one row a test image to
+    PREDICTIONS, one row a layer to LAYERS.
 
     INPUTS only says when to do it again.
     """
@@ -31,6 +49,7 @@ def run(
     config = load_section(params, "dataset", DatasetConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
+    samples = open_bank(bank, teacher=source.card.fingerprint)
     networks = {
         "teacher": source.network,
         "calibrated": load_student(calibrated, source, where),
@@ -38,22 +57,41 @@ def run(
     }
 
     batches = open_batches(config, "test", source.spec)
-    counts = evaluate(networks, source.network, batches)
-    *_, totals = track(counts, total=len(batches), label=f"evaluate {bits}")
-
+    records = track(predict(networks, batches), total=len(batches), label=f"evaluate {bits}")
+    seen = joined(records)
+    write_tsv(predictions, *_table(seen))
+    on_bank = _on_bank(networks, samples, label=f"evaluate {bits} on the bank")
     write_json(
         metrics,
         {
-            name: {
-                "top1": totals[name].top1,
-                "top5": totals[name].top5,
-                "agreement": totals[name].agreement,
-                "size_bytes": packed_size(network),
-                "samples": totals[name].samples,
-            }
+            name: _measures(seen, name)
+            | {"size_bytes": packed_size(network), "samples": len(seen.labels)}
             for name, network in networks.items()
-        },
+        }
+        | {"bank": {name: _measures(on_bank, name) for name in networks}},
     )
+    errors = measure_layer_errors(source.network, networks["student"], samples.images[:_COMPARED])
+    write_tsv(layers, LayerError._fields, errors)
+
+
+def _on_bank(networks: dict[str, nn.Module], bank: Bank, *, label: str) -> Predictions:
+    pairs = zip(bank.images.split(_TOGETHER), bank.labels.split(_TOGETHER), strict=True)
+    total = -(-len(bank.images) // _TOGETHER)
+    return joined(track(predict(networks, pairs), total=total, label=label))
+
+
+def _measures(seen: Predictions, name: str) -> dict[str, float]:
+    counts = seen.evaluation(name, reference="teacher")
+    return {"top1": counts.top1, "top5": counts.top5, "agreement": counts.agreement}
+
+
+def _table(seen: Predictions) -> tuple[list[str], Any]:
+    """The label, then every network's answer and its difficulty, one row an image."""
+    columns, names = [seen.labels], ["label"]
+    for name, said in seen.by_network.items():
+        columns += [said.answer, said.difficulty]
+        names += [name, f"{name}_difficulty"]
+    return names, zip(*(column.tolist() for column in columns), strict=True)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
-"""report: one results table of all bit widths."""
-
-from typing import Any
+"""report: one results table of all bit widths, and one page that shows the run."""
 
 from hast.bit_width import load_bit_widths
-from hast.storage.tables import read_json, write_json, write_tsv
+from hast.report.page import render
+from hast.report.record import Sources, read_run
+from hast.report.results import results_of
+from hast.storage.tables import write_json, write_tsv
 from hast.summary import markdown_table
 from stages.entry import PARAMS, In, Out, Params, main
 
 
-def run(*, evaluations: In, out: Out, params: Params = PARAMS) -> None:
-    """Write results.json, results.md and accuracy.tsv to OUT."""
-    results: dict[str, Any] = {}
-    for width in load_bit_widths(params):
-        measured = read_json(evaluations / f"{width}.json")
-        results["fp32"] = measured["teacher"]
-        results[str(width)] = measured["student"] | {
-            "top1_before_finetuning": measured["calibrated"]["top1"]
-        }
+def run(
+    *,
+    teacher: In,
+    bank: In,
+    hardness: In,
+    layers: In,
+    errors: In,
+    predictions: In,
+    metrics: In,
+    plots: In,
+    out: Out,
+    params: Params = PARAMS,
+) -> None:
+    """Write results.json, results.md, accuracy.tsv and index.html to OUT."""
+    sources = Sources(teacher, bank, hardness, layers, errors, predictions, metrics, plots)
+    widths = [str(width) for width in load_bit_widths(params)]
+    finished = read_run(sources, widths, params)
+    results = results_of(finished.widths)
 
     write_json(out / "results.json", results)
     (out / "results.md").write_text(markdown_table(results))
@@ -25,6 +35,7 @@ def run(*, evaluations: In, out: Out, params: Params = PARAMS) -> None:
         ("network", "top1", "agreement"),
         ((name, row["top1"], row["agreement"]) for name, row in results.items()),
     )
+    (out / "index.html").write_text(render(finished, results), encoding="utf-8")
 
 
 if __name__ == "__main__":

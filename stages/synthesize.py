@@ -98,4 +98,4 @@ def _card(source: Teacher, init: Generator, config: SynthesisConfig) -> BankCard
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, kept="finished shards are kept in .partial/; the same command makes only the rest")

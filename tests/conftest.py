@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from browser import browser  # noqa: F401, a fixture
 from imports import ROOT
 from ruamel.yaml import YAML
 from torch import nn

@@ -9,6 +9,7 @@ from stages import (
     generator,
     inputs,
     quantize,
+    report,
     score,
     sensitivity,
     synthesize,
@@ -42,16 +43,18 @@ def run_student(bits: str = "w4a4") -> None:
     calibrate.run(
         bits=bits, teacher=A / "teacher", generator=A / "generator",
         sensitivity=A / "sensitivity.json",
-        out=A / "calibrated", layers=A / "layers.tsv", metrics=M / "calibrate.json",
+        out=A / "calibrated", layers=A / "layers" / f"{bits}.tsv", metrics=M / "calibrate.json",
     )  # fmt: skip
     score.run(
         bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
-        out=A / "hardness.zarr", metrics=M / "score.json", histogram=P / "difficulty.tsv",
+        out=A / "hardness" / f"{bits}.zarr",
+        metrics=M / "score.json", histogram=P / "difficulty.tsv",
     )  # fmt: skip
     run_quantize(bits)
     evaluate.run(
-        bits=bits, inputs=A / "dataset.json", teacher=A / "teacher",
+        bits=bits, inputs=A / "dataset.json", teacher=A / "teacher", bank=A / "bank",
         calibrated=A / "calibrated", student=A / "student",
+        predictions=A / "predictions" / f"{bits}.tsv", layers=A / "layer_errors" / f"{bits}.tsv",
         metrics=M / "evaluate" / f"{bits}.json",
     )  # fmt: skip
 
@@ -59,6 +62,14 @@ def run_student(bits: str = "w4a4") -> None:
 def run_quantize(bits: str = "w4a4", *, out: Path = A / "student", **options: Any) -> None:
     quantize.run(
         bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
-        hardness=A / "hardness.zarr", out=out,
-        metrics=M / "quantize.json", curve=P / "quantize.tsv", **options,
+        hardness=A / "hardness" / f"{bits}.zarr", out=out,
+        metrics=M / "quantize.json", curve=P / "quantize" / f"{bits}.tsv", **options,
+    )  # fmt: skip
+
+
+def run_report() -> None:
+    report.run(
+        teacher=A / "teacher", bank=A / "bank", hardness=A / "hardness", layers=A / "layers",
+        errors=A / "layer_errors", predictions=A / "predictions", metrics=M, plots=P,
+        out=Path("report"),
     )  # fmt: skip

@@ -9,6 +9,7 @@ ROOMS = [
     ["stages"],
     ["hast/__main__"],
     ["hast/cli"],
+    ["hast/report"],
     ["hast/summary", "hast/api", "hast/evaluation", "hast/inspection", "hast/classifier_source"],
     ["hast/export"],
     ["hast/loops", "hast/storage"],  # side by side: neither knows the other
@@ -17,6 +18,7 @@ ROOMS = [
     ["hast/presets"],
     ["hast/bit_width", "hast/recipes"],
     ["hast/engine", "hast/distributed", "hast/runtime", "hast/config", "hast/progress"],
+    ["hast/machine", "hast/figures"],
     ["hast/math"],
     ["hast/errors"],
     ["hast/__init__"],

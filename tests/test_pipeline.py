@@ -61,7 +61,8 @@ def artifacts(project: Path) -> dict[str, str]:
         str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in ("artifacts", "metrics", "plots", "report")
         for path in sorted((project / folder).rglob("*"))
-        if path.is_file()
+        # The page names the commit and shows wall times.
+        if path.is_file() and path.name != "index.html"
     }
 
 
@@ -130,14 +131,13 @@ def test_a_parameter_rebuilds_only_the_stages_that_depend_on_it(project, key, va
         params[last] = value
 
     edit_params(project, change)
-    assert changed(project) == expected
+    assert changed(project) == expected | {"report"}  # which lists all parameters
 
 
 def test_what_follows_a_changed_stage_is_rebuilt_and_the_rest_is_not(project):
     edit_params(project, lambda p: p["quantize"].update(promotion_step=0.0))
     ran = executed(dvc(project, "repro"))
-    # The report runs where an accuracy changed, which three tiny steps may not achieve.
-    assert ran - {"report"} == all_widths("quantize") | all_widths("evaluate")
+    assert ran == all_widths("quantize") | all_widths("evaluate") | {"report"}
 
 
 def test_another_bit_width_trains_one_student_and_touches_nothing_else(project):

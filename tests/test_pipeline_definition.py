@@ -42,6 +42,8 @@ def sections_loaded_by(stage: str) -> set[str]:
                 found.add(ast.literal_eval(node.args[1]))
             elif node.func.id == "load_bit_widths":
                 found.add("bit_widths")
+            elif node.func.id == "read_run":  # the report shows the whole file
+                found |= {"bit_widths", *SECTIONS}
     return found
 
 
@@ -60,7 +62,7 @@ def test_every_section_of_the_params_file_is_loaded_by_a_stage():
 def test_the_command_names_every_file_the_stage_reads_or_writes(stage):
     definition = STAGES[stage]
     words = set(definition["cmd"].split())
-    data = [d for d in definition["deps"] if not d.endswith(".py")]
+    data = [d for d in definition["deps"] if not d.startswith(("hast/", "stages/"))]
     written = [w for key in ("outs", "metrics") for w in definition.get(key, [])]
     written += [path for plot in definition.get("plots", []) for path in plot]
     for path in data + written:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import edit_params
 from PIL import Image
-from stage_runs import A, M, run_generator, run_student, run_synthesize, run_teacher
+from stage_runs import A, M, run_generator, run_report, run_student, run_synthesize, run_teacher
 
 from hast.config import Section
 from hast.errors import InputError, NonFiniteLossError
@@ -18,7 +18,6 @@ from hast.storage.tables import read_json
 from hast.storage.weights import read_state
 from stages import (
     inputs,
-    report,
     shards,
     teacher,
 )
@@ -41,7 +40,7 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     run_generator()
     run_synthesize()
     run_student()
-    report.run(evaluations=M / "evaluate", out=Path("report"))
+    run_report()
     for digit in range(10):
         (project / f"images/test/{digit}").mkdir(parents=True)
         Image.new("L", (9, 12), digit).save(project / f"images/test/{digit}/0.png")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.math.hardness import sample_difficulty
 from hast.runtime import device_of
 
 
@@ -36,6 +37,62 @@ class Evaluation(NamedTuple):
         return self.agreeing / self.samples
 
 
+class Prediction(NamedTuple):
+    """What one network says about N images, on the CPU."""
+
+    answer: Tensor  # (N,) class of the largest logit
+    in_five: Tensor  # (N,) bool, whether the label is among the first five
+    difficulty: Tensor  # (N,) 1 - p(label), in [0, 1]
+
+
+class Predictions(NamedTuple):
+    """What several networks say about the same N images."""
+
+    labels: Tensor  # (N,)
+    by_network: dict[str, Prediction]
+
+    def evaluation(self, name: str, *, reference: str) -> Evaluation:
+        """Counts of the network `name`; agreement is measured to `reference`."""
+        said, expected = self.by_network[name], self.by_network[reference]
+        return Evaluation(
+            samples=len(self.labels),
+            correct=int((said.answer == self.labels).sum()),
+            correct_in_5=int(said.in_five.sum()),
+            agreeing=int((said.answer == expected.answer).sum()),
+        )
+
+
+def predict(
+    networks: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[Predictions]:
+    """Ask several networks side by side; yields one record a batch.
+
+    Args:
+        networks: by name, all on one device, in eval mode. A network named twice is asked once.
+        batches: normalized images (N, C, H, W) and labels (N,).
+    """
+    device = device_of(next(iter(networks.values())))
+    for images, labels in batches:
+        x, y = images.to(device), labels.to(device)
+        with torch.no_grad():
+            said = {id(n): _predict(n(x), y) for n in dict.fromkeys(networks.values())}
+        yield Predictions(y.cpu(), {name: said[id(n)] for name, n in networks.items()})
+
+
+def joined(parts: Iterable[Predictions]) -> Predictions:
+    """Records of several batches as one."""
+    records = [*parts]
+    return Predictions(
+        torch.cat([record.labels for record in records]),
+        {
+            name: Prediction(
+                *map(torch.cat, zip(*(r.by_network[name] for r in records), strict=True))
+            )
+            for name in records[0].by_network
+        },
+    )
+
+
 def evaluate(
     networks: Mapping[str, nn.Module],
     reference: nn.Module,
@@ -48,26 +105,20 @@ def evaluate(
         reference: the teacher, to which agreement is measured.
         batches: normalized images (N, C, H, W) and labels (N,).
     """
-    device = device_of(reference)
     totals = dict.fromkeys(networks, Evaluation(0, 0, 0, 0))
-    for images, labels in batches:
-        x, y = images.to(device), labels.to(device)
-        with torch.no_grad():
-            expected = reference(x)
-            for name, network in networks.items():
-                logits = expected if network is reference else network(x)
-                totals[name] = totals[name].merge(_count(logits, expected, y))
+    expected = "the reference"
+    for record in predict({**networks, expected: reference}, batches):
+        totals = {
+            name: total.merge(record.evaluation(name, reference=expected))
+            for name, total in totals.items()
+        }
         yield totals
 
 
-def _count(logits: Tensor, expected: Tensor, labels: Tensor) -> Evaluation:
+def _predict(logits: Tensor, labels: Tensor) -> Prediction:
     # argmax on both sides: topk breaks ties another way, and a network must agree with itself.
     answer = logits.argmax(dim=1)
     first_five = logits.topk(min(5, logits.shape[1]), dim=1).indices
     in_five = (first_five == labels.unsqueeze(1)).any(dim=1) | (answer == labels)
-    return Evaluation(
-        samples=len(labels),
-        correct=int((answer == labels).sum()),
-        correct_in_5=int(in_five.sum()),
-        agreeing=int((answer == expected.argmax(dim=1)).sum()),
-    )
+    difficulty = sample_difficulty(logits, labels)
+    return Prediction(answer.cpu(), in_five.cpu(), difficulty.float().cpu())

@@ -226,6 +226,13 @@ def attach_to_output(module: nn.Module, sites: CallSites) -> None:
     module.register_forward_hook(_quantize_output)
 
 
+def restart_call_counts(root: nn.Module) -> None:
+    """Let the modules inside `root` begin at their first call, where they are called one by one."""
+    for module in root.modules():
+        if isinstance(module, CallSites):
+            module.calls = 0
+
+
 def restart_call_counts_at(root: nn.Module) -> None:
     """Let every forward pass of `root` begin at the first call of every module."""
     root.register_forward_pre_hook(_restart_call_counts)
@@ -262,6 +269,4 @@ def _quantize_output(module: nn.Module, _args: tuple[Any, ...], output: Tensor) 
 
 
 def _restart_call_counts(root: nn.Module, _args: tuple[Any, ...]) -> None:
-    for module in root.modules():
-        if isinstance(module, CallSites):
-            module.calls = 0
+    restart_call_counts(root)

@@ -27,6 +27,12 @@ def write_tsv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         writer.writerows([_shorten(v) for v in row] for row in rows)
 
 
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Rows by column name, as text."""
+    with path.open(newline="") as file:
+        return [*csv.DictReader(file, delimiter="\t")]
+
+
 class Curve:
     """Keeps evenly spaced records of a loop for a plot."""
 

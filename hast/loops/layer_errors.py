@@ -1,0 +1,102 @@
+"""What quantization costs in every layer of a student, each looked at alone."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hast.networks.hooks import removed_at_exit
+from hast.networks.quantizers import SITE, restart_call_counts
+from hast.runtime import device_of
+
+_BATCH_SIZE = 64
+
+
+class LayerError(NamedTuple):
+    """A quantized module. Ratios of signal to error are in decibel: higher is better."""
+
+    layer: str
+    act_minimum: float  # of the quantized activations' range; NaN where none is quantized here
+    act_maximum: float
+    weight_sqnr: float  # weight to its rounding error; NaN without a quantized weight
+    output_sqnr: float  # the teacher's output to what this layer alone makes of the same input
+
+
+def measure_layer_errors(
+    teacher: nn.Module, student: nn.Module, images: Tensor
+) -> Iterator[LayerError]:
+    """Give each quantized layer the input that the teacher's layer has, and compare the outputs.
+
+    So an error is the layer's own, not what earlier layers did to its input. Fine-tuning lets
+    layers make up for each other, which counts as an error here.
+
+    Args:
+        teacher: frozen, eval mode.
+        student: of this teacher, quantizing, on the same device.
+        images: (N, C, H, W), normalized pixels.
+    """
+    names = [n for n, m in student.named_modules() if _is_quantized(m)]
+    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+
+    def compare(name: str) -> Any:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+            answer = student.get_submodule(name)(*args, **kwargs)
+            signal[name] += output.double().square().sum().item()
+            noise[name] += (output - answer).double().square().sum().item()
+
+        return hook
+
+    hooked = ((name, teacher.get_submodule(name)) for name in names)
+    with removed_at_exit(
+        [m.register_forward_hook(compare(n), with_kwargs=True) for n, m in hooked]
+    ):
+        for batch in images.split(_BATCH_SIZE):
+            restart_call_counts(student)
+            with torch.no_grad():
+                teacher(batch.to(device_of(teacher)))
+    for name in names:
+        module = student.get_submodule(name)
+        low, high = _activation_range(module)
+        yield LayerError(name, low, high, _weight_sqnr(module), _decibel(signal[name], noise[name]))
+
+
+def worst_layers(errors: Mapping[str, float], *, share: float = 0.1) -> set[str]:
+    """The layers with the lowest ratios, a tenth of all and at least one; NaN is not among them."""
+    known = sorted((ratio, name) for name, ratio in errors.items() if ratio == ratio)
+    return {name for _, name in known[: max(1, round(share * len(known)))]}
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return hasattr(module, SITE) or parametrize.is_parametrized(module, "weight")
+
+
+def _activation_range(module: nn.Module) -> tuple[float, float]:
+    """Of all quantizers at the module's call sites."""
+    ranges = []
+    for quantizer in getattr(module, SITE, ()):
+        scale, zero_point, quant_max = quantizer.qparams
+        ranges.append([(-zero_point * scale).item(), ((quant_max - zero_point) * scale).item()])
+    if not ranges:
+        return float("nan"), float("nan")
+    lows, highs = zip(*ranges, strict=True)
+    return min(lows), max(highs)
+
+
+def _weight_sqnr(module: nn.Module) -> float:
+    if not parametrize.is_parametrized(module, "weight"):
+        return float("nan")
+    parametrizations: Any = module.parametrizations
+    with torch.no_grad():
+        weight: Tensor = parametrizations.weight.original.double()
+        quantized: Any = module.weight
+        error = weight - quantized.double()
+    return _decibel(weight.square().sum().item(), error.square().sum().item())
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if not signal or not noise:
+        return float("nan")
+    return 10.0 * math.log10(signal / noise)

@@ -1,0 +1,53 @@
+"""Where a run comes from, and what makes it again."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from hast.engine import select_device
+from hast.machine import commit, device_name, library_versions
+from hast.report.record import Run
+from hast.storage.timings import Timing, read_timings
+
+
+class Provenance(NamedTuple):
+    commit: str | None  # of the project's Git repository
+    hardware: str  # of the machine that made the report
+    libraries: dict[str, str]
+    timings: list[Timing]  # of stages that ran on this machine, latest first
+    seeds: dict[str, int]  # by section of params.yaml
+    parameters: list[tuple[str, str]]  # dotted name and value
+    command: str
+
+
+def provenance_of(run: Run) -> Provenance:
+    """Facts about a run; those of machine and repository are the current ones."""
+    return Provenance(
+        commit=commit(Path.cwd()),
+        hardware=f"{device_name(select_device())}, {torch.get_num_threads()} threads",
+        libraries=library_versions(),
+        timings=read_timings(),
+        seeds=dict(_seeds(run.params)),
+        parameters=flattened(run.params),
+        command="dvc repro",
+    )
+
+
+def flattened(values: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested parameters as dotted names and texts."""
+    if not isinstance(values, dict) or not values:
+        return [(name, str(values))]
+    return [
+        pair
+        for key, value in values.items()
+        for pair in flattened(value, f"{name}.{key}" if name else str(key))
+    ]
+
+
+def _seeds(params: dict[str, Any]) -> list[tuple[str, int]]:
+    return [
+        (name.removesuffix(".seed"), int(value))
+        for name, value in flattened(params)
+        if name.endswith(".seed")
+    ]

@@ -1,0 +1,139 @@
+"""What the stages of a run wrote, read into memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hast.bank import Bank
+from hast.config import read_yaml
+from hast.errors import InputError
+from hast.storage.bank import open_bank
+from hast.storage.hardness import load_hardness
+from hast.storage.tables import read_json, read_tsv
+from hast.storage.teachers import TeacherCard
+from hast.storage.weights import load_card
+
+Row = dict[str, Any]
+_NETWORKS = ("teacher", "calibrated", "student")
+
+
+class Sources(NamedTuple):
+    """Where a run lies; the defaults are those of dvc.yaml."""
+
+    teacher: Path = Path("artifacts/teacher")
+    bank: Path = Path("artifacts/bank")
+    hardness: Path = Path("artifacts/hardness")
+    layers: Path = Path("artifacts/layers")
+    errors: Path = Path("artifacts/layer_errors")
+    predictions: Path = Path("artifacts/predictions")
+    metrics: Path = Path("metrics")
+    plots: Path = Path("plots")
+
+
+class Seen(NamedTuple):
+    """What the networks say about the N test images."""
+
+    labels: Tensor  # (N,)
+    answers: dict[str, Tensor]  # by network, (N,)
+    difficulty: dict[str, Tensor]  # by network, (N,), 1 - p(label)
+
+    def correct(self, network: str) -> Tensor:
+        return self.answers[network] == self.labels
+
+
+class Width(NamedTuple):
+    """The student of one bit width."""
+
+    name: str  # such as w4a4
+    measured: dict[str, Any]  # metrics of `evaluate`
+    seen: Seen
+    layers: list[Row]
+    curve: dict[str, list[float]]  # of fine-tuning
+    difficulty: Tensor  # (N,) of the bank under the calibrated student
+
+
+class Run(NamedTuple):
+    """All of a run that the report shows."""
+
+    params: dict[str, Any]
+    teacher: TeacherCard
+    bank: Bank
+    difficulty: Tensor  # (N,) of the bank under the teacher
+    gaps: list[float]  # BNS gap by layer
+    generator_curve: dict[str, list[float]]
+    widths: list[Width]
+    exports: dict[str, dict[str, Any]]  # metrics of `export` by width, where there are any
+
+
+def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        InputError: a file is missing; the message names it.
+    """
+    bank = open_bank(sources.bank)
+    key = bank.card.key()
+    scores = [sources.hardness / f"{width}.zarr" for width in widths]
+    return Run(
+        params=read_yaml(params),
+        teacher=load_card(sources.teacher, TeacherCard),
+        bank=bank,
+        difficulty=load_hardness(scores[0], "difficulty", bank=key),
+        gaps=_columns(sources.plots / "bns.tsv")["bns_gap"],
+        generator_curve=_columns(sources.plots / "generator.tsv"),
+        widths=[
+            Width(
+                name=width,
+                measured=_json(sources.metrics / "evaluate" / f"{width}.json"),
+                seen=read_seen(sources.predictions / f"{width}.tsv"),
+                layers=_layers(sources, width),
+                curve=_columns(sources.plots / "quantize" / f"{width}.tsv"),
+                difficulty=load_hardness(score, "student_difficulty", bank=key),
+            )
+            for width, score in zip(widths, scores, strict=True)
+        ],
+        exports=dict(_exports(sources.metrics / "export", widths)),
+    )
+
+
+def read_seen(path: Path) -> Seen:
+    """What `evaluate` wrote, one row a test image."""
+    columns = {name: torch.tensor(values) for name, values in _columns(path).items()}
+    return Seen(
+        columns["label"].long(),
+        {name: columns[name].long() for name in _NETWORKS},
+        {name: columns[f"{name}_difficulty"] for name in _NETWORKS},
+    )
+
+
+def _layers(sources: Sources, width: str) -> list[Row]:
+    """Bits and shares of every layer, with its ranges and errors where it is quantized."""
+    table = read_tsv(_existing(sources.layers / f"{width}.tsv"))
+    rows: dict[str, Row] = {row["layer"]: dict(row) for row in table}
+    for error in read_tsv(_existing(sources.errors / f"{width}.tsv")):
+        rows.setdefault(error["layer"], {"layer": error["layer"]}).update(error)
+    return [*rows.values()]
+
+
+def _exports(folder: Path, widths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for width in widths:
+        if (folder / f"{width}.json").is_file():
+            yield width, read_json(folder / f"{width}.json")
+
+
+def _columns(path: Path) -> dict[str, list[float]]:
+    rows = read_tsv(_existing(path))
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return read_json(_existing(path))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run `dvc repro`, which writes it")
+    return path

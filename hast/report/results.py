@@ -1,0 +1,51 @@
+"""A run in numbers: what `report/results.json` holds and the page says first."""
+
+from typing import Any
+
+from hast.math.intervals import paired_margin
+from hast.report.record import Seen, Width
+
+_MEASURES = ("top1", "top5", "agreement", "size_bytes", "samples")
+
+
+def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
+    """Results by network: `fp32`, then every width.
+
+    Shares are in [0, 1]. `drop` is what the student loses against the teacher on the same images,
+    with the half-width of its 95 % interval; `compression` is fp32 size by size; `bank_agreement`
+    is agreement with the teacher on the images the student was trained on.
+    """
+    teacher = widths[0].measured["teacher"]
+    results = {"fp32": {key: teacher[key] for key in _MEASURES}}
+    for width in widths:
+        student = width.measured["student"]
+        results[width.name] = {key: student[key] for key in _MEASURES} | {
+            "top1_before_finetuning": width.measured["calibrated"]["top1"],
+            "drop": teacher["top1"] - student["top1"],
+            "drop_margin": drop_margin(width.seen),
+            "compression": teacher["size_bytes"] / student["size_bytes"],
+            "bank_agreement": width.measured["bank"]["student"]["agreement"],
+        }
+    return results
+
+
+def drop_margin(seen: Seen) -> float:
+    """Half-width of the 95 % interval of the accuracy that the student loses."""
+    teacher, student = seen.correct("teacher"), seen.correct("student")
+    return paired_margin(
+        int((teacher & ~student).sum()), int((student & ~teacher).sum()), len(seen.labels)
+    )
+
+
+def verdict(name: str, row: dict[str, Any]) -> str:
+    """One sentence that says whether the student can be trusted."""
+    drop, margin = 100 * row["drop"], 100 * row["drop_margin"]
+    answers = (
+        f"{name.upper()} gives the teacher's answer on {row['agreement']:.1%} of"
+        f" {row['samples']:,} test images"
+    )
+    if abs(drop) <= margin or drop == 0:
+        return f"{answers}; on so few images its accuracy cannot be told from the teacher's."
+    if drop < 0:
+        return f"{answers} and is {-drop:.2f} ± {margin:.2f} points more accurate."
+    return f"{answers} and loses {drop:.2f} ± {margin:.2f} points of accuracy."

@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hast.bit_width import BitWidth
+from hast.loops.calibrate import calibrate
+from hast.loops.layer_errors import measure_layer_errors, worst_layers
+from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.student import prepare_student
+
+
+def student_of(teacher, spec, bits: BitWidth, **rules) -> nn.Module:
+    plan = plan_quantization(teacher, spec, bits, PlanConfig(**rules))
+    student = prepare_student(teacher, spec, plan)
+    list(calibrate(student, iter([torch.randn(64, *spec.input_shape)])))
+    return student
+
+
+@pytest.fixture
+def images(spec, random):
+    return torch.randn(96, *spec.input_shape, generator=random)
+
+
+@pytest.mark.parametrize("rules", [{"placement": "inputs"}, {"placement": "relu"}])
+def test_more_bits_mean_less_error_in_every_layer(teacher, spec, images, rules):
+    few, many = (
+        [*measure_layer_errors(teacher, student_of(teacher, spec, BitWidth(b, b), **rules), images)]
+        for b in (3, 8)
+    )
+    assert [e.layer for e in few] == [e.layer for e in many]
+    for low, high in zip(few, many, strict=True):
+        for key in ("weight_sqnr", "output_sqnr"):
+            worse, better = getattr(low, key), getattr(high, key)
+            assert math.isnan(worse) or better > worse + 15  # 5 bits are about 30 dB
+
+
+def test_the_weight_error_is_that_of_rounding(teacher, spec, images):
+    student = student_of(teacher, spec, BitWidth(3, 8), placement="inputs")
+    errors = {e.layer: e for e in measure_layer_errors(teacher, student, images)}
+    weight = teacher.classifier.weight
+    noise = (weight - student.classifier.weight).square().sum()
+    expected = 10 * torch.log10(weight.square().sum() / noise)
+    assert errors["classifier"].weight_sqnr == pytest.approx(expected.item(), abs=1e-3)
+    assert errors["classifier"].act_minimum <= 0 < errors["classifier"].act_maximum
+
+
+def test_a_layer_is_looked_at_alone(teacher, spec, images):
+    """Noise of an earlier layer does not reach the measure of a later one."""
+    one = student_of(teacher, spec, BitWidth(8, 8), placement="inputs")
+    other = student_of(
+        teacher, spec, BitWidth(8, 8), placement="inputs",
+        overrides=[{"match": "stem*", "weight_bits": 2}],
+    )  # fmt: skip
+    a, b = (
+        {e.layer: e.output_sqnr for e in measure_layer_errors(teacher, s, images)}
+        for s in (one, other)
+    )
+    (stem,) = [name for name in a if name.startswith("stem")]
+    assert b[stem] < a[stem] - 10
+    assert b["classifier"] > 30 > b[stem]
+
+
+def test_hooks_are_gone_afterwards(teacher, spec, images):
+    student = student_of(teacher, spec, BitWidth(4, 4), placement="inputs")
+    list(measure_layer_errors(teacher, student, images))
+    assert not any(m._forward_hooks for m in teacher.modules())
+
+
+def test_the_worst_layers_are_a_tenth_and_at_least_one():
+    assert worst_layers({"a": 3.0, "b": 1.0, "c": float("nan")}) == {"b"}
+    many = {str(i): float(i) for i in range(20)}
+    assert worst_layers(many) == {"0", "1"}
+    assert worst_layers({"a": float("nan")}) == set()

@@ -1,0 +1,162 @@
+"""The report of a small run, read as text and opened in a real browser."""
+
+import re
+from pathlib import Path
+
+import pytest
+from browser import opened
+from conftest import edit_params, use_tiny_sizes
+from imports import ROOT
+from stage_runs import run_generator, run_report, run_student, run_synthesize, run_teacher
+
+from hast.errors import InputError
+from hast.report.record import Sources, read_run
+from hast.report.results import verdict
+from hast.storage.tables import read_json, read_tsv
+
+WIDTHS = ["w4a4", "w2a3"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    edit_params(folder, use_tiny_sizes)
+    edit_params(folder, lambda p: p.update(bit_widths=WIDTHS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_teacher()
+        run_generator()
+        run_synthesize()
+        for width in WIDTHS:
+            run_student(width)
+        run_report()
+    return folder
+
+
+@pytest.fixture
+def page(run_folder) -> Path:
+    return run_folder / "report/index.html"
+
+
+def measured(folder: Path, width: str) -> dict:
+    return read_json(folder / f"metrics/evaluate/{width}.json")
+
+
+def test_the_page_loads_nothing(page):
+    text = page.read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"<script|@import|url\((?!#)", text)
+
+
+def test_two_reports_of_one_run_are_the_same(run_folder, page, monkeypatch):
+    before = page.read_text()
+    monkeypatch.chdir(run_folder)
+    run_report()
+    assert page.read_text() == before
+
+
+def test_results_say_what_was_measured(run_folder):
+    results = read_json(run_folder / "report/results.json")
+    assert list(results) == ["fp32", *WIDTHS]
+    for width in WIDTHS:
+        student = measured(run_folder, width)["student"]
+        assert results[width]["top1"] == student["top1"]
+        assert results[width]["drop"] == results["fp32"]["top1"] - student["top1"]
+        assert results[width]["compression"] == pytest.approx(
+            results["fp32"]["size_bytes"] / student["size_bytes"]
+        )
+
+
+def test_predictions_count_up_to_the_metrics(run_folder):
+    rows = read_tsv(run_folder / "artifacts/predictions/w4a4.tsv")
+    metrics = measured(run_folder, "w4a4")
+    assert len(rows) == metrics["student"]["samples"]
+    for name in ("teacher", "calibrated", "student"):
+        right = sum(row[name] == row["label"] for row in rows)
+        assert right / len(rows) == metrics[name]["top1"]
+        assert all(0 <= float(row[f"{name}_difficulty"]) <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"drop": 0.01, "drop_margin": 0.02}, "cannot be told from the teacher's"),
+        ({"drop": 0.0, "drop_margin": 0.0}, "cannot be told from the teacher's"),
+        ({"drop": 0.05, "drop_margin": 0.02}, "loses 5.00 ± 2.00 points"),
+        ({"drop": -0.05, "drop_margin": 0.02}, "is 5.00 ± 2.00 points more accurate"),
+    ],
+)
+def test_the_verdict_knows_what_noise_is(row, expected):
+    assert expected in verdict("w4a4", row | {"agreement": 0.9, "samples": 100})
+
+
+def test_a_missing_file_is_named(run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    with pytest.raises(InputError, match=r"nothing/w4a4\.tsv: no such file; run `dvc repro`"):
+        read_run(Sources(predictions=Path("nothing")), WIDTHS, Path("params.yaml"))
+
+
+def test_a_browser_shows_it_without_a_complaint(browser, run_folder, page):
+    with opened(browser, page) as tab:
+        assert tab.complaints == []
+        assert tab.requests == []
+        widths = tab.page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)")
+        assert widths
+        assert min(widths) > 100
+        drawn = tab.page.eval_on_selector_all(
+            "figure > svg", "all => all.map(s => s.getBoundingClientRect().height)"
+        )
+        assert len(drawn) >= 7
+        assert min(drawn) > 80
+        anchors = tab.page.eval_on_selector_all("nav a", "all => all.map(a => a.hash.slice(1))")
+        assert all(tab.page.query_selector(f"[id='{anchor}']") for anchor in anchors)
+
+
+def test_its_headline_is_what_the_metrics_files_say(browser, run_folder, page):
+    with opened(browser, page) as tab:
+        shown = {
+            card.get_attribute("data-network"): card.query_selector(".figure").inner_text()
+            for card in tab.page.query_selector_all(".card")
+        }
+        rows = tab.page.eval_on_selector_all(
+            "#results tbody tr", "all => all.map(r => [...r.cells].map(c => c.innerText))"
+        )
+    teacher = measured(run_folder, "w4a4")["teacher"]
+    assert shown.pop("fp32") == f"{teacher['top1']:.2%}"
+    for (name, headline), row in zip(shown.items(), rows[1:], strict=True):
+        metrics = measured(run_folder, name)
+        assert headline == row[1] == f"{metrics['student']['top1']:.2%}"
+        assert row[3] == f"{metrics['calibrated']['top1']:.2%}"
+        assert row[5] == f"{metrics['student']['agreement']:.2%}"
+        assert row[6] == f"{metrics['bank']['student']['agreement']:.2%}"
+        assert row[7] == f"{metrics['student']['size_bytes']:,}"
+
+
+def lightness(tab, selector: str, what: str) -> float:
+    colour = tab.page.eval_on_selector(selector, f"e => getComputedStyle(e).{what}")
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 / 255
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_ink_and_page_differ_in_light_and_dark(browser, page, scheme, dark):
+    with opened(browser, page, color_scheme=scheme) as tab:
+        paper = lightness(tab, "body", "backgroundColor")
+        assert (paper < 0.3) == dark
+        for text in ("h1", "main p", "caption", "#layers td", "figure svg text"):
+            what = "fill" if "svg" in text else "color"
+            assert abs(lightness(tab, text, what) - paper) > 0.35, text
+
+
+def test_a_phone_does_not_scroll_sideways(browser, page):
+    with opened(browser, page, viewport={"width": 360, "height": 740}) as tab:
+        assert tab.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_it_prints_on_white_paper_without_the_menu(browser, page):
+    with opened(browser, page, color_scheme="dark") as tab:
+        tab.page.emulate_media(media="print")
+        assert lightness(tab, "body", "backgroundColor") == 1.0
+        assert not tab.page.is_visible("nav")
+        assert len(tab.page.pdf(format="A4")) > 20_000
