@@ -1,29 +1,32 @@
 """The command line: `hast` or `python -m hast`."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from hast import __version__, presets
-from hast.bit_width import BitWidth
-from hast.config import parse_section, write_yaml
-from hast.errors import InputError, clear_errors
-from hast.inspection import inspection
-from hast.networks.plan import PlanConfig
-from hast.presets import PRESETS
+from hast import __version__
+from hast.errors import clear_errors, clear_interrupts
+from hast.init_cli import init
+from hast.network_cli import inspect, preset
+from hast.run_cli import doctor, plots, report, results
 from hast.storage.bank import open_bank
-from hast.storage.tables import read_json
-from hast.summary import layers_table, results_table
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 the doctor found a problem, or an error of ours (with its traceback);"
+    " 2 something you can mend, said in one line; 75 try again; 130 Ctrl-C."
+    " Completion of your shell: hast --install-completion."
+)
 
 app = typer.Typer(
     help="Zero-shot quantization: make a trained vision network small without its data.",
+    epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+for command in (init, inspect, preset, doctor, results, report, plots):
+    app.command()(command)
 bank_app = typer.Typer(help="Look at sample banks.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
 
@@ -34,65 +37,6 @@ BankFolder = Annotated[Path, typer.Argument(help="Folder with bank.zarr and mani
 def version() -> None:
     """Print the version."""
     print(__version__)
-
-
-@app.command()
-def results(
-    report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
-) -> None:
-    """Print the results table of the latest run."""
-    path = report / "results.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no results yet; run `dvc repro`")
-    Console().print(results_table(read_json(path)))
-
-
-@app.command()
-def inspect(
-    source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="CxHxW, where the source does not know it."),
-    ] = None,
-    source_args: Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")] = "{}",
-    bits: Annotated[str, typer.Option(help="Code widths.")] = "w4a4",
-    placement: Annotated[str, typer.Option(help="`inputs` or `relu`.")] = "inputs",
-    first_last_bits: Annotated[int | None, typer.Option(help="Of first and last layer.")] = None,
-    align: Annotated[list[str] | None, typer.Option(help="Patterns of modules to align.")] = None,
-) -> None:
-    """Show what is found in a network, before any work and without its weights."""
-    rules = {"placement": placement, "first_last_bits": first_last_bits}
-    found = inspection(
-        source,
-        _json(source_args),
-        input_shape=None if input_shape is None else _shape(input_shape),
-        bits=BitWidth.parse(bits),
-        rules=parse_section(rules, PlanConfig, name="inspect"),
-        alignment_modules=align or [],
-    )
-    console = Console()
-    console.print(f"{found.batch_norms} BatchNorm layers; blocks to align:")
-    for name in found.blocks:
-        console.print(f"  {name}", highlight=False)
-    console.print(layers_table(found.layers, title=f"Layers of {bits}"))
-    console.print(f"fp32: {found.full_bytes:,} bytes, {bits}: {found.packed_bytes:,} bytes")
-
-
-@app.command()
-def preset(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(PRESETS)}.")],
-    recipe: Annotated[str, typer.Option(help="`hast` is the paper, or `best`.")] = "hast",
-    size: Annotated[str, typer.Option(help="`quick` or `paper`.")] = "quick",
-    weights: Annotated[str | None, typer.Option(help="Checkpoint of the teacher.")] = None,
-    data_root: Annotated[str | None, typer.Option(help="Folder that holds test/CLASS/.")] = None,
-    out: Annotated[Path, typer.Option(help="Params file to write.")] = Path("params.yaml"),
-) -> None:
-    """Switch the pipeline to another teacher, recipe or size. What was there is kept as OUT.old."""
-    values = presets.preset(name, recipe=recipe, size=size, weights=weights, data_root=data_root)
-    if out.exists():
-        out.replace(out.with_name(f"{out.name}.old"))
-    write_yaml(out, values, comment=f"hast preset {name} --recipe {recipe} --size {size}")
-    print(f"{out}: {name}, recipe {recipe}, size {size}; now run `dvc repro`")
 
 
 @bank_app.command()
@@ -108,26 +52,8 @@ def verify(folder: BankFolder) -> None:
     print(f"{folder}: good, {len(bank.images)} samples for teacher {bank.card.teacher}")
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    parts = text.split("x")
-    if len(parts) != 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise InputError(f"input shape must be written CxHxW, such as 3x224x224; got {text!r}")
-    channels, height, width = map(int, parts)
-    return channels, height, width
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"source arguments must be JSON ({error}), got {text!r}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"source arguments must be a JSON object, got {text!r}")
-    return values
-
-
 def main() -> None:
     """Run the command line; what the user can mend ends with one line and exit code 2."""
     sys.path.insert(0, str(Path.cwd()))  # `python:` sources are the user's own, as with `python -m`
-    with clear_errors("hast"):
+    with clear_errors("hast"), clear_interrupts("hast", kept="nothing was changed"):
         app()

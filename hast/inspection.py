@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from hast.bit_width import BitWidth
 from hast.errors import InputError
+from hast.math.quantization import MAX_BITS, MIN_BITS
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import count_classes
@@ -14,13 +15,18 @@ from hast.networks.sources import build_network
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student
 
+_WIDTHS = [BitWidth(bits, bits) for bits in range(MIN_BITS, MAX_BITS + 1)]
+
 
 class Inspection(NamedTuple):
     batch_norms: int
     blocks: list[str]
     layers: list[LayerBits]
-    full_bytes: int
-    packed_bytes: int
+    sizes: dict[str, int]  # bytes by bit width, `fp32` first
+
+    def as_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return self._asdict() | {"layers": [layer._asdict() for layer in self.layers]}
 
 
 def inspection(
@@ -54,6 +60,11 @@ def inspection(
         batch_norms=len(batch_norms(network)),
         blocks=find_blocks(network, spec, alignment_modules),
         layers=layer_table(network, spec, plan),
-        full_bytes=packed_size(network),
-        packed_bytes=packed_size(prepare_student(network, spec, plan)),
+        sizes={"fp32": packed_size(network)}
+        | {
+            str(width): packed_size(
+                prepare_student(network, spec, plan_quantization(network, spec, width, rules))
+            )
+            for width in sorted({*_WIDTHS, bits})
+        },
     )

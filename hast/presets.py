@@ -16,6 +16,7 @@ _CIFAR10 = {
 }
 _CIFAR100 = {"mean": [0.5071, 0.4865, 0.4409], "std": [0.2673, 0.2564, 0.2762]}
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_LARGE_IMAGE = 96 * 96  # pixels from which the ImageNet numbers fit better
 _IMAGENET_SECTIONS: Settings = {
     "synthesize": {
         "hard_weight": 0.1,
@@ -30,6 +31,12 @@ _IMAGENET_QUICK: Settings = {
     "calibrate": {"batches": 8, "batch_size": 16},
     "quantize": {"steps": 200, "milestones": [100, 150]},
 }
+
+
+def _composed(parts: list[Settings], recipe: str) -> Settings:
+    chosen = merged([{key: {} for key in _SECTIONS}, *parts, method_settings(recipe)])
+    chosen["layers"].setdefault("placement", "inputs")
+    return chosen
 
 
 def _folder(root: str, **options: Any) -> dict[str, Any]:
@@ -88,6 +95,33 @@ _SECTIONS = (
 )  # fmt: skip
 
 
+def own_network(
+    teacher: dict[str, Any],
+    *,
+    input_shape: tuple[int, int, int],
+    data_root: str | None,
+    bit_widths: list[str],
+    recipe: str = "hast",
+    size: str = "quick",
+) -> dict[str, Any]:
+    """The content of a params file for a network that nobody tuned anything for.
+
+    Args:
+        teacher: section `teacher`.
+        input_shape: of the network; small images get the paper's CIFAR numbers, larger ones those
+            for ImageNet.
+        data_root: folder with the test images; without it there is no final measurement.
+        bit_widths, recipe, size: see `hast.bit_width` and `hast.recipes`.
+    """
+    large = input_shape[1] * input_shape[2] >= _LARGE_IMAGE
+    crop = {"crop_fraction": 0.875} if large else {}
+    dataset = {"name": "none"} if data_root is None else _folder(data_root, **crop)
+    parts = [size_settings(size), _IMAGENET_SECTIONS if large else {}]
+    parts += [_IMAGENET_QUICK] if large and size == "quick" else []
+    own: Settings = {"dataset": dataset, "teacher": teacher}
+    return {"bit_widths": bit_widths, **_composed([*parts, own], recipe)}
+
+
 def preset(
     name: str,
     *,
@@ -111,8 +145,7 @@ def preset(
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     always, when_quick = _PRESETS[name]
     parts = [size_settings(size), always, when_quick if size == "quick" else {}]
-    chosen = merged([{key: {} for key in _SECTIONS}, *parts, method_settings(recipe)])
-    chosen["layers"].setdefault("placement", "inputs")
+    chosen = _composed(parts, recipe)
     teacher = chosen["teacher"]
     if weights is not None or not teacher["source"].startswith("builtin:"):
         teacher["weights"] = weights or "pretrained"

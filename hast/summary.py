@@ -59,6 +59,16 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
     return table
 
 
+def sizes_table(sizes: Mapping[str, int]) -> Table:
+    """Bytes of a network by bit width, and how many times smaller that is."""
+    table = Table(title="Size")
+    for column in ("bits", "bytes", "smaller"):
+        table.add_column(column, justify="right" if column != "bits" else "left")
+    for name, size in sizes.items():
+        table.add_row(name, f"{size:,}", f"{sizes['fp32'] / size:.1f}x")
+    return table
+
+
 def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
     """Wall time of every stage; what finished before `since` was not built again."""
     table = Table(title="Wall time inside the stages", show_footer=True)

@@ -22,13 +22,15 @@ def run(
     out: Out,
     params: Params = PARAMS,
 ) -> None:
-    """Write results.json, results.md, accuracy.tsv and index.html to OUT."""
+    """Write the page index.html, and the results in forms for programs, to OUT."""
     sources = Sources(teacher, bank, hardness, layers, errors, predictions, metrics, plots)
     widths = [str(width) for width in load_bit_widths(params)]
     finished = read_run(sources, widths, params)
     results = results_of(finished.widths)
 
     write_json(out / "results.json", results)
+    for name, row in results.items():
+        write_json(out / "networks" / f"{name}.json", row)
     (out / "results.md").write_text(markdown_table(results))
     write_tsv(
         out / "accuracy.tsv",

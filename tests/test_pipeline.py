@@ -174,8 +174,9 @@ def test_bits_are_allocated_by_sensitivity_within_the_budget(project):
 
 def test_metrics_and_plots_are_dvcs_own(built):
     metrics = json.loads(dvc(built, "metrics", "show", "--json"))[""]["data"]
-    results = metrics["report/results.json"]["data"]
-    assert set(results) == {"fp32", "w4a4", "w3a3"}
+    rows = {Path(path).stem: row["data"] for path, row in metrics.items()}
+    assert set(rows) == {"fp32", "w4a4", "w3a3"}
+    assert {"top1", "drop", "agreement", "compression"} <= set(rows["w4a4"])
     html = dvc(built, "plots", "show", "--out", "plots-page").strip().removeprefix("file://")
     page = Path(html).read_text()
     for plot in ("bns.tsv", "quantize", "difficulty", "accuracy"):

@@ -1,0 +1,82 @@
+"""Let `dvc plots show` work without a network: DVC's page takes its scripts from a CDN, ours has
+them inside."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from hast.errors import InputError
+
+_TEMPLATE = Path("tmp/hast-plots.html")  # in .dvc, where Git ignores it
+_VEGA_LITE = "5.20"  # DVC's templates are written for version 5
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{refresh_tag}
+<title>Plots</title>
+<script>
+%s
+</script>
+</head>
+<body>
+{plot_divs}
+</body>
+</html>
+"""
+
+
+def set_up(project: Path) -> Path:
+    """Write a page template with Vega inside and name it in DVC's local configuration.
+
+    A template that the user has configured is left alone.
+
+    Args:
+        project: holds `.dvc`.
+
+    Returns:
+        The template in use.
+
+    Raises:
+        InputError: this is no DVC project, or the extra `report` is not installed.
+    """
+    dvc = project / ".dvc"
+    if not dvc.is_dir():
+        raise InputError(f"{project}: no DVC project; run this in the project's root")
+    configured = _configured(dvc)
+    if configured is not None and configured != str(_TEMPLATE):
+        return dvc / configured
+    if not (dvc / _TEMPLATE).is_file():
+        (dvc / _TEMPLATE).parent.mkdir(exist_ok=True)
+        # `</script>` inside a script would end it.
+        (dvc / _TEMPLATE).write_text(_PAGE % _vega().replace("</script", "<\\/script"))
+    if configured is None:
+        _configure(dvc / "config.local")
+    return dvc / _TEMPLATE
+
+
+def _vega() -> str:
+    try:
+        import vl_convert
+    except ImportError:
+        raise InputError(
+            "plots without a network need vl-convert-python; run `pip install 'hast[report]'`"
+        ) from None
+    bundle: str = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]
+    return bundle
+
+
+def _configured(dvc: Path) -> str | None:
+    config = ConfigParser()
+    config.read([dvc / "config", dvc / "config.local"])
+    return config.get("plots", "html_template", fallback=None)
+
+
+def _configure(path: Path) -> None:
+    config = ConfigParser()
+    config.read(path)
+    if not config.has_section("plots"):
+        config.add_section("plots")
+    config.set("plots", "html_template", str(_TEMPLATE))
+    with path.open("w") as file:
+        config.write(file)
