@@ -13,7 +13,7 @@ def wilson_interval(count: int, trials: int) -> tuple[float, float]:
     share, spread = count / trials, _Z * _Z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def paired_margin(only_first: int, only_second: int, trials: int) -> float:
