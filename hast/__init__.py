@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from hast.evaluation import evaluate
     from hast.networks.spec import ModelSpec
     from hast.networks.student import remove_quantizers
+    from hast.storage.bank import open_bank
+    from hast.storage.bank_tools import save_bank
     from hast.storage.checkpoints import load, save
 
 __version__ = "0.1.0"
@@ -23,10 +25,12 @@ __all__ = [
     "evaluate",
     "load",
     "load_classifier",
+    "open_bank",
     "quantize",
     "quantize_zero_shot",
     "remove_quantizers",
     "save",
+    "save_bank",
     "synthesize",
     "train_generator",
 ]
@@ -37,8 +41,10 @@ _HOMES = {
     "evaluate": "hast.evaluation",
     "ModelSpec": "hast.networks.spec",
     "load_classifier": "hast.classifier_source",
+    "open_bank": "hast.storage.bank",
     "remove_quantizers": "hast.networks.student",
     **dict.fromkeys(("load", "save"), "hast.storage.checkpoints"),
+    "save_bank": "hast.storage.bank_tools",
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
         ("quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"

@@ -19,6 +19,7 @@ from hast.engine import Engine, choose_engine, place, select_device
 from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
 from hast.loops.finetune import WORK_PER_IMAGE, FinetuneConfig, finetune
+from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.score import score
 from hast.loops.synthesize import SynthesisConfig, batch_sizes
 from hast.loops.synthesize import synthesize as optimise
@@ -96,7 +97,7 @@ def synthesize(
         settings: other fields of `hast.loops.synthesize.SynthesisConfig`.
 
     Returns:
-        A bank on the CPU.
+        A bank on the CPU; `hast.save_bank` writes it.
     """
     source = _frozen_copy(teacher, spec, device)
     values = {"samples": samples, "steps": steps, "seed": seed, **settings}
@@ -120,7 +121,9 @@ def synthesize(
         generator=fingerprint(start.state_dict()) if start else None,
         libraries={"hast": __version__, "torch": str(torch.__version__)},
     )
-    return Bank(images, labels, card)
+    size = config.batch_size
+    parts = profile_batches(source, zip(images.split(size), labels.split(size), strict=True))
+    return Bank(images, labels, card, *whole_profile(parts))
 
 
 def quantize(

@@ -11,6 +11,26 @@ from hast.networks.spec import ModelSpec
 FORMAT: Literal["hast-bank"] = "hast-bank"
 VERSION = 1
 
+Dtype = Literal["uint8", "float16", "float32"]
+
+
+class Parent(Section):
+    """A bank that another one was made from."""
+
+    digest: str  # sha256 of its manifest
+    samples: int
+    synthesis: dict[str, Any]
+    generator: str | None = None
+    libraries: dict[str, str] = {}
+
+
+class Derivation(Section):
+    """How a bank was made from others."""
+
+    operation: Literal["filter", "merge"]
+    parameters: dict[str, Any] = {}
+    parents: tuple[Parent, ...]
+
 
 class BankCard(Section):
     """Where a bank comes from. No time, host or path: the same inputs give the same card."""
@@ -18,11 +38,13 @@ class BankCard(Section):
     format: Literal["hast-bank"] = FORMAT
     version: int = VERSION
     samples: int
+    dtype: Dtype = "uint8"  # of the images as they are stored
     spec: ModelSpec
     teacher: str  # fingerprint
-    synthesis: dict[str, Any]  # parameters, seed included
+    synthesis: dict[str, Any]  # parameters, seed included; empty where the parents' differ
     generator: str | None = None  # fingerprint, where the pixels started from its images
     libraries: dict[str, str] = {}  # versions
+    derived: Derivation | None = None  # from other banks
 
     def key(self) -> str:
         """Names the bank that these inputs make."""
@@ -35,3 +57,5 @@ class Bank(NamedTuple):
     images: Tensor  # (N, C, H, W) float32, normalized pixels
     labels: Tensor  # (N,) int64
     card: BankCard
+    difficulty: Tensor | None = None  # (N,) float32, 1 - p(y) under the teacher
+    bns_gap: Tensor | None = None  # (L,) float32, of every BatchNorm call, where it was measured

@@ -21,7 +21,7 @@ import torch
 from hast.errors import HastError, InputError, TransientError
 from hast.loops.synthesize import SynthesisStep
 from hast.runtime import make_deterministic
-from hast.storage.bank import BankWriter
+from hast.storage.bank_writer import BankWriter
 from hast.storage.exchange import Exchange
 from stages.shards import Job, make
 
@@ -86,7 +86,7 @@ def make_with_dask(
         generator=job.generator.resolve(),
         partial=job.partial.resolve(),
     )
-    exchange = Exchange.of(store, job.card.key()) if store else None
+    exchange = Exchange.of(store, job.name()) if store else None
     if exchange:
         exchange.send_inputs({"teacher": job.teacher, "generator": job.generator})
         for shard in writer.missing_shards():

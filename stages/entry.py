@@ -35,6 +35,10 @@ Store = Annotated[
     str, typer.Option(envvar="HAST_STORE", help="Folder or URL that all workers of it reach.")
 ]
 Quiet = Annotated[bool, typer.Option(envvar=QUIET, help="Show no progress.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is at OUT.")]
+Checkpoint = Annotated[
+    float, typer.Option(envvar="HAST_CHECKPOINT", min=0, help="Seconds between checkpoints.")
+]
 Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
 KEPT = "what earlier stages made is kept; the same command goes on with this one"

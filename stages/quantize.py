@@ -1,19 +1,44 @@
 """quantize: fine-tune the calibrated student on the bank."""
 
+import torch
+
 from hast.config import load_section
 from hast.distributed import joined_ranks, launch, launched
 from hast.engine import choose_engine, select_device
-from hast.loops.finetune import WORK_PER_IMAGE, FinetuneConfig, finetune
+from hast.loops.finetune import (
+    WORK_PER_IMAGE,
+    FinetuneConfig,
+    FinetuneStep,
+    finetune,
+    start_finetuning,
+)
+from hast.loops.finetune_state import FinetuneState, Snapshot
 from hast.networks.blocks import find_blocks
+from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import forward_macs
 from hast.progress import track
-from hast.storage.bank import open_bank
+from hast.storage.bank import MANIFEST, open_bank
 from hast.storage.hardness import load_hardness
+from hast.storage.manifest import sha256_of
+from hast.storage.resume import CheckpointFile
 from hast.storage.students import load_student, load_student_card
 from hast.storage.tables import Curve, write_json, write_tsv
 from hast.storage.teachers import load_teacher
 from hast.storage.weights import save_with_card
-from stages.entry import PARAMS, Bits, Compile, Device, In, Out, Params, Precision, Workers, main
+from stages.entry import (
+    PARAMS,
+    Bits,
+    Checkpoint,
+    Compile,
+    Device,
+    In,
+    Out,
+    Params,
+    Precision,
+    Workers,
+    main,
+)
+from stages.partial import PARTIAL, name_of
 
 _SHOWN = ("loss", "distillation", "alignment")
 
@@ -33,8 +58,10 @@ def run(
     precision: Precision = "auto",
     compile: Compile = "auto",
     workers: Workers = 0,
+    checkpoint: Checkpoint = 60.0,
 ) -> None:
-    """Write the student as the last step leaves it to OUT.
+    """Write the student as the last step leaves it to OUT. A run that was killed goes on from its
+    last checkpoint and ends with the same student.
 
     With several workers each computes its part of every batch, and the first one writes.
     """
@@ -53,18 +80,45 @@ def run(
         difficulty = load_hardness(hardness, "student_difficulty", bank=samples.card.key())
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 
-        kept = Curve(config.steps)
+        name = name_of(
+            config.model_dump_json(), source.card.fingerprint, sha256_of(bank / MANIFEST), blocks,
+            fingerprint(student.state_dict()), fingerprint({"difficulty": difficulty}),
+            engine, where.type, ranks.size, str(torch.__version__),
+        )  # fmt: skip
+        file = CheckpointFile(PARTIAL / f"quantize-{name}.safetensors", every=checkpoint)
+        state, kept = start_finetuning(student, difficulty, config), Curve(config.steps)
+        _resume(file, state, kept)
         steps = finetune(
-            student, source.network, samples.images, difficulty, blocks, config, engine, ranks
-        )
+            student, source.network, samples.images, difficulty, blocks, config, engine, ranks,
+            state,
+        )  # fmt: skip
         first = ranks.rank == 0
-        label = f"quantize {bits}"
-        for step in track(steps, total=config.steps, label=label, fields=_SHOWN, show=first):
+        shown = track(
+            steps, total=config.steps, done=state.step, label=f"quantize {bits}", fields=_SHOWN,
+            show=first,
+        )  # fmt: skip
+        for step in shown:
             kept.add(step)
+            if first and file.is_due() and state.step < config.steps:
+                taken = state.snapshot()
+                file.save(
+                    taken.tensors, taken.numbers | {"step": taken.step, "curve": kept.saved()}
+                )
     if first:
         save_with_card(out, student, load_student_card(calibrated))
         write_tsv(curve, *kept.table())
         write_json(metrics, {name: float(getattr(step, name)) for name in _SHOWN})
+        file.remove()
+
+
+def _resume(file: CheckpointFile, state: FinetuneState, kept: Curve) -> None:
+    """Go on where an earlier run was killed, if one was."""
+    saved = file.load()
+    if saved:
+        numbers = dict(saved.values)
+        step, rows = numbers.pop("step"), numbers.pop("curve")
+        state.restore(Snapshot(step, saved.tensors, numbers))
+        kept.restore(rows, FinetuneStep, step)
 
 
 if __name__ == "__main__":

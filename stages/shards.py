@@ -14,11 +14,10 @@ from torch import Tensor
 from hast.bank import BankCard
 from hast.engine import Precision, Switch, choose_engine, select_device
 from hast.loops.synthesize import SynthesisConfig, SynthesisStep, synthesize
-from hast.storage.bank import BankWriter
+from hast.storage.bank_writer import BankWriter
 from hast.storage.generators import load_generator
 from hast.storage.teachers import load_teacher
-
-PARTIAL = Path(".partial")
+from stages.partial import PARTIAL, name_of
 
 
 class Job(NamedTuple):
@@ -34,8 +33,15 @@ class Job(NamedTuple):
     work: float  # multiply-adds of the whole bank
     partial: Path = PARTIAL  # where the unfinished bank is
 
+    def name(self) -> str:
+        """Of all that decides the bytes: other inputs or changed code never continue a bank."""
+        kind = self.device.partition(":")[0]
+        return name_of(self.card.model_dump_json(), kind, self.precision, self.compile)
+
     def writer(self, *, join: bool = False) -> BankWriter:
-        return BankWriter(self.partial, self.card, self.config.batch_size, join=join)
+        return BankWriter(
+            self.partial, self.card, self.config.batch_size, name=self.name(), join=join
+        )
 
 
 def make(job: Job, writer: BankWriter, shards: Iterable[slice]) -> Iterator[SynthesisStep]:

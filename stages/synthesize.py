@@ -1,20 +1,25 @@
 """synthesize: make the bank of hard samples, shard by shard, and profile it."""
 
+from collections.abc import Iterator
+
 import torch
 import zarr
+from torch import Tensor
 
 import hast
 from hast.bank import BankCard
 from hast.config import load_section
 from hast.engine import select_device
-from hast.loops.profile import bns_profile
+from hast.loops.profile import Profile, profile_batches, whole_profile
 from hast.loops.synthesize import SynthesisConfig, batch_sizes
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.networks.plan import forward_macs
-from hast.progress import drain
-from hast.storage.bank import open_bank
+from hast.progress import drain, track
+from hast.storage.bank import StoredBank
+from hast.storage.bank_writer import BankWriter
 from hast.storage.generators import load_generator
+from hast.storage.placing import check_free
 from hast.storage.tables import write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
 from stages.cluster import make_with_dask
@@ -25,6 +30,7 @@ from stages.entry import (
     Device,
     In,
     Out,
+    Overwrite,
     Params,
     Precision,
     Store,
@@ -48,11 +54,13 @@ def run(
     workers: Workers = 0,
     cluster: Cluster = "",
     store: Store = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the bank to OUT. Finished shards of a run that was killed are kept.
 
     With several workers Dask leads them: processes of this machine, or those of CLUSTER.
     """
+    check_free(out, overwrite=overwrite)
     config = load_section(params, "synthesize", SynthesisConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
@@ -64,25 +72,43 @@ def run(
     name = device if cluster else str(where)
     job = Job(teacher, generator, card, config, name, precision, compile, work)
     writer = job.writer()
-    missing = sum(len(writer.batches(shard)) for shard in writer.missing_shards())
-    batches = len(batch_sizes(config))
-    workers = min(workers or default_workers(where), max(1, len(writer.missing_shards())))
-    drain(
-        make_with_dask(job, writer, workers=workers, address=cluster, store=store)
-        if cluster or workers > 1
-        else make(job, writer, writer.missing_shards()),
-        total=batches * config.steps,
-        done=(batches - missing) * config.steps,
-        label="synthesize",
-        fields=("loss", "bns", "hard"),
-    )
-    # Everything that can fail comes before the bank leaves the folder in which it can be resumed.
-    bank = open_bank(writer.seal(), teacher=source.card.fingerprint, in_memory=False)
-    gaps = [*bns_profile(source.network, bank.images, batch_size=config.batch_size)]
-    layers = torch.stack(gaps).mean(dim=0).tolist()
+    with writer.alone():
+        missing = writer.missing_shards()
+        batches = len(batch_sizes(config))
+        todo = sum(len(writer.batches(shard)) for shard in missing)
+        workers = min(workers or default_workers(where), max(1, len(missing)))
+        drain(
+            make_with_dask(job, writer, workers=workers, address=cluster, store=store)
+            if cluster or workers > 1
+            else make(job, writer, missing),
+            total=batches * config.steps,
+            done=(batches - todo) * config.steps,
+            label="synthesize",
+            fields=("loss", "bns", "hard"),
+        )
+        # All that can fail comes before the bank leaves the folder in which it can be resumed.
+        parts = profile_batches(source.network, _batches(writer, config.batch_size))
+        whole = whole_profile(track(parts, total=batches, label="profile"))
+        StoredBank(writer.seal(*whole), teacher=source.card.fingerprint).check_images()
+        _report(whole, metrics, profile)
+        writer.publish(out, overwrite=overwrite, keep=True)
+
+
+def _batches(writer: BankWriter, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for shard in writer.shards():
+        images, labels = writer.read(shard)
+        yield from zip(images.split(size), labels.split(size), strict=True)
+
+
+def _report(whole: Profile, metrics: Out, profile: Out) -> None:
+    layers = whole.bns_gap.tolist()
     write_tsv(profile, ("layer", "bns_gap"), enumerate(layers))
-    write_json(metrics, {"samples": len(bank.images), "bns": sum(layers) / len(layers)})
-    writer.publish(out)
+    summary = {
+        "samples": len(whole.difficulty),
+        "bns": sum(layers) / len(layers),
+        "difficulty": whole.difficulty.mean().item(),
+    }
+    write_json(metrics, summary)
 
 
 def _card(source: Teacher, init: Generator, config: SynthesisConfig) -> BankCard:

@@ -34,7 +34,7 @@ def run_generator() -> None:
 def run_synthesize(**options: Any) -> None:
     synthesize.run(
         teacher=A / "teacher", generator=A / "generator", out=A / "bank",
-        metrics=M / "synthesize.json", profile=P / "bns.tsv", **options,
+        metrics=M / "synthesize.json", profile=P / "bns.tsv", overwrite=True, **options,
     )  # fmt: skip
 
 

@@ -9,9 +9,10 @@ ROOMS = [
     ["stages"],
     ["hast/__main__"],
     ["hast/cli"],
-    ["hast/init_cli", "hast/run_cli"],
+    ["hast/init_cli", "hast/run_cli", "hast/bank_cli"],
     ["hast/network_cli"],
     ["hast/report"],
+    ["hast/bank_facts"],
     [
         "hast/doctor",
         "hast/offline_plots",

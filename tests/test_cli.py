@@ -10,7 +10,7 @@ from rich.console import Console
 import hast
 from hast.bank import BankCard
 from hast.config import read_yaml
-from hast.storage.bank import BankWriter
+from hast.storage.bank_writer import BankWriter
 from hast.storage.timings import Timing
 from hast.summary import markdown_table, results_table, timings_table
 
@@ -32,7 +32,7 @@ def bank(tmp_path, spec):
     card = BankCard(samples=10, spec=spec, teacher="f" * 64, synthesis={"gamma": 2.0})
     writer = BankWriter(tmp_path / "partial", card, 10)
     writer.write(slice(0, 10), torch.randn(10, 1, 8, 8), torch.arange(10))
-    writer.seal()
+    writer.seal(torch.linspace(0, 1, 10), torch.tensor([0.5, 0.25]))
     writer.publish(tmp_path / "bank")
     return tmp_path / "bank"
 
@@ -46,7 +46,12 @@ def test_help_and_version():
 
 def test_a_bank_is_verified_and_described(bank):
     assert "good, 10 samples" in cli("bank", "verify", str(bank)).stdout
-    assert json.loads(cli("bank", "info", str(bank)).stdout)["synthesis"] == {"gamma": 2.0}
+    shown = json.loads(cli("bank", "info", "--json", str(bank)).stdout)
+    assert shown["synthesis"] == {"gamma": 2.0}
+    assert shown["difficulty"]["mean"] == pytest.approx(0.5)
+    table = cli("bank", "info", str(bank)).stdout
+    assert "10 of 1 x 8 x 8, stored as uint8" in table
+    assert "f" * 64 in table
 
 
 def test_a_damaged_bank_ends_with_one_line_and_exit_code_2(bank):

@@ -31,6 +31,7 @@ _STYLE: Any = {
     "grid.alpha": 0.25,
     "grid.color": _INK,
     "legend.frameon": False,
+    "text.parse_math": False,  # names are anybody's
     "svg.fonttype": "none",  # text stays text: small, selectable, read by screen readers
     "text.color": _INK,
     "xtick.color": _INK,

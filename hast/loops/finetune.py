@@ -18,6 +18,7 @@ from hast.config import Section
 from hast.distributed import ALONE, Ranks
 from hast.engine import PLAIN, Engine, hold_images, place_images
 from hast.loops.checks import check_finite, check_result
+from hast.loops.finetune_state import BatchOrder, FinetuneState
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
@@ -87,6 +88,7 @@ def finetune(
     config: FinetuneConfig,
     engine: Engine = PLAIN,
     ranks: Ranks = ALONE,
+    state: FinetuneState | None = None,
 ) -> Iterator[FinetuneStep]:
     """Fine-tune `student` in place. Its BatchNorm and activation ranges stay as they are.
 
@@ -99,11 +101,12 @@ def finetune(
         config: see `FinetuneConfig`.
         engine: how the loss is computed.
         ranks: this process among those that share every batch.
+        state: where to start, see `start_finetuning`; it moves with every step.
     """
     device = device_of(teacher)
     images = hold_images(images, device)
-    optimizer, schedule = _optimizer(student, config, fused=device.type != "mps")
-    random = seeded(config.seed, "quantize")
+    state = state or start_finetuning(student, difficulty, config)
+    optimizer, schedule, random = state.optimizer, state.schedule, state.random
     names = blocks if config.alignment_weight > 0 else ()
     with (
         tap_attention(student, names) as tap_q,
@@ -122,8 +125,7 @@ def finetune(
             )
 
         loss_of = engine.wrap(loss_of, device, recompute=True)
-        order = _batches(len(images), difficulty, config, random)
-        for step, batch in zip(range(config.steps), order, strict=False):
+        for step, batch in zip(range(state.step, config.steps), state.order, strict=False):
             x = random_resized_crop(
                 place_images(images[batch.to(images.device)], device),
                 min_scale=config.min_crop_scale,
@@ -147,6 +149,7 @@ def finetune(
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
             schedule.step()
+            state.step = step + 1
             yield FinetuneStep(
                 loss,
                 clean.distillation.detach(),
@@ -156,6 +159,19 @@ def finetune(
             )
     check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
     student.requires_grad_(False)
+
+
+def start_finetuning(
+    student: nn.Module, difficulty: Tensor, config: FinetuneConfig
+) -> FinetuneState:
+    """The state before the first step, of a student on the device where it will be trained."""
+    random = seeded(config.seed, "quantize")
+    weights = None
+    if config.sampling == "difficulty":
+        weights = difficulty.cpu().double().clamp(min=1e-3)  # an easy sample stays possible
+    order = BatchOrder(len(difficulty), config.batch_size, weights, random)
+    fused = device_of(student).type != "mps"
+    return FinetuneState(student, *_optimizer(student, config, fused=fused), order, random)
 
 
 def _optimizer(
@@ -178,17 +194,3 @@ def _optimizer(
     if config.schedule == "cosine":
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones))
-
-
-def _batches(
-    samples: int, difficulty: Tensor, config: FinetuneConfig, random: torch.Generator
-) -> Iterator[Tensor]:
-    """Index batches without end: shuffled epochs, or draws weighted by difficulty."""
-    size = min(config.batch_size, samples)
-    weights = difficulty.cpu().double().clamp(min=1e-3)  # an easy sample stays possible
-    while True:
-        if config.sampling == "difficulty":
-            yield torch.multinomial(weights, size, replacement=True, generator=random)
-        else:
-            order = torch.randperm(samples, generator=random)
-            yield from (b for b in order.split(size) if len(b) == size)

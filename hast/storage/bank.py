@@ -1,18 +1,23 @@
-"""The sample bank: one Zarr v3 group of images and labels, with a manifest beside it.
+"""The sample bank on disk: one Zarr v3 group, with a manifest beside it. See docs/bank.md.
 
     bank/
       manifest.json     sha256 of every file of the store
-      bank.zarr/        attributes = BankCard; images (N, C, H, W) float32; labels (N,) int64
+      bank.zarr/        attributes = BankCard
+        images          (N, C, H, W) uint8, float16 or float32; a file holds a shard
+        affine          (N, C, 2) float32, with uint8: pixel = scale * code + offset
+        labels          (N,) int64
+        difficulty      (N,) float32, 1 - p(y) under the teacher
+        bns_gap         (L,) float32, of every BatchNorm call; absent where it was not measured
 
 A chunk is the unit of reading, a shard the unit of writing and of resuming. The same content gives
 the same bytes.
 """
 
-import json
 import math
 import os
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,121 +27,113 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor
-from zarr.codecs import ZstdCodec
 
 from hast.bank import FORMAT, VERSION, Bank, BankCard
 from hast.errors import InputError
-from hast.storage.untrusted import check_store, verify_manifest, write_manifest
+from hast.storage.chunks import check_chunks
+from hast.storage.manifest import sha256_of, verify_manifest
+from hast.storage.pixels import decode, identity_map
+from hast.storage.untrusted import Rule, Structure, check_store
 
-_STORE, _MANIFEST = "bank.zarr", "manifest.json"
-_MAX_CHUNK, _SHARD = 64, 1024  # samples; few files matter more than few bytes
-_MIN_SHARDS = 4  # where there are enough batches, so that a run that was killed keeps something
+STORE, MANIFEST = "bank.zarr", "manifest.json"
+MAX_CHUNK = 64  # samples
+_RULES = {
+    "images": Rule(("uint8", "float16", "float32"), 4),
+    "affine": Rule(("float32",), 3),
+    "labels": Rule(("int64",), 1),
+    "difficulty": Rule(("float32",), 1),
+    "bns_gap": Rule(("float32",), 1),
+}
+_OPTIONAL = ("affine", "bns_gap")
+_MAX_BNS_CALLS = 100_000
 
 
-class BankWriter:
-    """Builds a bank shard by shard in a side folder and moves it into place when it is whole.
+class StoredBank:
+    """A bank whose structure, hashes, labels and small columns are checked and whose images are
+    read shard by shard."""
 
-    The side folder is named after the card, so a run that was killed finds its finished shards
-    again, and a run with other parameters never does.
-    """
-
-    def __init__(
-        self, partial_root: Path, card: BankCard, batch_size: int, *, join: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, *, teacher: str | None = None, verify: bool = True) -> None:
         """
         Args:
-            partial_root: where unfinished banks are kept.
-            card: attributes of the bank.
-            batch_size: samples that are made together; a shard holds whole batches.
-            join: another process has prepared the folder, and others may be writing there.
+            folder: holds `bank.zarr` and `manifest.json`.
+            teacher: the fingerprint the bank must have been made for, if any.
+            verify: compare all files with the manifest; False leaves that to the caller.
+
+        Raises:
+            InputError: something is missing, malformed, too large for what is stored, not finite,
+                changed since it was written, or made for another teacher.
         """
-        self.folder = partial_root / f"bank-{card.key()}"
-        self._samples, self._batch_size = card.samples, batch_size
-        chunk = max(n for n in range(1, _MAX_CHUNK + 1) if batch_size % n == 0)
-        batches = -(-card.samples // batch_size)
-        self.shard_size = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
-        if not join:
-            self._prepare(card, chunk)
-        self._arrays = self._open()
+        self.folder, store = folder, folder / STORE
+        self.card, layouts = _inspect(store, teacher)
+        if verify:
+            verify_manifest(store, folder / MANIFEST)
+            for name, layout in layouts.items():
+                check_chunks(store / name, layout)
+        self.shard_size = layouts["images"].rows_of_file
+        self.shard_files = [f"images/{name}" for name in layouts["images"].files()]
+        with _readable(store):
+            group: Any = zarr.open_group(store, mode="r", zarr_format=3)
+            self._images = group["images"]
+            self.labels: NDArray[np.int64] = np.asarray(group["labels"])
+            self.difficulty: NDArray[np.float32] = np.asarray(group["difficulty"])
+            self.bns_gap = np.asarray(group["bns_gap"]) if "bns_gap" in layouts else None
+            self._affine = (
+                np.asarray(group["affine"])
+                if "affine" in layouts
+                else identity_map(len(self.labels), self.card.spec.input_shape[0])
+            )
+        self._check_columns()
+
+    def __len__(self) -> int:
+        return self.card.samples
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest: the identity of the content."""
+        return sha256_of(self.folder / MANIFEST)
 
     def shards(self) -> list[slice]:
-        """The samples of every shard."""
+        """The samples of every file of images."""
         return [
-            slice(start, min(start + self.shard_size, self._samples))
-            for start in range(0, self._samples, self.shard_size)
+            slice(start, min(start + self.shard_size, len(self)))
+            for start in range(0, len(self), self.shard_size)
         ]
 
-    def batches(self, shard: slice) -> range:
-        """Indices of the batches that a shard holds."""
-        return range(shard.start // self._batch_size, -(-shard.stop // self._batch_size))
+    def stored(self, rows: slice) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
+        """Pixels as they are stored, (n, C, H, W), and their affine map, (n, C, 2)."""
+        with _readable(self.folder / STORE):
+            stored = self._images[rows]
+        if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+            raise InputError(f"{self.folder}: images must be finite but hold NaN or infinity")
+        return stored, self._affine[rows]
 
-    def shard_of(self, batch: int) -> slice:
-        """The shard that holds a batch."""
-        return self.shards()[batch * self._batch_size // self.shard_size]
+    def images(self, rows: slice) -> NDArray[np.float32]:
+        """Normalized pixels, (n, C, H, W)."""
+        return decode(*self.stored(rows))
 
-    def missing_shards(self) -> list[slice]:
-        """The shards that no earlier run has finished."""
-        return [shard for shard in self.shards() if not self.is_finished(shard)]
+    def check_images(self) -> None:
+        """Look at every image, a shard at a time.
 
-    def is_finished(self, shard: slice) -> bool:
-        """Whether an earlier run wrote this shard. Labels are written last."""
-        index = shard.start // self.shard_size
-        return (self.folder / _STORE / "labels" / "c" / str(index)).is_file()
+        Raises:
+            InputError: a shard cannot be read, or a pixel is not finite.
+        """
+        for rows in self.shards():
+            self.images(rows)
 
-    def shard_files(self, shard: slice) -> list[Path]:
-        """Files of a finished shard, relative to `folder`, in the order in which to copy them."""
-        index = str(shard.start // self.shard_size)
-        parts = sorted((self.folder / _STORE).glob(f"*/c/{index}"))
-        files = [f for p in parts for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
-        return [f.relative_to(self.folder) for f in files if f.is_file()]
-
-    def write(self, shard: slice, images: Tensor, labels: Tensor) -> None:
-        """Write one whole shard."""
-        self._arrays["images"][shard] = images.cpu().numpy()
-        self._arrays["labels"][shard] = labels.cpu().numpy()
-
-    def seal(self) -> Path:
-        """Write the manifest; returns the folder of the finished bank, not yet in its place."""
-        assert not self.missing_shards()
-        write_manifest(self.folder / _STORE, self.folder / _MANIFEST)
-        return self.folder
-
-    def publish(self, target: Path) -> None:
-        """Move the sealed bank to `target`, replacing what is there."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        shutil.move(self.folder, target)
-
-    def _prepare(self, card: BankCard, chunk: int) -> None:
-        store = self.folder / _STORE
-        if not all((store / n / "zarr.json").is_file() for n in ("images", "labels")):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            # Attributes go through JSON so that tuples and models become plain lists and dicts.
-            group = zarr.create_group(
-                store, zarr_format=3, attributes=json.loads(card.model_dump_json())
+    def _check_columns(self) -> None:
+        classes = self.card.spec.num_classes
+        low, high = self.labels.min(), self.labels.max()
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"{self.folder}: labels must lie in 0..{classes - 1}, they span {low}..{high}"
             )
-            for name, shape, dtype in (
-                ("images", card.spec.input_shape, "float32"),
-                ("labels", (), "int64"),
-            ):
-                group.create_array(
-                    name,
-                    shape=(card.samples, *shape),
-                    chunks=(chunk, *shape),
-                    shards=(self.shard_size, *shape),
-                    dtype=dtype,
-                    compressors=[ZstdCodec(level=3, checksum=True)],
-                )
-        for leftover in store.rglob("*.partial"):  # of a write that was killed
-            leftover.unlink()
-
-    def _open(self) -> dict[str, Any]:
-        # Without the option a shard of zeros would leave no file and never count as finished.
-        store = self.folder / _STORE
-        arrays = {name: zarr.open_array(store / name, mode="r+") for name in ("images", "labels")}
-        return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays.items()}
+        if not ((self.difficulty >= 0) & (self.difficulty <= 1)).all():
+            raise InputError(f"{self.folder}: difficulties must lie in 0..1")
+        largest = np.abs(self._affine.astype(np.float64)) @ (255, 1)  # pixel of the last code
+        limit = np.finfo(np.float32).max
+        for name, values in (("affine", largest), ("bns_gap", self.bns_gap)):
+            if values is not None and not (np.abs(values) <= limit).all():
+                raise InputError(f"{self.folder}: {name} must be finite but holds NaN or infinity")
 
 
 def open_bank(folder: Path, *, teacher: str | None = None, in_memory: bool | None = None) -> Bank:
@@ -153,33 +150,33 @@ def open_bank(folder: Path, *, teacher: str | None = None, in_memory: bool | Non
         InputError: something is missing, malformed, too large for what is stored, not finite,
             changed since it was written, or made for another teacher.
     """
-    store = folder / _STORE
+    bank = StoredBank(Path(folder), teacher=teacher)
+    shape = (len(bank), *bank.card.spec.input_shape)
+    images = _room_for(shape, bank.folder.parent, in_memory)
+    for rows in bank.shards():
+        images[rows] = bank.images(rows)
+    return Bank(
+        torch.from_numpy(images),
+        torch.from_numpy(bank.labels),
+        bank.card,
+        torch.from_numpy(bank.difficulty),
+        None if bank.bns_gap is None else torch.from_numpy(bank.bns_gap),
+    )
+
+
+def _inspect(store: Path, teacher: str | None) -> tuple[BankCard, dict[str, Any]]:
+    """Card and layouts, from the metadata files alone."""
     if not store.is_dir():
         raise InputError(f"{store}: no such bank; run `dvc repro synthesize`")
-    attributes = check_store(store, {"images": ("float32", 4), "labels": ("int64", 1)})
-    card = _read_card(store, attributes)
+    structure = check_store(store, _RULES, _OPTIONAL)
+    card = _read_card(store, structure.attributes)
     if teacher is not None and card.teacher != teacher:
         raise InputError(
-            f"{folder}: the bank was made for teacher {card.teacher} but the teacher is {teacher};"
-            " rerun `dvc repro synthesize`"
+            f"{store.parent}: the bank was made for teacher {card.teacher} but the teacher is"
+            f" {teacher}; rerun `dvc repro synthesize`"
         )
-    verify_manifest(store, folder / _MANIFEST)
-    try:
-        group: Any = zarr.open_group(store, mode="r", zarr_format=3)
-        stored, labels = group["images"], np.asarray(group["labels"])
-        _check_shapes(folder, card, stored.shape, labels)
-        images = _room_for(stored.shape, folder.parent, in_memory)
-        size = (stored.shards or stored.chunks)[0]
-        for shard in (slice(start, start + size) for start in range(0, len(labels), size)):
-            images[shard] = stored[shard]
-            if not np.isfinite(images[shard]).all():
-                raise InputError(f"{folder}: images must be finite but hold NaN or infinity")
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # Zarr raises nearly anything on malformed shards
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{store}: cannot be read ({reason})") from error
-    return Bank(torch.from_numpy(images), torch.from_numpy(labels), card)
+    _check_layouts(store, card, structure)
+    return card, structure.arrays
 
 
 def _read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
@@ -197,6 +194,55 @@ def _read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
         raise InputError(f"{store}: attribute {first['loc']}: {first['msg']}") from None
 
 
+def _check_layouts(store: Path, card: BankCard, structure: Structure) -> None:
+    layouts = structure.arrays
+    channels = card.spec.input_shape[0]
+    expected = {
+        "images": (card.samples, *card.spec.input_shape),
+        "affine": (card.samples, channels, 2),
+        "labels": (card.samples,),
+        "difficulty": (card.samples,),
+    }
+    for name, shape in expected.items():
+        if name in layouts and layouts[name].shape != shape:
+            raise InputError(
+                f"{store}: the card promises {name} of shape {shape} but the store holds"
+                f" {layouts[name].shape}"
+            )
+    if layouts["images"].dtype != card.dtype:
+        raise InputError(
+            f"{store}: the card promises {card.dtype} but images are {layouts['images'].dtype}"
+        )
+    if ("affine" in layouts) != (card.dtype == "uint8"):
+        raise InputError(f"{store}: uint8 images, and no others, must have an affine map")
+    if layouts["images"].rows_of_chunk > MAX_CHUNK:
+        raise InputError(
+            f"{store}: chunks must hold at most {MAX_CHUNK} images, got"
+            f" {layouts['images'].rows_of_chunk}"
+        )
+    if "bns_gap" in layouts and layouts["bns_gap"].shape[0] > _MAX_BNS_CALLS:
+        raise InputError(f"{store}: bns_gap has {layouts['bns_gap'].shape[0]} values; hostile")
+    files = {f"{array}/{name}" for array, lay in layouts.items() for name in lay.files()}
+    known = files | {"zarr.json"} | {f"{array}/zarr.json" for array in layouts}
+    extra = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()} - known
+    if extra:
+        raise InputError(
+            f"{store}: {len(extra)} file(s) that are no part of a bank, first {min(extra)}"
+        )
+
+
+@contextmanager
+def _readable(store: Path) -> Iterator[None]:
+    """Zarr raises nearly anything on malformed shards."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{store}: cannot be read ({reason})") from error
+
+
 def _room_for(shape: tuple[int, ...], scratch: Path, in_memory: bool | None) -> NDArray[np.float32]:
     size = math.prod(shape) * 4
     if in_memory is None:
@@ -212,19 +258,3 @@ def _room_for(shape: tuple[int, ...], scratch: Path, in_memory: bool | None) -> 
                 " free some disk or memory"
             ) from None
         return np.memmap(file, np.float32, "r+", shape=shape)
-
-
-def _check_shapes(
-    folder: Path, card: BankCard, images: tuple[int, ...], labels: NDArray[Any]
-) -> None:
-    expected = (card.samples, *card.spec.input_shape)
-    if images != expected or labels.shape != expected[:1]:
-        raise InputError(
-            f"{folder}: the card promises images of shape {expected} but the store holds images"
-            f" {images} and labels {labels.shape}"
-        )
-    if labels.min() < 0 or labels.max() >= card.spec.num_classes:
-        raise InputError(
-            f"{folder}: labels must lie in 0..{card.spec.num_classes - 1}, they span"
-            f" {labels.min()}..{labels.max()}"
-        )

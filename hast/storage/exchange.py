@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hast.errors import InputError, TransientError
-from hast.storage.bank import BankWriter
+from hast.storage.bank_writer import BankWriter
 
 
 class Exchange(NamedTuple):
@@ -87,7 +87,7 @@ class Exchange(NamedTuple):
         if not files.exists(f"{root}/done/{name}"):
             return False
         prefix = f"{root}/{at}/"
-        # Sorted: the labels of a shard come last, and mean that it is whole.
+        # Sorted: the columns of a shard come last, and mean that it is whole.
         for source in sorted(files.find(prefix)):
             target = folder / source.lstrip("/").removeprefix(prefix.lstrip("/"))
             target.parent.mkdir(parents=True, exist_ok=True)

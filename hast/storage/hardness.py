@@ -10,7 +10,8 @@ import zarr
 from torch import Tensor
 
 from hast.errors import InputError
-from hast.storage.untrusted import check_store
+from hast.storage.chunks import check_chunks
+from hast.storage.untrusted import Rule, check_store
 
 
 def save_hardness(store: Path, scores: Mapping[str, Tensor], bank: str) -> None:
@@ -31,11 +32,12 @@ def load_hardness(store: Path, name: str, *, bank: str) -> Tensor:
     """
     if not store.is_dir():
         raise InputError(f"{store}: no hardness scores; run `dvc repro score`")
-    attributes = check_store(store, {name: ("float32", 1)})
-    if attributes.get("bank") != bank:
+    structure = check_store(store, {name: Rule(("float32",), 1)})
+    check_chunks(store / name, structure.arrays[name])
+    made_for = structure.attributes.get("bank")
+    if made_for != bank:
         raise InputError(
-            f"{store}: scores belong to bank {attributes.get('bank')!r}, not to {bank!r}; rerun"
-            " `dvc repro score`"
+            f"{store}: scores belong to bank {made_for!r}, not to {bank!r}; rerun `dvc repro score`"
         )
     values = zarr.open_group(store, mode="r", zarr_format=3)[name]
     return torch.from_numpy(np.asarray(values))

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,10 +47,21 @@ class Curve:
             self.rows.append((self._seen, record))
         self._seen += 1
 
+    def saved(self) -> list[list[float]]:
+        """The rows so far as plain numbers, the step first."""
+        return [[step, *map(float, record)] for step, record in self.rows]
+
+    def restore(
+        self, rows: Iterable[Sequence[float]], record: Callable[..., NamedTuple], seen: int
+    ) -> None:
+        """Go on after `seen` records of which these rows were kept."""
+        self.rows = [(int(step), record(*values)) for step, *values in rows]
+        self._seen = seen
+
     def table(self) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         """Column names and rows, numbers read back from the device."""
         columns = ("step", *self.rows[0][1]._fields)
-        return columns, ([step, *map(float, record)] for step, record in self.rows)
+        return columns, self.saved()
 
 
 def _shorten(value: Any) -> Any:

@@ -1,153 +1,182 @@
-"""Checks on a Zarr store that may come from anybody, made before Zarr itself opens it."""
+"""Checks on a Zarr store that may come from anybody, made before Zarr itself opens it.
 
-import hashlib
+Structure comes from the metadata files alone; nothing is allocated for what they declare.
+"""
+
 import json
 import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hast.errors import InputError
 
-_CODECS = {"sharding_indexed", "bytes", "zstd", "crc32c"}
 # Float noise hardly compresses (zstd: 1.08). A store that promises far more than it holds is
 # either missing shards or a decompression bomb.
-_MAX_EXPANSION = 1000
-_SLACK_BYTES = 1 << 20
+_MAX_EXPANSION = 100
+_SLACK_BYTES = 8 << 20
+_MAX_METADATA = 1 << 20
+_INDEX_CODECS = ["bytes", "crc32c"]
+_CHUNK_CODECS = ["bytes", "zstd"]
 
 
-def check_store(store: Path, arrays: dict[str, tuple[str, int]]) -> dict[str, Any]:
+class Rule(NamedTuple):
+    """What an array must look like."""
+
+    dtypes: tuple[str, ...]
+    ndim: int
+
+
+class Layout(NamedTuple):
+    """How an array lies on disk. It is cut along its first dimension only."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    rows_of_file: int
+    rows_of_chunk: int  # those of a file, where it holds one chunk
+    sharded: bool
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.rows_of_chunk * math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    def files(self) -> list[str]:
+        """The file of every shard, in order."""
+        rest = "/0" * (len(self.shape) - 1)
+        return [f"c/{i}{rest}" for i in range(-(-self.shape[0] // self.rows_of_file))]
+
+
+class Structure(NamedTuple):
+    """What the metadata of a group say."""
+
+    attributes: dict[str, Any]
+    arrays: dict[str, Layout]
+
+
+def check_store(
+    store: Path, required: Mapping[str, Rule], optional: Collection[str] = ()
+) -> Structure:
     """Check the structure of a group from its metadata files alone.
 
     Args:
         store: folder of the group.
-        arrays: for each expected array its dtype and number of dimensions.
-
-    Returns:
-        The attributes of the group.
+        required: the arrays that it may hold.
+        optional: those of them that may be absent.
 
     Raises:
-        InputError: a link, a missing or malformed metadata file, an unexpected type, shape or
-            codec, or more declared than the stored bytes can hold.
+        InputError: a link, a missing or malformed metadata file, an unexpected array, type, shape
+            or codec, or more declared than the stored bytes can hold.
     """
-    for path in store.rglob("*"):
-        if path.is_symlink():
-            raise InputError(f"{path}: a store must not hold links")
+    _only_files_and_folders(store)
     group = _metadata(store)
     if group.get("node_type") != "group":
         raise InputError(f"{store}: must be a Zarr v3 group, got {group.get('node_type')!r}")
-    for name, (dtype, ndim) in arrays.items():
-        _check_array(store / name, dtype, ndim)
     attributes = group.get("attributes")
     if not isinstance(attributes, dict):
         raise InputError(f"{store}: the group must have attributes")
-    return attributes
+    present = {n: r for n, r in required.items() if n not in optional or (store / n).is_dir()}
+    return Structure(attributes, {n: _check_array(store / n, r) for n, r in present.items()})
 
 
-def write_manifest(store: Path, manifest: Path) -> None:
-    """Write the sha256 of every file of `store`."""
-    manifest.write_text(json.dumps(_hashes(store), indent=2, sort_keys=True) + "\n")
-
-
-def verify_manifest(store: Path, manifest: Path) -> None:
-    """Compare every file of `store` with the manifest.
-
-    Raises:
-        InputError: the manifest is missing or malformed, or a file is missing, changed or extra.
-    """
-    try:
-        expected = json.loads(manifest.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{manifest}: cannot be read ({error})") from None
-    if not isinstance(expected, dict):
-        raise InputError(f"{manifest}: must map file names to sha256 sums")
-    found = _hashes(store)
-    for what, names in (
-        ("missing", expected.keys() - found.keys()),
-        ("not in the manifest", found.keys() - expected.keys()),
-        ("changed", {n for n in expected.keys() & found.keys() if expected[n] != found[n]}),
-    ):
-        if names:
+def _only_files_and_folders(store: Path) -> None:
+    for path in (store, *store.rglob("*")):
+        if path.is_symlink():
             raise InputError(
-                f"{store}: {len(names)} file(s) {what}, first {min(names)}; fetch or make it again"
+                f"{path}: a store must not hold links; where DVC made them, run"
+                " `dvc config cache.type reflink,copy` and `dvc checkout --relink`"
             )
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: a store must hold files and folders only")
 
 
 def _metadata(node: Path) -> dict[str, Any]:
     path = node / "zarr.json"
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        if path.stat().st_size > _MAX_METADATA:
+            raise InputError(f"{path}: larger than {_MAX_METADATA >> 20} MB; not a Zarr v3 node")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict) or content.get("zarr_format") != 3:
         raise InputError(f"{path}: must describe a Zarr v3 node")
     return content
 
 
-def _check_array(folder: Path, dtype: str, ndim: int) -> None:
+def _check_array(folder: Path, rule: Rule) -> Layout:
     content = _metadata(folder)
-    shape, got_dtype = content.get("shape"), content.get("data_type")
-    if got_dtype != dtype:
-        raise InputError(f"{folder}: data type must be {dtype}, got {got_dtype!r}")
-    if not _is_shape(shape, ndim):
-        raise InputError(f"{folder}: must have {ndim} positive dimensions, got {shape!r}")
-    unknown = _codec_names(content.get("codecs")) - _CODECS
-    if unknown:
-        raise InputError(
-            f"{folder}: codecs {sorted(unknown)} are not allowed; allowed are {sorted(_CODECS)}"
-        )
+    shape, dtype = content.get("shape"), content.get("data_type")
+    if dtype not in rule.dtypes:
+        raise InputError(f"{folder}: data type must be {' or '.join(rule.dtypes)}, got {dtype!r}")
+    if not _is_shape(shape, rule.ndim):
+        raise InputError(f"{folder}: must have {rule.ndim} positive dimensions, got {shape!r}")
     assert isinstance(shape, list)
-    _check_shards(folder, content, shape)
-    declared = math.prod(shape) * np.dtype(dtype).itemsize
-    stored = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    if declared > stored * _MAX_EXPANSION + _SLACK_BYTES:
+    layout = _layout(folder, content, tuple(shape), str(dtype))
+    stored = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    declared = math.prod(shape) * np.dtype(layout.dtype).itemsize
+    held = sum((folder / name).stat().st_size for name in stored)
+    if declared > held * _MAX_EXPANSION + _SLACK_BYTES:
         raise InputError(
-            f"{folder}: declares {declared} bytes but stores {stored}; shards are missing or the"
+            f"{folder}: declares {declared} bytes but stores {held}; shards are missing or the"
             " store is hostile"
         )
-
-
-def _check_shards(folder: Path, content: dict[str, Any], shape: list[int]) -> None:
-    """All shards are there and no others: a missing one would read as zeros."""
-    grid = content.get("chunk_grid")
-    configuration = grid.get("configuration") if isinstance(grid, dict) else None
-    shards = configuration.get("chunk_shape") if isinstance(configuration, dict) else None
-    if not _is_shape(shards, len(shape)) or list(shards or ())[1:] != shape[1:]:
-        raise InputError(f"{folder}: must be sharded along its first dimension, got {shards!r}")
-    assert shards is not None
-    rest = "/0" * (len(shape) - 1)
-    expected = {f"c/{i}{rest}" for i in range(-(-shape[0] // shards[0]))}
-    stored = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    missing = expected - stored
+    missing = set(layout.files()) - stored
     if missing:
         raise InputError(f"{folder}: {len(missing)} shard(s) missing, first {min(missing)}")
+    return layout
+
+
+def _layout(folder: Path, content: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Layout:
+    codecs = content.get("codecs")
+    file_shape = _configuration(content.get("chunk_grid")).get("chunk_shape")
+    sharded = _names(codecs) == ["sharding_indexed"]
+    chunk_shape = file_shape
+    if sharded:
+        assert isinstance(codecs, list)
+        inner = _configuration(codecs[0])
+        chunk_shape, codecs = inner.get("chunk_shape"), inner.get("codecs")
+        if (
+            _names(inner.get("index_codecs")) != _INDEX_CODECS
+            or inner.get("index_location", "end") != "end"
+        ):
+            raise InputError(f"{folder}: the index of a shard must stand at its end with a crc32c")
+    if _names(codecs) != _CHUNK_CODECS:
+        raise InputError(
+            f"{folder}: codecs {_names(codecs)} are not allowed; they must be {_CHUNK_CODECS}"
+        )
+    rows, chunk_rows = (_rows(folder, part, shape) for part in (file_shape, chunk_shape))
+    if rows % chunk_rows:
+        raise InputError(f"{folder}: shards of {rows} do not hold whole chunks of {chunk_rows}")
+    encoding, grid = content.get("chunk_key_encoding"), content.get("chunk_grid")
+    if _names([encoding, grid]) != ["default", "regular"] or content.get("storage_transformers"):
+        raise InputError(f"{folder}: must have a regular grid, default keys and no transformers")
+    return Layout(shape, dtype, rows, chunk_rows, sharded)
+
+
+def _rows(folder: Path, part: Any, shape: tuple[int, ...]) -> int:
+    """Rows of a file or chunk that is as wide as the array."""
+    if not _is_shape(part, len(shape)) or tuple(part[1:]) != shape[1:]:
+        raise InputError(f"{folder}: must be cut along its first dimension only, got {part!r}")
+    return int(part[0])
 
 
 def _is_shape(shape: Any, ndim: int) -> bool:
     return (
         isinstance(shape, list)
         and len(shape) == ndim
-        and all(isinstance(n, int) and n > 0 for n in shape)
+        and all(type(n) is int and 0 < n < 1 << 48 for n in shape)
     )
 
 
-def _codec_names(codecs: Any) -> set[str]:
-    """Names of all codecs, those nested in a sharding codec included."""
-    names: set[str] = set()
-    for codec in codecs if isinstance(codecs, list) else []:
-        inner = codec.get("configuration", {}) if isinstance(codec, dict) else {}
-        names.add(str(codec.get("name") if isinstance(codec, dict) else codec))
-        if isinstance(inner, dict):
-            names |= _codec_names(inner.get("codecs")) | _codec_names(inner.get("index_codecs"))
-    return names
+def _names(codecs: Any) -> list[str]:
+    if not isinstance(codecs, list):
+        return []
+    return [str(c.get("name") if isinstance(c, dict) else c)[:40] for c in codecs]
 
 
-def _hashes(store: Path) -> dict[str, str]:
-    files = sorted(p for p in store.rglob("*") if p.is_file())
-    return {p.relative_to(store).as_posix(): _sha256(p) for p in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _configuration(part: Any) -> dict[str, Any]:
+    configuration = part.get("configuration") if isinstance(part, dict) else None
+    return configuration if isinstance(configuration, dict) else {}

@@ -5,7 +5,7 @@ import torch
 
 from hast.bit_width import BitWidth
 from hast.errors import NonFiniteLossError
-from hast.loops.finetune import FinetuneConfig, _batches, finetune
+from hast.loops.finetune import FinetuneConfig, finetune, start_finetuning
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
 from hast.networks.blocks import find_blocks
 from hast.networks.plan import PlanConfig, plan_quantization
@@ -38,7 +38,7 @@ def test_one_step_is_the_written_out_method(student, teacher, spec, monkeypatch)
     monkeypatch.setattr("hast.loops.finetune.random_resized_crop", lambda x, **_: x.clone())
     config = CONFIG.model_copy(update={"steps": 1, "batch_size": 24, "weight_decay": 0.0})
     reference = copy.deepcopy(student)
-    order = next(_batches(24, torch.ones(24), config, _random()))
+    order = next(start_finetuning(reference, torch.ones(24), config).order)
     x = IMAGES[order].requires_grad_(True)
 
     def loss_of(x):
@@ -72,12 +72,6 @@ def test_one_step_is_the_written_out_method(student, teacher, spec, monkeypatch)
     for name, parameter in reference.named_parameters():
         moved = dict(student.named_parameters())[name]
         assert torch.allclose(moved, before[name] - rate * parameter.grad, atol=1e-7), name
-
-
-def _random():
-    from hast.runtime import seeded
-
-    return seeded(CONFIG.seed, "quantize")
 
 
 def test_the_teacher_takes_no_gradient_and_the_ranges_and_statistics_stay(student, teacher, spec):
@@ -133,16 +127,16 @@ def test_the_rate_drops_at_the_milestones(student, teacher, spec):
     assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
 
 
-def test_sampling_by_difficulty_prefers_hard_samples():
+def test_sampling_by_difficulty_prefers_hard_samples(student):
     config = CONFIG.model_copy(update={"sampling": "difficulty"})
     difficulty = torch.cat([torch.full((50,), 0.01), torch.full((50,), 0.9)])
-    batches = _batches(100, difficulty, config, _random())
+    batches = start_finetuning(student, difficulty, config).order
     drawn = torch.cat([next(batches) for _ in range(50)])
     assert (drawn >= 50).float().mean() > 0.95
 
 
-def test_uniform_sampling_sees_every_sample_once_in_an_epoch():
-    batches = _batches(24, torch.ones(24), CONFIG, _random())
+def test_uniform_sampling_sees_every_sample_once_in_an_epoch(student):
+    batches = start_finetuning(student, torch.ones(24), CONFIG).order
     assert sorted(torch.cat([next(batches) for _ in range(3)]).tolist()) == list(range(24))
 
 
@@ -161,3 +155,33 @@ GOLDEN = [4.7371, 5.5062, 5.4295, 5.6421, 4.2049, 4.5926, 4.1918, 5.2189, 6.2202
 def test_ten_golden_losses(student, teacher, spec):
     losses = [s.loss.item() for s in run(student, teacher, spec, steps=10)]
     assert losses == pytest.approx(GOLDEN, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1e-3},
+        {"sampling": "difficulty", "flip": True, "min_crop_scale": 0.5},
+    ],
+)
+def test_a_restored_snapshot_goes_on_to_the_same_student(student, teacher, spec, changes):
+    config = CONFIG.model_copy(update={"steps": 7, "milestones": (2, 5), **changes})
+    difficulty = torch.linspace(0, 1, len(IMAGES))
+    blocks = find_blocks(teacher, spec)
+    fresh = copy.deepcopy(student)
+
+    def steps_of(network, state):
+        rest = (difficulty, blocks, config)
+        return finetune(network, teacher, IMAGES, *rest, state=state)
+
+    state = start_finetuning(student, difficulty, config)
+    losses = []
+    for step in steps_of(student, state):
+        losses.append(step.loss.item())
+        if len(losses) == 4:  # in the middle of an epoch of three batches
+            taken = state.snapshot()
+    again = start_finetuning(fresh, difficulty, config)
+    again.restore(taken)
+    assert [s.loss.item() for s in steps_of(fresh, again)] == losses[4:]
+    assert all(torch.equal(v, student.state_dict()[k]) for k, v in fresh.state_dict().items())

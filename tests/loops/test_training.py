@@ -5,7 +5,7 @@ from torch import nn
 from hast.bit_width import BitWidth
 from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
 from hast.loops.evaluate import evaluate
-from hast.loops.profile import bns_profile
+from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.score import Hardness, score
 from hast.loops.sensitivity import measure_sensitivity
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
@@ -74,10 +74,16 @@ def test_scores_have_one_value_a_sample_in_order(teacher, spec):
 
 
 def test_the_profile_has_a_gap_for_every_batch_norm(teacher):
-    records = [*bns_profile(teacher, torch.randn(16, 1, 8, 8), batch_size=8)]
+    batches = [(torch.randn(8, 1, 8, 8), torch.arange(8)) for _ in range(2)]
+    records = [*profile_batches(teacher, batches)]
     assert len(records) == 2
     norms = [m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert records[0].shape == (len(norms),)
+    assert records[0].bns_gap.shape == (len(norms),)
+    whole = whole_profile(records)
+    assert torch.equal(whole.bns_gap, (records[0].bns_gap + records[1].bns_gap) / 2)
+    p = F.softmax(teacher(torch.cat([x for x, _ in batches])), dim=1)
+    expected = 1 - p[torch.arange(16), torch.arange(8).repeat(2)]
+    assert torch.allclose(whole.difficulty, expected, atol=1e-5)
 
 
 def test_evaluation_counts_by_hand():
@@ -108,7 +114,7 @@ def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
         calibrate(student, batches),
         score(teacher, teacher, images, labels),
         evaluate({"teacher": teacher}, teacher, [(images, labels)]),
-        bns_profile(teacher, images, batch_size=4),
+        profile_batches(teacher, [(images, labels)]),
         measure_sensitivity(teacher, images, ["classifier"], [2]),
     ):
         next(records)

@@ -1,5 +1,3 @@
-import json
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,11 +9,12 @@ import zarr
 from hast.bank import BankCard
 from hast.errors import InputError
 from hast.networks.spec import ModelSpec
-from hast.storage.bank import BankWriter, open_bank
+from hast.storage.bank import open_bank
+from hast.storage.bank_writer import BankWriter
 
 SPEC = ModelSpec(input_shape=(3, 4, 4), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
 TEACHER = "a" * 64
-CARD = BankCard(samples=2600, spec=SPEC, teacher=TEACHER, synthesis={"seed": 0})
+CARD = BankCard(samples=2600, spec=SPEC, teacher=TEACHER, synthesis={"seed": 0}, dtype="float32")
 BATCH = 100
 
 
@@ -25,13 +24,17 @@ def content(card=CARD):
     return images, torch.arange(card.samples) % SPEC.num_classes
 
 
+def difficulty(card=CARD):
+    return torch.linspace(0, 1, card.samples)
+
+
 def write(folder: Path, *, order=None, card=CARD) -> Path:
     writer = BankWriter(folder / "partial", card, BATCH)
     images, labels = content(card)
     shards = writer.shards()
     for i in order or range(len(shards)):
         writer.write(shards[i], images[shards[i]], labels[shards[i]])
-    writer.seal()
+    writer.seal(difficulty(card))
     writer.publish(folder / "bank")
     return folder / "bank"
 
@@ -40,12 +43,16 @@ def files(bank: Path) -> dict[str, bytes]:
     return {str(p.relative_to(bank)): p.read_bytes() for p in bank.rglob("*") if p.is_file()}
 
 
-def test_what_was_written_is_read_back(tmp_path):
-    bank = open_bank(write(tmp_path), teacher=TEACHER)
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0), ("float16", 2e-3), ("uint8", 2e-2)])
+def test_what_was_written_is_read_back(tmp_path, dtype, error):
+    card = CARD.model_copy(update={"dtype": dtype})
+    bank = open_bank(write(tmp_path, card=card), teacher=TEACHER)
     images, labels = content()
-    assert torch.equal(bank.images, images)
+    assert (bank.images - images).abs().max() <= error
+    assert bank.images.dtype == torch.float32
     assert torch.equal(bank.labels, labels)
-    assert bank.card == CARD
+    assert torch.equal(bank.difficulty, difficulty())
+    assert bank.card == card
 
 
 def test_mapped_images_are_the_same_and_leave_no_file(tmp_path):
@@ -67,7 +74,7 @@ def test_images_that_fit_neither_memory_nor_disk_are_refused_in_one_line(tmp_pat
 
 def test_a_bank_is_a_handful_of_files_and_readable_with_plain_zarr(tmp_path):
     bank = write(tmp_path)
-    assert len(files(bank)) <= 14  # 4 to 5 shards of each array, 3 metadata files, the manifest
+    assert len(files(bank)) <= 14  # 5 shards of images, 2 other arrays, 4 metadata files, manifest
     group = zarr.open(bank / "bank.zarr", mode="r")
     assert np.array_equal(group["images"][:], content()[0].numpy())
     assert group.attrs["format"] == "hast-bank"
@@ -89,7 +96,7 @@ def test_finished_shards_of_an_interrupted_run_are_kept(tmp_path):
     for s in again.shards():
         if not again.is_finished(s):
             again.write(s, images[s], labels[s])
-    again.seal()
+    again.seal(difficulty())
     again.publish(tmp_path / "bank")
     assert files(tmp_path / "bank") == files(write(tmp_path / "whole"))
 
@@ -97,13 +104,14 @@ def test_finished_shards_of_an_interrupted_run_are_kept(tmp_path):
 def test_what_a_killed_write_left_behind_is_not_taken_for_a_part(tmp_path):
     images, labels = content()
     killed = BankWriter(tmp_path / "partial", CARD, BATCH)
-    (store,) = (tmp_path / "partial").glob("*/bank.zarr")
+    (store,) = (tmp_path / "partial").glob("*/bank/bank.zarr")
     (store / "images/c").mkdir()
     (store / "images/c/0.abc.partial").write_bytes(b"half")
     again = BankWriter(tmp_path / "partial", CARD, BATCH)
-    for shard in again.shards():
-        again.write(shard, images[shard], labels[shard])
-    again.seal()
+    with again.alone():
+        for shard in again.shards():
+            again.write(shard, images[shard], labels[shard])
+    again.seal(difficulty())
     again.publish(tmp_path / "bank")
     assert killed.shard_size == again.shard_size
     assert files(tmp_path / "bank") == files(write(tmp_path / "whole"))
@@ -127,7 +135,7 @@ def test_a_bank_of_zeros_still_counts_its_shards(tmp_path):
     for shard in writer.shards():
         writer.write(shard, zeros[shard], torch.zeros(len(zeros[shard]), dtype=torch.int64))
         assert writer.is_finished(shard)
-    writer.seal()
+    writer.seal(torch.zeros(200))
     writer.publish(tmp_path / "bank")
     assert torch.equal(open_bank(tmp_path / "bank").images, zeros)
 
@@ -143,102 +151,15 @@ def test_shards_hold_whole_batches_and_cover_every_sample(tmp_path, batch_size):
     assert batches == list(range(-(-CARD.samples // batch_size)))
 
 
-def edit_json(path: Path, change) -> None:
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
-
-
-def declare_much(array: dict) -> None:
-    array["shape"][2:] = [40_000, 40_000]
-    array["chunk_grid"]["configuration"]["chunk_shape"][2:] = [40_000, 40_000]
-
-
-def flip_a_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-
-
-HOSTILE = {
-    "another format": (
-        lambda s: edit_json(s / "zarr.json", lambda v: v["attributes"].update(format="x")),
-        "not a hast-bank",
-    ),
-    "a newer version": (
-        lambda s: edit_json(s / "zarr.json", lambda v: v["attributes"].update(version=2)),
-        "bank version 2 is not known",
-    ),
-    "a malformed card": (
-        lambda s: edit_json(s / "zarr.json", lambda v: v["attributes"].pop("teacher")),
-        r"attribute \('teacher',\)",
-    ),
-    "a flipped byte": (lambda s: flip_a_byte(s / "images/c/1/0/0/0"), r"1 file\(s\) changed"),
-    "a missing shard": (
-        lambda s: (s / "images/c/1/0/0/0").unlink(),
-        r"images: 1 shard\(s\) missing, first c/1/0/0/0",
-    ),
-    "an extra file": (lambda s: (s / "x").write_text(""), r"1 file\(s\) not in the manifest"),
-    "a link": (lambda s: (s / "x").symlink_to("/etc/passwd"), "must not hold links"),
-    "a huge declared shape": (
-        lambda s: edit_json(s / "images/zarr.json", declare_much),
-        "declares .* bytes but stores",
-    ),
-    "another data type": (
-        lambda s: edit_json(s / "images/zarr.json", lambda v: v.update(data_type="float64")),
-        "data type must be float32, got 'float64'",
-    ),
-    "negative dimensions": (
-        lambda s: edit_json(s / "images/zarr.json", lambda v: v.update(shape=[-1, 3, 4, 4])),
-        "must have 4 positive dimensions",
-    ),
-    "an unknown codec": (
-        lambda s: edit_json(s / "labels/zarr.json", lambda v: v["codecs"].append({"name": "evil"})),
-        r"codecs \['evil'\] are not allowed",
-    ),
-    "a Zarr v2 array": (
-        lambda s: edit_json(s / "labels/zarr.json", lambda v: v.update(zarr_format=2)),
-        "must describe a Zarr v3 node",
-    ),
-    "no JSON": (lambda s: (s / "zarr.json").write_text("{"), "cannot be read"),
-    "no manifest": (lambda s: (s.parent / "manifest.json").unlink(), "manifest.json: cannot be"),
-    "no images": (lambda s: shutil.rmtree(s / "images"), "cannot be read"),
-}
-
-
-@pytest.mark.parametrize(("damage", "message"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_damaged_or_hostile_bank_is_refused(tmp_path, damage, message):
-    bank = write(tmp_path)
-    damage(bank / "bank.zarr")
-    with pytest.raises(InputError, match=message) as error:
-        open_bank(bank)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda images, labels: images[0, 0, 0, 0].fill_(torch.nan), "must be finite"),
-        (lambda images, labels: labels[3].fill_(5), r"must lie in 0\.\.4, they span 0\.\.5"),
-        (lambda images, labels: labels[3].fill_(-1), r"they span -1\.\.4"),
-    ],
-)
-def test_bad_content_with_a_good_manifest_is_refused(tmp_path, change, message):
+@pytest.mark.parametrize("pixel", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_never_written(tmp_path, pixel):
     writer = BankWriter(tmp_path / "partial", CARD, BATCH)
     images, labels = content()
-    change(images, labels)
-    for shard in writer.shards():
+    images[0, 0, 0, 0] = pixel
+    shard = writer.shards()[0]
+    with pytest.raises(InputError, match="must be finite"):
         writer.write(shard, images[shard], labels[shard])
-    writer.seal()
-    writer.publish(tmp_path / "bank")
-    with pytest.raises(InputError, match=message):
-        open_bank(tmp_path / "bank")
-
-
-def test_a_bank_for_another_teacher_is_refused_with_both_fingerprints(tmp_path):
-    bank = write(tmp_path)
-    with pytest.raises(InputError, match=f"{TEACHER}.*{'b' * 64}"):
-        open_bank(bank, teacher="b" * 64)
+    assert not writer.is_finished(shard)
 
 
 def test_no_bank_is_said_plainly(tmp_path):

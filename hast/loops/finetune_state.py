@@ -1,0 +1,120 @@
+"""What a step of fine-tuning starts from: parameters, optimizer, schedule, random numbers, order.
+
+It can be taken out as plain tensors and numbers and put in again, and the steps that follow are the
+same to the bit.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hast.errors import InputError
+
+
+class Snapshot(NamedTuple):
+    """A state as it goes to disk."""
+
+    step: int  # the next one
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]  # plain JSON
+
+
+class BatchOrder:
+    """Index batches without end: shuffled epochs, or draws weighted by difficulty."""
+
+    def __init__(
+        self, samples: int, size: int, weights: Tensor | None, random: torch.Generator
+    ) -> None:
+        """
+        Args:
+            samples: N of the bank.
+            size: of a batch.
+            weights: (N,) to draw by; None shuffles.
+            random: shared with what else is random in a step.
+        """
+        self._samples, self._size = samples, min(size, samples)
+        self._weights, self._random = weights, random
+        self.epoch = torch.empty(0, dtype=torch.int64)  # what is left of the shuffled samples
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        if self._weights is not None:
+            return torch.multinomial(
+                self._weights, self._size, replacement=True, generator=self._random
+            )
+        if len(self.epoch) < self._size:
+            self.epoch = torch.randperm(self._samples, generator=self._random)
+        batch, self.epoch = self.epoch[: self._size], self.epoch[self._size :]
+        return batch
+
+
+class FinetuneState:
+    """The moving parts of one fine-tuning."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        order: BatchOrder,
+        random: torch.Generator,
+    ) -> None:
+        self.student, self.optimizer, self.schedule = student, optimizer, schedule
+        self.order, self.random = order, random
+        self.step = 0
+
+    def snapshot(self) -> Snapshot:
+        """A copy on the CPU."""
+        tensors = {f"student.{name}": v for name, v in self.student.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer.{index}.{name}": value
+                for name, value in state.items()
+                if isinstance(value, Tensor)
+            }
+        tensors |= {"random": self.random.get_state(), "epoch": self.order.epoch}
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        schedule = self.schedule.state_dict()
+        numbers = {
+            "rates": rates,
+            "schedule": {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr")},
+        }
+        copies = {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}
+        return Snapshot(self.step, copies, numbers)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on where a snapshot was taken.
+
+        Raises:
+            InputError: it was taken of something else.
+        """
+        tensors = snapshot.tensors
+        own = self.student.state_dict()
+        stored = {k.removeprefix("student."): v for k, v in tensors.items() if "student." in k[:8]}
+        if own.keys() != stored.keys():
+            raise InputError("the checkpoint belongs to another student; remove it and run again")
+        for name, value in own.items():
+            value.copy_(stored[name])  # in place: the layout in memory stays
+        self._restore_optimizer(tensors)
+        for group, rate in zip(self.optimizer.param_groups, snapshot.numbers["rates"], strict=True):
+            group["lr"] = rate
+        self.schedule.load_state_dict(snapshot.numbers["schedule"])
+        self.random.set_state(tensors["random"])
+        self.order.epoch = tensors["epoch"]
+        self.step = snapshot.step
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind != "optimizer":
+                continue
+            index, _, key = rest.partition(".")
+            parameter = parameters[int(index)]
+            # As the optimizer lays it out: like its parameter, also in memory.
+            place = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
+            self.optimizer.state[parameter][key] = place.copy_(value)

@@ -1,0 +1,76 @@
+"""One self-contained page that presents a bank."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hast.bank_facts import bank_facts, facts_rows
+from hast.errors import InputError
+from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
+from hast.figures.classes import class_balance
+from hast.figures.difficulty import difficulty_histogram
+from hast.figures.samples import choose_samples, sample_grid, to_pixels
+from hast.figures.training import bns_gap
+from hast.storage.bank import StoredBank
+from hast.storage.bank_tools import images_of
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def bank_grid(bank: StoredBank, *, classes: int = 10, columns: int = 8) -> Figure:
+    """Samples in pixel space, a row a class, from easy to hard. Only what is shown is read.
+
+    Args:
+        bank: on disk.
+        classes: rows; of more classes evenly spaced ones are shown.
+        columns: samples of a class.
+    """
+    labels, difficulty = torch.from_numpy(bank.labels), torch.from_numpy(bank.difficulty)
+    grid = choose_samples(labels, difficulty, classes=classes, columns=columns)
+    index = np.unique(grid[grid >= 0].numpy())
+    spec = bank.card.spec
+    pixels = to_pixels(torch.from_numpy(images_of(bank, index)), mean=spec.mean, std=spec.std)
+    return sample_grid(
+        pixels, labels[index], difficulty[index],
+        class_names=spec.class_names, classes=classes, columns=columns,
+    )  # fmt: skip
+
+
+def bank_page(bank: StoredBank) -> str:
+    """Provenance, samples, difficulty, class balance and BNS gap as one HTML page.
+
+    Raises:
+        InputError: Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise InputError("the page needs jinja2; run `pip install 'hast[report]'`") from None
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined
+    )
+    spec, labels = bank.card.spec, torch.from_numpy(bank.labels)
+    figures = {
+        "Difficulty": (
+            difficulty_histogram({"bank": torch.from_numpy(bank.difficulty)}),
+            "Share of samples by difficulty under the teacher (logarithmic).",
+        ),
+        "Classes": (
+            class_balance(labels, num_classes=spec.num_classes, class_names=spec.class_names),
+            "Samples of each class.",
+        ),
+    }
+    if bank.bns_gap is not None:
+        caption = "Distance from the teacher's BatchNorm statistics, layer by layer (logarithmic)."
+        figures["BNS gap"] = (bns_gap(bank.bns_gap.tolist()), caption)
+    return environment.get_template("bank.html.j2").render(
+        style=(_TEMPLATES / "report.css").read_text(),
+        bank=bank,
+        rows=facts_rows(bank_facts(bank)),
+        grid=to_data_uri(to_png(bank_grid(bank))),
+        figures=[
+            (title, to_svg(figure, f"figure-{i}", description=caption), caption)
+            for i, (title, (figure, caption)) in enumerate(figures.items())
+        ],
+    )

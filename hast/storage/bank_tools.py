@@ -1,0 +1,238 @@
+"""Make banks out of banks: save one from memory, filter one, merge several.
+
+All of them go shard by shard, so memory stays flat, and stored pixels are copied as they are.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hast.bank import Bank, BankCard, Derivation, Dtype, Parent
+from hast.errors import InputError
+from hast.storage.bank import MAX_CHUNK, StoredBank
+from hast.storage.bank_writer import BankWriter
+from hast.storage.pixels import decode, encode
+from hast.storage.placing import check_free, side_folder
+
+Preference = Literal["first", "hardest", "easiest"]
+
+
+class Rows(NamedTuple):
+    """Some samples as they are stored."""
+
+    stored: NDArray[Any]  # (n, C, H, W)
+    affine: NDArray[Any]  # (n, C, 2) float32
+    labels: NDArray[Any]  # (n,) int64
+    difficulty: NDArray[Any]  # (n,) float32
+
+
+def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> None:
+    """Write a bank from memory, as its card says.
+
+    Raises:
+        InputError: `folder` is there, a value is not finite, or nobody measured the difficulty.
+    """
+    if bank.difficulty is None:
+        raise InputError(f"{folder}: the bank has no difficulties; take it from hast.synthesize")
+    target = Path(folder)
+    check_free(target, overwrite=overwrite)
+    with side_folder(target) as side:
+        writer = BankWriter(side, bank.card, _batch_size(bank.card))
+        for shard in writer.shards():
+            writer.write(shard, bank.images[shard], bank.labels[shard])
+        writer.seal(bank.difficulty, bank.bns_gap)
+        writer.publish(target, overwrite=overwrite)
+
+
+def check_duplicates(bank: StoredBank) -> None:
+    """Look for samples that are stored twice.
+
+    Raises:
+        InputError: two samples have the same pixels.
+    """
+    seen: dict[bytes, int] = {}
+    for rows in bank.shards():
+        for place, digest in enumerate(_digests(_rows(bank, rows)), rows.start):
+            first = seen.setdefault(digest, place)
+            if first != place:
+                raise InputError(f"{bank.folder}: sample {place} is a duplicate of sample {first}")
+
+
+def images_of(bank: StoredBank, index: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Normalized pixels (n, C, H, W) of the samples of an ascending index."""
+    return np.concatenate([decode(part.stored, part.affine) for part in _selected(bank, index)])
+
+
+def filter_bank(
+    source: Path,
+    target: Path,
+    *,
+    classes: Sequence[int] = (),
+    difficulty: tuple[float, float] = (0.0, 1.0),
+    count: int | None = None,
+    prefer: Preference = "first",
+    dtype: Dtype | None = None,
+    overwrite: bool = False,
+) -> BankCard:
+    """Write the samples of a bank that pass, in their order, as a bank that names its parent.
+
+    Args:
+        source, target: folders.
+        classes: labels to keep; empty keeps all.
+        difficulty: least and greatest to keep.
+        count: the most to keep.
+        prefer: which ones, where more would pass.
+        dtype: of the images; by default that of the parent.
+        overwrite: another bank may be at `target`.
+
+    Raises:
+        InputError: the parent is damaged, nothing passes, or `target` is there.
+    """
+    check_free(target, overwrite=overwrite)
+    bank = StoredBank(source)
+    keep = (bank.difficulty >= difficulty[0]) & (bank.difficulty <= difficulty[1])
+    unknown = set(classes) - set(range(bank.card.spec.num_classes))
+    if unknown:
+        raise InputError(f"{source}: has no class {min(unknown)}")
+    if classes:
+        keep &= np.isin(bank.labels, classes)
+    index = np.flatnonzero(keep)
+    if count is not None and len(index) > count:
+        hard = bank.difficulty[index]
+        orders: dict[str, NDArray[Any]] = {"first": index, "hardest": -hard, "easiest": hard}
+        order = orders[prefer]
+        index = np.sort(index[np.argsort(order, kind="stable")[:count]])
+    if not len(index):
+        raise InputError(f"{source}: no sample passes the filter; widen it")
+    rules = {
+        "classes": list(classes), "difficulty": list(difficulty), "count": count, "prefer": prefer,
+    }  # fmt: skip
+    card = _derived([bank], "filter", rules, len(index)).model_copy(
+        update={"dtype": dtype or bank.card.dtype}
+    )
+    _write(target, card, _selected(bank, index), overwrite=overwrite)
+    return card
+
+
+def merge_banks(sources: Sequence[Path], target: Path, *, overwrite: bool = False) -> BankCard:
+    """Write the samples of several banks, each once, as a bank that names its parents.
+
+    Raises:
+        InputError: the banks differ in teacher, spec or data type, or `target` is there.
+    """
+    check_free(target, overwrite=overwrite)
+    banks = [StoredBank(source) for source in sources]
+    first = banks[0].card
+    for bank in banks[1:]:
+        for what in ("teacher", "spec", "dtype"):
+            ours, theirs = getattr(first, what), getattr(bank.card, what)
+            if ours != theirs:
+                raise InputError(
+                    f"{bank.folder}: has {what} {theirs} but {banks[0].folder} has {ours}; only"
+                    " banks of one teacher, spec and data type merge (`hast bank filter --dtype`)"
+                )
+    indices = _first_occurrences(banks)
+    card = _derived(banks, "merge", {}, sum(map(len, indices)))
+    parts = (rows for bank, index in zip(banks, indices, strict=True)
+             for rows in _selected(bank, index))  # fmt: skip
+    _write(target, card, parts, overwrite=overwrite)
+    return card
+
+
+def _derived(
+    banks: Sequence[StoredBank], operation: Any, rules: dict[str, Any], samples: int
+) -> BankCard:
+    cards = [bank.card for bank in banks]
+    parents = tuple(
+        Parent(
+            digest=bank.digest,
+            samples=bank.card.samples,
+            synthesis=bank.card.synthesis,
+            generator=bank.card.generator,
+            libraries=bank.card.libraries,
+        )
+        for bank in banks
+    )
+    same = {
+        name: value
+        for name, value in cards[0].model_dump().items()
+        if name in ("synthesis", "generator", "libraries")
+        and all(getattr(card, name) == value for card in cards)
+    }
+    return BankCard(
+        samples=samples,
+        dtype=cards[0].dtype,
+        spec=cards[0].spec,
+        teacher=cards[0].teacher,
+        derived=Derivation(operation=operation, parameters=rules, parents=parents),
+        **{"synthesis": {}, **same},
+    )
+
+
+def _first_occurrences(banks: Sequence[StoredBank]) -> list[NDArray[np.intp]]:
+    """For each bank the samples that no earlier one holds."""
+    seen: set[bytes] = set()
+    indices = []
+    for bank in banks:
+        index = []
+        for rows in bank.shards():
+            for place, digest in enumerate(_digests(_rows(bank, rows)), rows.start):
+                if digest not in seen:
+                    seen.add(digest)
+                    index.append(place)
+        indices.append(np.array(index, dtype=np.intp))
+    return indices
+
+
+def _digests(rows: Rows) -> Iterator[bytes]:
+    """The identity of each sample: its pixels."""
+    for stored, affine in zip(rows.stored, rows.affine, strict=True):
+        yield hashlib.sha256(stored.tobytes() + affine.tobytes()).digest()
+
+
+def _rows(bank: StoredBank, rows: slice) -> Rows:
+    return Rows(*bank.stored(rows), bank.labels[rows], bank.difficulty[rows])
+
+
+def _selected(bank: StoredBank, index: NDArray[np.intp]) -> Iterator[Rows]:
+    """The samples of an ascending index, shard by shard."""
+    for rows in bank.shards():
+        inside = index[(index >= rows.start) & (index < rows.stop)] - rows.start
+        if len(inside):
+            yield Rows(*(part[inside] for part in _rows(bank, rows)))
+
+
+def _write(target: Path, card: BankCard, parts: Iterator[Rows], *, overwrite: bool) -> None:
+    with side_folder(target) as side:
+        writer = BankWriter(side, card, MAX_CHUNK)
+        difficulty = []
+        sizes = [shard.stop - shard.start for shard in writer.shards()]
+        for shard, rows in zip(writer.shards(), _regrouped(parts, sizes), strict=True):
+            stored, affine = rows.stored, rows.affine
+            if stored.dtype != card.dtype:
+                stored, affine = encode(decode(stored, affine), card.dtype)
+            writer.write_stored(shard, stored, affine, rows.labels)
+            difficulty.append(rows.difficulty)
+        writer.seal(torch.from_numpy(np.concatenate(difficulty)))
+        writer.publish(target, overwrite=overwrite)
+
+
+def _regrouped(parts: Iterator[Rows], sizes: Sequence[int]) -> Iterator[Rows]:
+    """The same samples in groups of the given sizes."""
+    held: list[Rows] = []
+    for size in sizes:
+        while sum(len(rows.labels) for rows in held) < size:
+            held.append(next(parts))
+        whole = Rows(*(np.concatenate(columns) for columns in zip(*held, strict=True)))
+        yield Rows(*(column[:size] for column in whole))
+        held = [Rows(*(column[size:] for column in whole))]
+
+
+def _batch_size(card: BankCard) -> int:
+    size = card.synthesis.get("batch_size", MAX_CHUNK)
+    return size if isinstance(size, int) and 0 < size <= 1 << 20 else MAX_CHUNK

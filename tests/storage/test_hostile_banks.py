@@ -1,0 +1,359 @@
+"""Damaged and hostile banks: one clear line, exit code 2, nothing overwritten, flat memory."""
+
+import json
+import os
+import shutil
+import struct
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from numcodecs.zstd import Zstd
+
+from hast.bank import Bank, BankCard
+from hast.cli import main
+from hast.errors import InputError
+from hast.networks.spec import ModelSpec
+from hast.storage.bank import open_bank
+from hast.storage.bank_tools import save_bank
+from hast.storage.manifest import write_manifest
+
+SPEC = ModelSpec(input_shape=(3, 8, 8), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
+TEACHER = "a" * 64
+SAMPLES = 300
+SHARD = "images/c/1/0/0/0"
+MOST_MEMORY = 16 << 20
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    card = BankCard(samples=SAMPLES, spec=SPEC, teacher=TEACHER, synthesis={"seed": 0})
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(SAMPLES, *SPEC.input_shape, generator=random)
+    labels = torch.arange(SAMPLES) % SPEC.num_classes
+    folder = tmp_path_factory.mktemp("good") / "bank"
+    save_bank(Bank(images, labels, card, torch.rand(SAMPLES), torch.rand(3)), folder)
+    return folder
+
+
+def edit(path: Path, change) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def edit_images(store: Path, change) -> None:
+    edit(store / "images/zarr.json", change)
+
+
+def inner(array: dict) -> dict:
+    return array["codecs"][0]["configuration"]
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def truncate(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def rewrite(store: Path, name: str, change) -> None:
+    """Change a column through Zarr itself."""
+    array = zarr.open_array(store / name, mode="r+")
+    values = array[:]
+    change(values)
+    array[:] = values
+
+
+def declare_huge_images(store: Path) -> None:
+    def change(array):
+        shape = [40_000, 40_000]
+        array["shape"][2:] = shape
+        array["chunk_grid"]["configuration"]["chunk_shape"][2:] = shape
+        inner(array)["chunk_shape"][2:] = shape
+
+    edit_images(store, change)
+
+
+def declare_many_samples(store: Path) -> None:
+    edit(store / "zarr.json", lambda v: v["attributes"].update(samples=10**12))
+    edit_images(store, lambda v: v["shape"].__setitem__(0, 10**12))
+
+
+def plant_a_bomb(store: Path) -> None:
+    """A chunk of a few bytes that decompresses to 64 MB."""
+    bomb = bytes(Zstd(checksum=True).encode(b"\0" * (64 << 20)))
+    data = bytearray((store / SHARD).read_bytes())
+    count = (len(data) - 4) and 1  # one chunk of 64 images a shard
+    start = len(data)
+    index = struct.pack("<QQ", start, len(bomb)) * count
+    (store / SHARD).write_bytes(bytes(data) + bomb + index + b"\0\0\0\0")
+
+
+def point_outside(store: Path) -> None:
+    data = bytearray((store / SHARD).read_bytes())
+    data[-20:-4] = struct.pack("<QQ", 1 << 40, 100)
+    (store / SHARD).write_bytes(bytes(data))
+
+
+def drop_a_chunk(store: Path) -> None:
+    data = bytearray((store / SHARD).read_bytes())
+    data[-20:-4] = struct.pack("<QQ", 2**64 - 1, 2**64 - 1)
+    (store / SHARD).write_bytes(bytes(data))
+
+
+def become(store: Path, make) -> None:
+    shutil.rmtree(store)
+    make(store)
+
+
+def relink(path: Path) -> None:
+    moved = path.rename(path.with_name("elsewhere"))
+    path.symlink_to(moved, target_is_directory=moved.is_dir())
+
+
+def deep(levels: int = 100_000) -> str:
+    return "[" * levels + "]" * levels
+
+
+# What was done to the store, and what the line says. The manifest stays as it was.
+DAMAGED = {
+    "a truncated shard": (lambda s: truncate(s / SHARD, 100), r"1 file\(s\) changed"),
+    "a flipped byte": (lambda s: flip_a_byte(s / SHARD), r"1 file\(s\) changed, first " + SHARD),
+    "a missing shard": (lambda s: (s / SHARD).unlink(), r"1 shard\(s\) missing, first c/1/0/0/0"),
+    "a missing column": (lambda s: (s / "labels/c/0").unlink(), r"1 shard\(s\) missing"),
+    "an extra file": (lambda s: (s / "x").write_text(""), "no part of a bank, first x"),
+    "an edited hash": (
+        lambda s: edit(s.parent / "manifest.json", lambda m: m.update({SHARD: "0" * 64})),
+        r"1 file\(s\) changed",
+    ),
+    "a name left out of the manifest": (
+        lambda s: edit(s.parent / "manifest.json", lambda m: m.pop(SHARD)),
+        r"1 file\(s\) not in the manifest",
+    ),
+    "a traversal in the manifest": (
+        lambda s: edit(s.parent / "manifest.json", lambda m: m.update({"../../x": "0" * 64})),
+        r"'../../x' leads out of the store",
+    ),
+    "an absolute name in the manifest": (
+        lambda s: edit(s.parent / "manifest.json", lambda m: m.update({"/etc/passwd": "0" * 64})),
+        "'/etc/passwd' leads out",
+    ),
+    "no hash in the manifest": (
+        lambda s: edit(s.parent / "manifest.json", lambda m: m.update({SHARD: 7})),
+        "must have a sha256 sum, got 7",
+    ),
+    "a manifest that is a list": (
+        lambda s: (s.parent / "manifest.json").write_text("[]"), "must map file names",
+    ),
+    "a bottomless manifest": (
+        lambda s: (s.parent / "manifest.json").write_text(deep()), "manifest.json: cannot be read",
+    ),
+    "no manifest": (lambda s: (s.parent / "manifest.json").unlink(), "manifest.json: cannot be"),
+    "a manifest that is a link": (
+        lambda s: relink(s.parent / "manifest.json"), "manifest must not be a link",
+    ),
+    "a store that is a link": (relink, "must not hold links"),
+    "an empty bank": (lambda s: become(s, Path.mkdir), "zarr.json: cannot be read"),
+    "no store": (shutil.rmtree, "no such bank"),
+    "a text file": (lambda s: become(s, lambda p: p.write_text("bank")), "no such bank"),
+}  # fmt: skip
+
+# The same, with a manifest that fits: whoever made it meant it.
+HOSTILE = {
+    "a truncated shard": (lambda s: truncate(s / SHARD, 10), "too few for the index"),
+    "a shard without its index": (lambda s: truncate(s / SHARD, 200), "shard|declares"),
+    "a flipped byte": (lambda s: flip_a_byte(s / SHARD), "cannot be read"),
+    "a shard of no bytes": (lambda s: (s / SHARD).write_bytes(b""), "0 bytes are too few"),
+    "an index that points outside": (point_outside, "points outside of the shard"),
+    "a chunk that is not there": (drop_a_chunk, "a chunk is missing in the shard"),
+    "a decompression bomb": (plant_a_bomb, "a chunk declares 67108864 bytes, it must be 12288"),
+    "a column that is no zstd": (
+        lambda s: (s / "labels/c/0").write_bytes(b"x" * 40), "a chunk declares None bytes",
+    ),
+    "a link": (lambda s: (s / "x").symlink_to("/etc/passwd"), "must not hold links"),
+    "a linked shard": (lambda s: relink(s / SHARD), "must not hold links"),
+    "a named pipe": (lambda s: os.mkfifo(s / "x"), "files and folders only"),
+    "an extra file": (lambda s: (s / "x").write_text(""), "no part of a bank"),
+    "an extra array": (
+        lambda s: zarr.open_group(s).create_array("more", shape=(1,), dtype="int8"),
+        "no part of a bank, first more/",
+    ),
+    "another data type": (
+        lambda s: edit_images(s, lambda v: v.update(data_type="float64")),
+        "data type must be uint8 or float16 or float32, got 'float64'",
+    ),
+    "another data type than the card's": (
+        lambda s: edit(s / "zarr.json", lambda v: v["attributes"].update(dtype="float32")),
+        "the card promises float32 but images are uint8",
+    ),
+    "a data type that is no name": (
+        lambda s: edit_images(s, lambda v: v.update(data_type={"name": "object"})),
+        "data type must be",
+    ),
+    "another shape than the card's": (
+        lambda s: edit_images(s, lambda v: v["shape"].__setitem__(0, SAMPLES - 1)),
+        r"promises images of shape \(300, 3, 8, 8\)",
+    ),
+    "negative dimensions": (
+        lambda s: edit_images(s, lambda v: v.update(shape=[-1, 3, 8, 8])),
+        "must have 4 positive dimensions",
+    ),
+    "no samples": (
+        lambda s: edit_images(s, lambda v: v.update(shape=[0, 3, 8, 8])),
+        "must have 4 positive dimensions",
+    ),
+    "absurdly large images": (declare_huge_images, "declares .* bytes but stores"),
+    "absurdly many samples": (declare_many_samples, "declares .* bytes but stores"),
+    "huge chunks": (
+        lambda s: edit_images(s, lambda v: inner(v)["chunk_shape"].__setitem__(0, 1 << 40)),
+        "do not hold whole chunks",
+    ),
+    "shards that hold no whole chunks": (
+        lambda s: edit_images(s, lambda v: inner(v)["chunk_shape"].__setitem__(0, 63)),
+        "do not hold whole chunks of 63",
+    ),
+    "an unknown codec": (
+        lambda s: edit_images(s, lambda v: inner(v)["codecs"].append({"name": "evil"})),
+        r"codecs \['bytes', 'zstd', 'evil'\] are not allowed",
+    ),
+    "a codec that unpickles": (
+        lambda s: edit(
+            s / "labels/zarr.json", lambda v: v.update(codecs=[{"name": "numcodecs.pickle"}])
+        ),
+        r"codecs \['numcodecs.pickle'\] are not allowed",
+    ),
+    "an index somewhere else": (
+        lambda s: edit_images(s, lambda v: inner(v).update(index_location="start")),
+        "index of a shard must stand at its end",
+    ),
+    "a storage transformer": (
+        lambda s: edit_images(s, lambda v: v.update(storage_transformers=[{"name": "x"}])),
+        "no transformers",
+    ),
+    "other chunk keys": (
+        lambda s: edit_images(s, lambda v: v["chunk_key_encoding"].update(name="v2")),
+        "default keys",
+    ),
+    "another format": (
+        lambda s: edit(s / "zarr.json", lambda v: v["attributes"].update(format="x")),
+        "not a hast-bank",
+    ),
+    "a newer version": (
+        lambda s: edit(s / "zarr.json", lambda v: v["attributes"].update(version=2)),
+        "bank version 2 is not known; this program reads version 1",
+    ),
+    "a card without a teacher": (
+        lambda s: edit(s / "zarr.json", lambda v: v["attributes"].pop("teacher")),
+        r"attribute \('teacher',\)",
+    ),
+    "an attribute nobody knows": (
+        lambda s: edit(s / "zarr.json", lambda v: v["attributes"].update(hook="os.system")),
+        r"attribute \('hook',\)",
+    ),
+    "no attributes": (
+        lambda s: edit(s / "zarr.json", lambda v: v.pop("attributes")), "must have attributes",
+    ),
+    "metadata without end": (
+        lambda s: (s / "zarr.json").write_text(deep()), "zarr.json: cannot be read",
+    ),
+    "metadata of a megabyte": (
+        lambda s: (s / "zarr.json").write_text(" " * (2 << 20)), "larger than 1 MB",
+    ),
+    "metadata that are no JSON": (lambda s: (s / "zarr.json").write_text("{"), "cannot be read"),
+    "a Zarr v2 array": (
+        lambda s: edit(s / "labels/zarr.json", lambda v: v.update(zarr_format=2)),
+        "must describe a Zarr v3 node",
+    ),
+    "a Zarr array": (
+        lambda s: become(s, lambda p: zarr.create_array(p, shape=(9,), dtype="int8")),
+        "must be a Zarr v3 group, got 'array'",
+    ),
+    "a Zarr group": (
+        lambda s: become(s, lambda p: zarr.create_group(p)), "images/zarr.json: cannot be read",
+    ),
+    "labels too large": (
+        lambda s: rewrite(s, "labels", lambda v: v.__setitem__(3, 5)), r"they span 0\.\.5",
+    ),
+    "labels below zero": (
+        lambda s: rewrite(s, "labels", lambda v: v.__setitem__(3, -1)), r"they span -1\.\.4",
+    ),
+    "NaN": (
+        lambda s: rewrite(s, "affine", lambda v: v.__setitem__((3, 0, 0), np.nan)),
+        "affine must be finite",
+    ),
+    "pixels that become infinite": (
+        lambda s: rewrite(s, "affine", lambda v: v.__setitem__((3, 0, 0), 3e38)),
+        "affine must be finite",
+    ),
+    "a difficulty above one": (
+        lambda s: rewrite(s, "difficulty", lambda v: v.__setitem__(3, 1.5)),
+        r"difficulties must lie in 0\.\.1",
+    ),
+}  # fmt: skip
+CASES = {
+    **{f"damaged: {name}": (*case, False) for name, case in DAMAGED.items()},
+    **{f"hostile: {name}": (*case, True) for name, case in HOSTILE.items()},
+}
+
+
+@pytest.mark.parametrize(("damage", "message", "fits"), CASES.values(), ids=CASES.keys())
+def test_it_is_refused_in_one_line(good, tmp_path, monkeypatch, capsys, damage, message, fits):
+    bad = Path(shutil.copytree(good, tmp_path / "bad"))
+    target = Path(shutil.copytree(good, tmp_path / "target"))
+    damage(bad / "bank.zarr")
+    if fits and (bad / "bank.zarr").is_dir():
+        write_manifest(bad / "bank.zarr", bad / "manifest.json")
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+    arguments = ["hast", "bank", "merge", str(bad), "--out", str(target), "--overwrite"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stopped.value.code == 2
+    assert peak < MOST_MEMORY
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith("error: hast: ")
+    with pytest.raises(InputError, match=message):
+        open_bank(bad)
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "target"]
+
+
+def test_a_bank_for_another_teacher_is_refused_with_both_fingerprints(good):
+    with pytest.raises(InputError, match=f"{TEACHER}.*{'b' * 64}"):
+        open_bank(good, teacher="b" * 64)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_floats_that_are_not_finite_are_refused(good, tmp_path, dtype):
+    bank = open_bank(good)
+    folder = tmp_path / "floats"
+    save_bank(bank._replace(card=bank.card.model_copy(update={"dtype": dtype})), folder)
+    rewrite(folder / "bank.zarr", "images", lambda v: v.__setitem__((200, 0, 0, 0), np.inf))
+    write_manifest(folder / "bank.zarr", folder / "manifest.json")
+    with pytest.raises(InputError, match="images must be finite"):
+        open_bank(folder)
+
+
+def test_a_duplicate_is_found(good, tmp_path, monkeypatch, capsys):
+    bank = open_bank(good)
+    bank.images[7] = bank.images[3]
+    save_bank(bank, tmp_path / "twins")
+    monkeypatch.setattr(sys, "argv", ["hast", "bank", "verify", str(tmp_path / "twins")])
+    with pytest.raises(SystemExit):
+        main()
+    assert "sample 7 is a duplicate of sample 3" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""Real stages killed with -9 at several points, called by hand and through `dvc repro`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import child_environment, copy_project, dvc, edit_params
+from test_processes import files
+
+BANK, STUDENT = "artifacts/bank", "artifacts/students/w4a4"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A project whose bank and student were made without interruption."""
+    project = copy_project(tmp_path_factory.mktemp("whole"))
+
+    def change(params):
+        params["bit_widths"] = ["w4a4"]
+        params["synthesize"].update(samples=64, steps=40)
+        params["quantize"].update(steps=60, milestones=[30])
+
+    edit_params(project, change)
+    dvc(project, "repro", "quantize")
+    return project
+
+
+@pytest.fixture
+def project(whole, tmp_path) -> Path:
+    """A copy in which the stages before the bank are done."""
+    project = Path(shutil.copytree(whole, tmp_path / "project"))
+    shutil.rmtree(project / ".partial")
+    shutil.rmtree(project / ".dvc/cache/runs")  # else DVC takes the result from there
+    return project
+
+
+def forget(project: Path, stage: str) -> None:
+    """Let DVC believe that a stage has never run."""
+    lock = project / "dvc.lock"
+    parts = lock.read_text().split(f"\n  {stage}:")
+    rest = parts[1].split("\n  ")
+    kept = next((i for i, line in enumerate(rest) if i and not line.startswith((" ", "-"))), None)
+    lock.write_text(parts[0] + ("" if kept is None else "\n  " + "\n  ".join(rest[kept:])) + "\n")
+
+
+def kill_when(project: Path, condition: Callable[[], bool]) -> None:
+    """Start `dvc repro` and kill it with all it started, at once, when the condition holds."""
+    command = [sys.executable, "-m", "dvc", "repro", "quantize"]
+    environment = child_environment() | {"HAST_CHECKPOINT": "0"}
+    running = subprocess.Popen(
+        command, cwd=project, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert running.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+
+def finished(project: Path) -> dict[Path, int]:
+    """Files of finished shards, with the time when they were written."""
+    done = (project / ".partial").glob("bank-*/done/*.safetensors")
+    return {path: path.stat().st_mtime_ns for path in done}
+
+
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(project, whole, shards):
+    forget(project, "synthesize")
+    shutil.rmtree(project / BANK)
+    store = [*project.glob(".partial/*/bank/bank.zarr/images/zarr.json")]
+    assert not store
+    kill_when(
+        project,
+        lambda: (
+            any(project.glob(".partial/*/bank/bank.zarr/images/zarr.json"))
+            and len(finished(project)) >= shards
+        ),
+    )
+    assert not (project / BANK).exists()
+    kept = finished(project)
+    dvc(project, "repro", "synthesize")
+    assert files(project / BANK) == files(whole / BANK)
+    after = finished(project)
+    assert {path: after[path] for path in kept} == kept
+    assert len(after) == 4
+
+
+def test_a_bank_killed_while_dvc_takes_it_over_costs_no_shard(project, whole):
+    forget(project, "synthesize")
+    shutil.rmtree(project / BANK)
+    kill_when(project, lambda: (project / BANK / "manifest.json").is_file())
+    kept = finished(project)
+    assert len(kept) == 4
+    dvc(project, "repro", "synthesize")
+    assert files(project / BANK) == files(whole / BANK)
+    assert finished(project) == kept
+
+
+@pytest.mark.parametrize("checkpoints", [1, 25])
+def test_a_student_is_the_same_after_kill_9(project, whole, checkpoints):
+    forget(project, "quantize@w4a4")
+    shutil.rmtree(project / STUDENT)
+    seen = set()
+
+    def enough() -> bool:
+        seen.update(p.stat().st_mtime_ns for p in project.glob(".partial/quantize-*.safetensors"))
+        return len(seen) >= checkpoints
+
+    kill_when(project, enough)
+    (left,) = project.glob(".partial/quantize-*.safetensors")
+    assert not (project / STUDENT).exists()
+    printed = dvc(project, "repro", "quantize")
+    assert "Running stage 'quantize@w4a4'" in printed
+    assert files(project / STUDENT) == files(whole / STUDENT)
+    for curve in ("plots/quantize/w4a4.tsv", "metrics/quantize/w4a4.json"):
+        assert (project / curve).read_bytes() == (whole / curve).read_bytes()
+    assert not left.exists()
