@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from hast.classifier_source import load_classifier
     from hast.errors import HastError, InputError, NonFiniteLossError
     from hast.evaluation import evaluate
+    from hast.export.onnx_graph import export_onnx
+    from hast.export.program import export_program
     from hast.networks.spec import ModelSpec
     from hast.networks.student import remove_quantizers
     from hast.storage.bank import open_bank
@@ -23,6 +25,8 @@ __all__ = [
     "ModelSpec",
     "NonFiniteLossError",
     "evaluate",
+    "export_onnx",
+    "export_program",
     "load",
     "load_classifier",
     "open_bank",
@@ -39,6 +43,8 @@ __all__ = [
 _HOMES = {
     "Bank": "hast.bank",
     "evaluate": "hast.evaluation",
+    "export_onnx": "hast.export.onnx_graph",
+    "export_program": "hast.export.program",
     "ModelSpec": "hast.networks.spec",
     "load_classifier": "hast.classifier_source",
     "open_bank": "hast.storage.bank",

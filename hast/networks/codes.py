@@ -61,23 +61,21 @@ def activation_quantizers(student: nn.Module) -> list[ActivationQuantizer]:
 
 def lower(
     student: nn.Module,
-    weight: Callable[[Codes], nn.Module],
+    weight: Callable[[Codes], tuple[nn.Module, Tensor]],
     activation: Callable[[QParams], nn.Module],
 ) -> nn.Module:
     """Copy a student and put modules of another form in the place of its quantizers.
 
     Args:
         student: quantizing, eval mode.
-        weight: makes a module that answers with the dequantized weight; its argument is empty.
+        weight: makes a module and what to store; the module turns that into the weight.
         activation: makes a module that quantizes and dequantizes its argument.
     """
     lowered = copy.deepcopy(student).cpu().eval().requires_grad_(False)
     for name, codes in weight_codes(lowered).items():
         parametrizations: Any = lowered.get_submodule(name).parametrizations
-        parametrizations.weight[0] = weight(codes)
-        parametrizations.weight.original = nn.Parameter(
-            codes.codes.new_empty(0), requires_grad=False
-        )
+        parametrizations.weight[0], stored = weight(codes)
+        parametrizations.weight.original = nn.Parameter(stored, requires_grad=False)
     for sites in activation_sites(lowered).values():
         for site, quantizer in enumerate(sites):
             qparams: Any = quantizer.qparams

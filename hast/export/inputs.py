@@ -1,0 +1,78 @@
+"""What an exported network takes, and the file that it becomes."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from hast.errors import InputError
+from hast.networks.provenance import provenance_of
+from hast.networks.spec import ModelSpec
+
+Inputs = Literal["normalized", "pixels", "bytes"]
+_LARGEST = {"pixels": 1.0, "bytes": 255.0}
+
+
+class FromPixels(nn.Module):
+    """A classifier that takes pixels, and normalizes them itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, *, largest: float) -> None:
+        """
+        Args:
+            network: takes normalized pixels.
+            spec: tells mean and standard deviation.
+            largest: of the pixels: 1 of floats, 255 of bytes.
+        """
+        super().__init__()
+        self.network, self.largest = network, largest
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.float() / self.largest if self.largest != 1 else images
+        logits: Tensor = self.network((pixels - self.mean) / self.std)
+        return logits
+
+
+def takes(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> nn.Module:
+    """`network` with the normalization in front that `inputs` asks for.
+
+    Raises:
+        InputError: there is no such kind of input.
+    """
+    if inputs not in get_args(Inputs):
+        raise InputError(f"inputs must be one of {', '.join(get_args(Inputs))}, got {inputs!r}")
+    if inputs == "normalized":
+        return network
+    return FromPixels(network, spec, largest=_LARGEST[inputs]).eval()
+
+
+def example_images(spec: ModelSpec, inputs: Inputs, batch: int = 2) -> Tensor:
+    """Images to trace with. Two, for of one the exporter would take the size for a constant."""
+    dtype = torch.uint8 if inputs == "bytes" else torch.float32
+    return torch.zeros(batch, *spec.input_shape, dtype=dtype)
+
+
+def spec_of(student: nn.Module) -> ModelSpec:
+    """What a student expects and answers.
+
+    Raises:
+        InputError: it is no student.
+    """
+    known = provenance_of(student)
+    if known.spec is None or known.plan is None:
+        raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
+    return known.spec
+
+
+def replace_file(path: Path, content: bytes) -> Path:
+    """Write a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+    return path

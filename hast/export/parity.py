@@ -1,0 +1,100 @@
+"""How well an exported network agrees with the student it came from.
+
+A single rounded value may fall to the neighbouring code where two programs add in another order,
+and in a deep network that travels. So agreement is measured on the answers: the class, and how far
+the logits are apart.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hast.export.onnx_graph import require_onnx
+from hast.runtime import device_of
+
+_BATCH_SIZE = 64
+
+Predict = Callable[[Tensor], Tensor]  # images (N, C, H, W) to logits (N, K)
+
+
+class Parity(NamedTuple):
+    """Agreement of two programs on the same images."""
+
+    samples: int
+    agreement: float  # share of equal first answers, in [0, 1]
+    max_difference: float  # of logits
+    mean_difference: float  # of logits
+    logit_spread: float  # standard deviation of the student's logits, to compare with
+
+
+def compare(logits: Tensor, others: Tensor) -> Parity:
+    """Compare the student's logits (N, K) with those of what was exported."""
+    difference = (logits - others).abs()
+    return Parity(
+        samples=len(logits),
+        agreement=(logits.argmax(1) == others.argmax(1)).float().mean().item(),
+        max_difference=difference.max().item(),
+        mean_difference=difference.mean().item(),
+        logit_spread=logits.std().item(),
+    )
+
+
+def logits_of(predict: Predict, images: Tensor) -> Tensor:
+    """Logits (N, K) of images (N, C, H, W), batch by batch."""
+    return torch.cat([predict(batch) for batch in images.split(_BATCH_SIZE)])
+
+
+def torch_predictor(network: nn.Module) -> Predict:
+    """Logits of a network, on the CPU."""
+    device = device_of(network)
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = network(images.to(device))
+        return logits.cpu()
+
+    return predict
+
+
+def onnx_predictor(path: Path, *, optimize: bool) -> Predict:
+    """Logits of an ONNX model in ONNX Runtime on the CPU.
+
+    Args:
+        path: the model.
+        optimize: all optimizations, ONNX Runtime's default; or none.
+    """
+    session = open_session(path, optimize=optimize)
+
+    def predict(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return predict
+
+
+def reference_predictor(path: Path) -> Predict:
+    """Logits of an ONNX model in the reference evaluator of ONNX: slow, and the standard itself."""
+    require_onnx()
+    evaluator = import_module("onnx.reference").ReferenceEvaluator(str(path))
+
+    def predict(images: Tensor) -> Tensor:
+        (logits,) = evaluator.run(None, {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return predict
+
+
+def open_session(path: Path, *, optimize: bool = True, threads: int = 0) -> Any:
+    """An ONNX Runtime session on the CPU; `threads` 0 lets it choose."""
+    require_onnx()
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    levels = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,58 @@
+"""A student as a `torch.export` program: plain torch operators, without this package."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hast.errors import InputError
+from hast.export.forms import RoundedActivation, stored_weight
+from hast.export.inputs import Inputs, example_images, replace_file, spec_of, takes
+from hast.networks.codes import lower
+
+
+def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "normalized") -> Path:
+    """Write a student as a `.pt2` file for `torch.export.load`, with a batch of any size.
+
+    Its answers are the student's to the bit; codes take one byte each.
+
+    Args:
+        student: of `hast.quantize` or `hast.load`.
+        path: the file to write.
+        inputs: what the program takes, see `hast.export_onnx`.
+
+    Raises:
+        InputError: it is no student, an option is unknown, or the network cannot be traced.
+    """
+    spec = spec_of(student)
+    lowered = takes(lower(student, stored_weight, RoundedActivation), spec, inputs)
+    program = trace(lowered, example_images(spec, inputs))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    # In memory first: the name of a file would be written into it.
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # It warns of every tensor that is laid out channels-last, and saves it rightly.
+        warnings.simplefilter("ignore")
+        torch.export.save(program, content)
+    return replace_file(Path(path), content.getvalue())
+
+
+def trace(network: nn.Module, images: torch.Tensor) -> Any:
+    """The exported program of a network whose batch may have any size.
+
+    Raises:
+        InputError: the network cannot be traced.
+    """
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(
+                network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+            )
+    except Exception as error:  # tracing runs any code
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise InputError(f"{type(network).__name__} cannot be exported: {reason}") from error

@@ -1,0 +1,280 @@
+"""Students as ONNX models, run by ONNX Runtime and by ONNX's own evaluator."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from students import calibrated, warm_classifier, warm_network
+from torch import nn
+
+import hast
+from hast.export import TARGETS
+from hast.export.onnx_graph import export_float_onnx
+from hast.export.parity import (
+    compare,
+    logits_of,
+    onnx_predictor,
+    reference_predictor,
+    torch_predictor,
+)
+from hast.networks.spec import ModelSpec
+
+onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
+pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
+pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
+
+SPEC = ModelSpec(
+    input_shape=(3, 12, 12), num_classes=5, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3),
+    class_names=("a", "b", "c", "d", "e"),
+)  # fmt: skip
+
+
+class Small(nn.Module):
+    """A convolution, a depthwise one, one ReLU for both, a skip connection, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.deep, self.deep_norm = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.stem(x)))
+        x = self.relu(self.deep_norm(self.deep(x)) + x)
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return warm_network(Small(), SPEC)
+
+
+def noise(spec, count=32):
+    return torch.randn(count, *spec.input_shape, generator=torch.Generator().manual_seed(3))
+
+
+def parities(student, path, images):
+    expected = logits_of(torch_predictor(student), images)
+    programs = {
+        "default": onnx_predictor(path, optimize=True),
+        "plain": onnx_predictor(path, optimize=False),
+        "reference": reference_predictor(path),
+    }
+    return {name: compare(expected, logits_of(p, images)) for name, p in programs.items()}
+
+
+def initializers(path):
+    return {i.name: i for i in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize(
+    ("bits", "placement"),
+    [
+        ("w2a8", "inputs"),
+        ("w3a3", "inputs"),
+        ("w3a3", "relu"),
+        ("w4a4", "inputs"),
+        ("w5a2", "relu"),
+        ("w6a5", "inputs"),
+        ("w7a6", "relu"),
+        ("w8a7", "inputs"),
+    ],
+)
+def test_every_width_and_placement_loads_everywhere_and_agrees(network, bits, placement, tmp_path):
+    student = calibrated(network, SPEC, bits, placement=placement)
+    path = hast.export_onnx(student, tmp_path / "student.onnx")
+    for name, parity in parities(student, path, noise(SPEC)).items():
+        assert parity.agreement >= 0.96, name
+        assert parity.mean_difference < 0.02 * parity.logit_spread, name
+
+
+@pytest.mark.parametrize("bits", ["w4a3", "w8a8"])
+def test_the_profile_for_onnx_runtime_uses_integer_kernels_and_agrees(bits, tmp_path):
+    chain = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 5),
+    )  # fmt: skip
+    student = calibrated(warm_network(chain, SPEC), SPEC, bits)
+    path = hast.export_onnx(student, tmp_path / "student.onnx", target="onnxruntime-cpu")
+    for name, parity in parities(student, path, noise(SPEC)).items():
+        assert parity.agreement >= 0.9, name
+    assert not any(n.op_type == "BatchNormalization" for n in onnx.load(path).graph.node)
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    optimized = {n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "QLinearConv" in optimized
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind"),
+    [("w2a4", "INT4"), ("w3a3", "INT4"), ("w4a4", "UINT4"), ("w6a4", "INT8"), ("w8a8", "UINT8")],
+)
+def test_codes_take_the_narrowest_type_of_the_standard(network, bits, kind, tmp_path):
+    student = calibrated(network, SPEC, bits)
+    path = hast.export_onnx(student, tmp_path / "student.onnx")
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    stored = initializers(path)
+    weights = [
+        stored[n.input[0]]
+        for n in model.graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in stored
+    ]
+    assert len(weights) == 3
+    assert {onnx.TensorProto.DataType.Name(w.data_type) for w in weights} == {kind}
+    values = onnx.numpy_helper.to_array(weights[0]).astype(int)
+    assert all(len(set(channel.flatten())) <= 2 ** int(bits[1]) for channel in values)
+    assert len(weights[0].raw_data) == -(-values.size * (4 if "4" in kind else 8) // 8)
+
+
+def test_activations_keep_their_range_inside_the_byte(network, tmp_path):
+    path = hast.export_onnx(calibrated(network, SPEC, "w3a3"), tmp_path / "student.onnx")
+    model, stored = onnx.load(path), initializers(path)
+    clips = [n for n in model.graph.node if n.op_type == "Clip"]
+    quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert len(clips) == len(quantizers) == 3
+    for clip in clips:
+        low, high = (onnx.numpy_helper.to_array(stored[name]) for name in clip.input[1:])
+        assert (low, high) == (0, 7)
+        assert low.dtype == high.dtype == "uint8"
+
+
+def test_the_batch_may_have_any_size(network, tmp_path):
+    student = calibrated(network, SPEC, "w4a4")
+    predict = onnx_predictor(hast.export_onnx(student, tmp_path / "student.onnx"), optimize=False)
+    for batch in (1, 2, 7):
+        images = noise(SPEC, batch)
+        torch.testing.assert_close(predict(images), student(images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("inputs", ["pixels", "bytes"])
+def test_the_graph_can_normalize_pixels_itself(network, inputs, tmp_path):
+    student = calibrated(network, SPEC, "w8a8")
+    path = hast.export_onnx(student, tmp_path / "student.onnx", inputs=inputs)
+    stored = torch.randint(256, (6, *SPEC.input_shape), dtype=torch.uint8)
+    given = stored if inputs == "bytes" else stored / 255
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (SPEC.mean, SPEC.std))
+    expected = student((stored / 255 - mean) / std)
+    found = onnx_predictor(path, optimize=False)(given)
+    assert compare(expected, found).mean_difference < 0.02 * expected.std()
+
+
+def test_the_model_says_what_it_is(network, tmp_path):
+    student = calibrated(network, SPEC, "w4a3", first_last_bits=8)
+    path = hast.export_onnx(student, tmp_path / "student.onnx")
+    model = onnx.load(path)
+    about = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(about["hast.labels"]) == list("abcde")
+    assert json.loads(about["hast.mean"]) == [0.4, 0.5, 0.6]
+    assert json.loads(about["hast.std"]) == [0.2, 0.25, 0.3]
+    assert json.loads(about["hast.plan"])["weights"] == {"stem": 8, "deep": 4, "fc": 8}
+    assert about["hast.inputs"] == "normalized"
+    assert len(about["hast.teacher"]) == 64
+    assert [i.name for i in model.graph.input] == ["images"]
+    assert [o.name for o in model.graph.output] == ["logits"]
+    assert b"/" + b"networks/quantizers.py" not in path.read_bytes()  # no path of this machine
+
+
+def test_the_same_student_gives_the_same_bytes(network, tmp_path):
+    files = [
+        hast.export_onnx(calibrated(network, SPEC, "w4a4"), tmp_path / name / "student.onnx")
+        for name in ("one", "two")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_loaded_checkpoint_exports_like_its_student(network, tmp_path):
+    student = calibrated(network, SPEC, "w3a4", quantizer="learned")
+    loaded = hast.load(hast.save(student, tmp_path / "packed"), network=Small())
+    path = hast.export_onnx(loaded, tmp_path / "student.onnx")
+    images = noise(SPEC)
+    parity = compare(student(images), onnx_predictor(path, optimize=False)(images))
+    assert parity.mean_difference < 0.02 * parity.logit_spread
+
+
+def test_a_full_precision_network_is_exported_for_comparison(network, tmp_path):
+    path = export_float_onnx(network, SPEC, tmp_path / "float.onnx")
+    images = noise(SPEC)
+    torch.testing.assert_close(onnx_predictor(path, optimize=True)(images), network(images))
+
+
+def test_a_linear_network_without_batch_norm_is_exported_too(tmp_path):
+    spec = ModelSpec(input_shape=(1, 8, 8), num_classes=10, mean=(0.5,), std=(0.5,))
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    student = calibrated(linear, spec, "w3a4")
+    path = hast.export_onnx(student, tmp_path / "student.onnx")
+    for name, parity in parities(student, path, noise(spec)).items():
+        assert parity.agreement >= 0.96, name
+
+
+ZOO = [
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v2",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:efficientnet_b0",
+    "torchvision:shufflenet_v2_x0_5",
+    "torchvision:densenet121",
+    "torchvision:regnet_x_400mf",
+    "timm:mobilenetv3_small_100",
+    "timm:tf_efficientnet_b0",
+    "timm:repvgg_a0",
+    "timm:resnetv2_18",
+    "timm:mobilevitv2_050",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ZOO)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_zoo_is_exported(source, target, tmp_path):
+    pytest.importorskip(source.partition(":")[0])
+    network, spec = warm_classifier(source, {}, (3, 64, 64))
+    placement = "relu" if source == "torchvision:resnet18" else "inputs"
+    student = calibrated(network, spec, "w8a8", placement=placement)
+    path = hast.export_onnx(student, tmp_path / "student.onnx", target=target)
+    images = noise(spec, 4)
+    parity = compare(student(images), onnx_predictor(path, optimize=True)(images))
+    assert parity.mean_difference < 0.2 * parity.logit_spread
+
+
+def test_what_cannot_be_exported_is_one_clear_line(network, tmp_path):
+    student = calibrated(network, SPEC, "w4a4")
+    for settings, message in (
+        ({"target": "tensorrt"}, "target must be one of generic, onnxruntime-cpu, got 'tensorrt'"),
+        ({"inputs": "jpeg"}, "inputs must be one of normalized, pixels, bytes, got 'jpeg'"),
+    ):
+        with pytest.raises(hast.InputError, match=message):
+            hast.export_onnx(student, tmp_path / "student.onnx", **settings)
+    with pytest.raises(hast.InputError, match="Small is no student"):
+        hast.export_onnx(network, tmp_path / "student.onnx")
+
+    class Branching(Small):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > -1e9 else x
+
+    branching = calibrated(warm_network(Branching(), SPEC), SPEC)
+    with pytest.raises(hast.InputError, match="Branching cannot be exported"):
+        hast.export_onnx(branching, tmp_path / "student.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_extra_the_library_imports_and_the_export_says_what_to_install(tmp_path):
+    code = (
+        "import sys\n"
+        "for name in ('onnx', 'onnxruntime', 'onnxscript', 'onnx_ir'):\n"
+        "    sys.modules[name] = None\n"
+        "import torch, hast\n"
+        "from hast.export.onnx_graph import export_float_onnx\n"
+        "try:\n"
+        "    hast.export_onnx(torch.nn.Identity(), 'x.onnx')\n"
+        "except hast.InputError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("run `pip install 'hast[onnx]'`")
