@@ -101,10 +101,14 @@ def main(
             if steps:
                 tuning |= {"steps": steps, "milestones": (steps // 2, steps * 3 // 4)}
             rules = settings.get("layers", {}) | changes.get("layers", {})
+            ranges = settings.get("calibrate", {}) | changes.get("calibrate", {})
+            bank = shared.bank(changes)
             for width in parse_widths(widths):
-                student = calibrated(teacher, width, rules, shared.generator, seed)
+                student = calibrated(
+                    teacher, width, rules, ranges,
+                    generator=shared.generator, bank=bank, seed=seed,
+                )  # fmt: skip
                 before = halves(*correct_answers(student, teacher))["all"]
-                bank = shared.bank(changes)
                 tune(student, teacher, bank, tuning, shared.engine, f"{name} {width}")
                 row = {"variant": name, "bits": str(width), "seed": seed, "before": before}
                 results.append(row | halves(*correct_answers(student, teacher)))

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from hast.bit_width import BitWidth
 from hast.classifier_source import load_classifier
 from hast.config import parse_section
 from hast.engine import Engine, place, select_device
-from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
+from hast.loops.calibrate import CalibrationConfig, bank_batches, calibrate, generator_batches
 from hast.loops.finetune import FinetuneConfig, finetune
 from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize
 from hast.networks.batch_norm import freeze
@@ -63,13 +64,30 @@ def make_bank(teacher: Teacher, settings: Mapping[str, Any], engine: Engine) -> 
 
 
 def calibrated(
-    teacher: Teacher, width: BitWidth, rules: Mapping[str, Any], generator: Generator, seed: int
+    teacher: Teacher,
+    width: BitWidth,
+    rules: Mapping[str, Any],
+    ranges: Mapping[str, Any],
+    *,
+    generator: Generator,
+    bank: Tensor,
+    seed: int,
 ) -> nn.Module:
-    config = parse_section({"placement": "inputs", **rules}, PlanConfig, name="layers")
-    plan = plan_quantization(teacher.network, teacher.spec, width, config)
+    """A student before fine-tuning; `rules` and `ranges` as in `layers` and `calibrate`."""
+    config = parse_section({"seed": seed, **ranges}, CalibrationConfig, name="calibrate")
+    plan = plan_quantization(
+        teacher.network, teacher.spec, width, parse_section(dict(rules), PlanConfig, name="layers")
+    )
     student = prepare_student(teacher.network, teacher.spec, plan)
-    batches = calibration_batches(generator, CalibrationConfig(seed=seed))
-    drain(calibrate(student, batches), total=None, label="calibrate", show=False)
+    batches = (
+        partial(bank_batches, bank, config, device_of(teacher.network))
+        if config.images == "bank"
+        else partial(generator_batches, generator, config)
+    )
+    drain(
+        calibrate(student, teacher.network, batches, config),
+        total=None, label="calibrate", show=False,
+    )  # fmt: skip
     return student
 
 

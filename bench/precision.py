@@ -38,6 +38,7 @@ from hast.api import train_generator
 from hast.engine import Engine, place
 from hast.runtime import device_of
 
+RULES = {"placement": "inputs"}
 PRECISIONS = {"fp32": Engine(compile=True), "bf16": Engine(bf16=True, compile=True)}
 
 
@@ -70,7 +71,9 @@ def main(
         for precision, engine in PRECISIONS.items():
             bank = make_bank(teacher, synthesis, engine)
             for width in parse_widths(widths):
-                student = calibrated(teacher, width, {}, generator, seed)
+                student = calibrated(
+                    teacher, width, RULES, {}, generator=generator, bank=bank, seed=seed
+                )
                 tune(student, teacher, bank, tuning, engine, f"{width} {precision}")
                 top1 = halves(*correct_answers(student, teacher))["all"]
                 results.append(

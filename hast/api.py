@@ -6,6 +6,7 @@ parameters of the section that a function names; a wrong one raises `hast.InputE
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,12 @@ from hast.bit_width import BitWidth
 from hast.config import parse_section
 from hast.engine import Engine, choose_engine, place, select_device
 from hast.errors import InputError
-from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
+from hast.loops.calibrate import (
+    CalibrationConfig,
+    bank_batches,
+    calibrate,
+    generator_batches,
+)
 from hast.loops.finetune import WORK_PER_IMAGE, FinetuneConfig, finetune
 from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.score import score
@@ -140,6 +146,7 @@ def quantize(
     first_last_bits: int | None = None,
     overrides: Sequence[Any] = (),
     skip: Sequence[str] = (),
+    calibration: Mapping[str, Any] | None = None,
     generator: Generator | None = None,
     device: Device = None,
     progress: bool = True,
@@ -155,7 +162,9 @@ def quantize(
         steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
         seed: of ranges, order of samples and augmentation.
         placement, quantizer, first_last_bits, overrides, skip: see `hast.networks.plan.PlanConfig`.
-        generator: its images set the activation ranges; by default one is trained for it.
+        calibration: settings of `hast.loops.calibrate.CalibrationConfig`.
+        generator: its images set the activation ranges, unless the bank's do; by default one is
+            trained for it.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
         settings: other fields of `hast.loops.finetune.FinetuneConfig`.
@@ -185,13 +194,19 @@ def quantize(
     width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
     plan = plan_quantization(source, spec, width, rules)
     blocks = find_blocks(source, spec, config.alignment_modules)
-    if generator is None:
-        generator = train_generator(source, spec, seed=seed, progress=progress)
-
-    student = prepare_student(source, spec, plan)
-    ranges = CalibrationConfig(seed=seed)
-    batches = calibration_batches(place(copy.deepcopy(generator), device_of(source)), ranges)
-    drain(calibrate(student, batches), total=ranges.batches, label="calibrate", show=progress)
+    ranges = parse_section(
+        {"seed": seed, **(calibration or {})}, CalibrationConfig, name="calibration"
+    )
+    student = prepare_student(source, spec, plan, range_momentum=ranges.range_momentum)
+    if ranges.images == "bank":
+        batches = partial(bank_batches, bank.images, ranges, device_of(source))
+    else:
+        if generator is None:
+            generator = train_generator(source, spec, seed=seed, progress=progress)
+        generator = place(copy.deepcopy(generator), device_of(source))
+        batches = partial(generator_batches, generator, ranges)
+    observed = calibrate(student, source, batches, ranges)
+    drain(observed, total=ranges.records, label="calibrate", show=progress)
     scores = score(source, student, bank.images, bank.labels)
     difficulty = torch.cat([part.student_difficulty for part in scores])
     engine = _engine(source, spec, images=WORK_PER_IMAGE * config.steps * config.batch_size)

@@ -34,9 +34,7 @@ _IMAGENET_QUICK: Settings = {
 
 
 def _composed(parts: list[Settings], recipe: str) -> Settings:
-    chosen = merged([{key: {} for key in _SECTIONS}, *parts, method_settings(recipe)])
-    chosen["layers"].setdefault("placement", "inputs")
-    return chosen
+    return merged([{key: {} for key in _SECTIONS}, *parts, method_settings(recipe)])
 
 
 def _folder(root: str, **options: Any) -> dict[str, Any]:
@@ -47,6 +45,7 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
     "digits": (
         {
             "dataset": {"name": "digits"},
+            "layers": {"placement": "inputs"},
             "teacher": {"source": "builtin:digits_resnet"},
             "quantize": {"flip": False},
         },

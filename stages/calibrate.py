@@ -1,5 +1,6 @@
 """calibrate: attach quantizers to a copy of the teacher and set its activation ranges."""
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -8,7 +9,12 @@ from hast.bit_width import BitWidth
 from hast.config import load_section
 from hast.engine import select_device
 from hast.errors import InputError
-from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
+from hast.loops.calibrate import (
+    CalibrationConfig,
+    bank_batches,
+    calibrate,
+    generator_batches,
+)
 from hast.math.allocation import allocate_bits
 from hast.networks.plan import (
     LayerBits,
@@ -21,6 +27,7 @@ from hast.networks.plan import (
 from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
 from hast.progress import drain
+from hast.storage.bank import open_bank
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
 from hast.storage.tables import read_json, write_json, write_tsv
@@ -35,6 +42,7 @@ def run(
     bits: Bits,
     teacher: In,
     generator: In,
+    bank: In,
     sensitivity: In,
     out: Out,
     layers: Out,
@@ -54,8 +62,13 @@ def run(
     student = prepare_student(
         source.network, source.spec, plan, range_momentum=config.range_momentum
     )
-    images = calibration_batches(load_generator(generator, source, where), config)
-    drain(calibrate(student, images), total=config.batches, label=f"calibrate {width}")
+    if config.images == "bank":
+        samples = open_bank(bank, teacher=source.card.fingerprint)
+        batches = partial(bank_batches, samples.images, config, where)
+    else:
+        batches = partial(generator_batches, load_generator(generator, source, where), config)
+    records = calibrate(student, source.network, batches, config)
+    drain(records, total=config.records, label=f"calibrate {width}")
 
     card = StudentCard(bits=str(width), plan=plan, teacher=source.card.fingerprint)
     save_with_card(out, student, card)

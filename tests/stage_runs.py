@@ -41,7 +41,7 @@ def run_synthesize(**options: Any) -> None:
 def run_student(bits: str = "w4a4") -> None:
     sensitivity.run(teacher=A / "teacher", bank=A / "bank", out=A / "sensitivity.json")
     calibrate.run(
-        bits=bits, teacher=A / "teacher", generator=A / "generator",
+        bits=bits, teacher=A / "teacher", generator=A / "generator", bank=A / "bank",
         sensitivity=A / "sensitivity.json",
         out=A / "calibrated", layers=A / "layers" / f"{bits}.tsv", metrics=M / "calibrate.json",
     )  # fmt: skip

@@ -1,27 +1,45 @@
-"""Set the student's activation ranges on images of the generator."""
+"""Set the student's activation ranges on synthetic images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
+from hast.engine import place_images
+from hast.math.statistics import corrected_statistics
+from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
 from hast.networks.student import set_mode
 from hast.runtime import device_of, seeded
 
 
 class CalibrationConfig(Section):
-    """How the activation ranges are found."""
+    """How the activation ranges are found.
 
+    Attributes:
+        images: whose activations are observed: fresh images of the generator (the paper) or those
+            that fine-tuning will see.
+        correct_batch_norm: let the student's BatchNorm layers expect what quantization made of
+            their inputs.
+    """
+
+    images: Literal["generator", "bank"] = "generator"
+    correct_batch_norm: bool = False
     batches: int = Field(default=100, ge=1)
     batch_size: int = Field(default=64, ge=1)
     range_momentum: float = Field(default=0.9, ge=0, lt=1)
     seed: int = 0
 
+    @property
+    def records(self) -> int:
+        """Batches that `calibrate` looks at."""
+        return self.batches * (2 if self.correct_batch_norm else 1)
 
-def calibration_batches(generator: Generator, config: CalibrationConfig) -> Iterator[Tensor]:
+
+def generator_batches(generator: Generator, config: CalibrationConfig) -> Iterator[Tensor]:
     """Images (B, C, H, W) of random classes, on the generator's device."""
     device = device_of(generator)
     num_classes = generator.embedding.num_embeddings
@@ -33,7 +51,39 @@ def calibration_batches(generator: Generator, config: CalibrationConfig) -> Iter
         yield images  # outside: a suspended no_grad would reach whoever consumes this
 
 
-def calibrate(student: nn.Module, batches: Iterator[Tensor]) -> Iterator[None]:
+def bank_batches(
+    images: Tensor, config: CalibrationConfig, device: torch.device
+) -> Iterator[Tensor]:
+    """Random draws (B, C, H, W), on `device`, from a bank's images (N, C, H, W)."""
+    for index in range(config.batches):
+        random = seeded(config.seed, "calibrate", index)
+        drawn = images[torch.randint(len(images), (config.batch_size,), generator=random)]
+        yield place_images(drawn, device)
+
+
+def calibrate(
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Callable[[], Iterable[Tensor]],
+    config: CalibrationConfig,
+) -> Iterator[None]:
+    """Set the ranges of the student and, where `config` asks for it, correct its BatchNorm.
+
+    Args:
+        student: as `prepare_student` makes it.
+        teacher: frozen, eval mode.
+        batches: starts one round over the images (B, C, H, W).
+        config: see `CalibrationConfig`.
+
+    Yields:
+        `config.records` times.
+    """
+    yield from observe_ranges(student, batches())
+    if config.correct_batch_norm:
+        yield from correct_batch_norm(student, teacher, batches(), momentum=config.range_momentum)
+
+
+def observe_ranges(student: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
     """Observe every batch, then freeze the ranges.
 
     While it observes, the student computes with quantized weights and exact activations.
@@ -44,3 +94,30 @@ def calibrate(student: nn.Module, batches: Iterator[Tensor]) -> Iterator[None]:
             student(images)
         yield
     set_mode(student, "quantize")
+
+
+def correct_batch_norm(
+    student: nn.Module, teacher: nn.Module, batches: Iterable[Tensor], *, momentum: float
+) -> Iterator[None]:
+    """Move the student's BatchNorm statistics by what quantization changes at each layer's input.
+
+    A moving average over the batches: deeper layers follow as shallower ones are corrected.
+
+    Args:
+        student: with ranges, eval mode.
+        teacher: full precision, eval mode.
+        batches: images (B, C, H, W), normalized pixels.
+        momentum: weight of the old average when a batch arrives, in [0, 1).
+    """
+    with tap_batch_norm_inputs(student) as tap_q, tap_batch_norm_inputs(teacher) as tap_f:
+        for images in batches:
+            with torch.no_grad():
+                student(images)
+                teacher(images)
+                for i, own in enumerate(tap_q.running):
+                    wanted = corrected_statistics(
+                        tap_f.running[i], before=tap_f.batch[i], after=tap_q.batch[i]
+                    )
+                    own.mean.lerp_(wanted.mean, 1 - momentum)
+                    own.var.lerp_(wanted.var, 1 - momentum)
+            yield

@@ -33,6 +33,24 @@ def channel_statistics(x: Tensor, *, around: Tensor) -> ChannelStatistics:
     return ChannelStatistics(mean + around, square - mean.square())
 
 
+def corrected_statistics(
+    running: ChannelStatistics, *, before: ChannelStatistics, after: ChannelStatistics
+) -> ChannelStatistics:
+    """What a layer should expect once quantization has changed its input from `before` to `after`.
+
+    The mean moves by the difference and the variance by the ratio, so that how these images differ
+    from the training data cancels.
+
+    Args:
+        running: of the training data, before the change; mean and var of shape (C,), as below.
+        before, after: of the same images.
+    """
+    # A channel that is (nearly) constant has no ratio worth trusting.
+    known = (before.var > 1e-6) & (after.var > 1e-6)
+    ratio = torch.where(known, after.var / before.var, 1.0).clamp(0.25, 4.0)
+    return ChannelStatistics(running.mean + (after.mean - before.mean), running.var * ratio)
+
+
 def bns_gap(batch: ChannelStatistics, running: ChannelStatistics) -> Tensor:
     """Distance of one layer: MSE over channels of the means plus that of the variances. Scalar."""
     return (batch.mean - running.mean).square().mean() + (batch.var - running.var).square().mean()

@@ -3,13 +3,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from hast.bit_width import BitWidth
-from hast.loops.calibrate import CalibrationConfig, calibrate, calibration_batches
+from hast.loops.calibrate import (
+    CalibrationConfig,
+    bank_batches,
+    correct_batch_norm,
+    generator_batches,
+    observe_ranges,
+)
 from hast.loops.evaluate import evaluate
 from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.score import Hardness, score
 from hast.loops.sensitivity import measure_sensitivity
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
+from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
 from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.quantizers import ActivationQuantizer
@@ -54,11 +61,38 @@ def test_calibration_sets_every_range_from_the_generators_images(teacher, spec):
     config = CalibrationConfig(batches=3, batch_size=8, range_momentum=0.0)
     plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
     student = prepare_student(teacher, spec, plan, range_momentum=0.0)
-    assert len([*calibrate(student, calibration_batches(generator, config))]) == 3
+    assert len([*observe_ranges(student, generator_batches(generator, config))]) == 3
     quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
     assert all(q.mode == "quantize" and q.minimum <= q.maximum for q in quantizers)
-    *_, last = calibration_batches(generator, config)
+    *_, last = generator_batches(generator, config)
     assert student.stem[0].activation_quantizers[0].maximum == last.max()
+
+
+def test_batches_of_a_bank_are_its_images_drawn_by_seed():
+    images = torch.arange(5.0).view(5, 1, 1, 1)
+    config = CalibrationConfig(images="bank", batches=2, batch_size=64)
+    first, second = bank_batches(images, config, torch.device("cpu"))
+    assert first.unique().tolist() == [0, 1, 2, 3, 4]
+    assert not torch.equal(first, second)
+    assert torch.equal(first, next(bank_batches(images, config, torch.device("cpu"))))
+
+
+def test_corrected_batch_norm_expects_what_quantization_made_of_its_input(teacher, spec):
+    plan = plan_quantization(teacher, spec, BitWidth(2, 2), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan)
+    images = torch.randn(64, *spec.input_shape)
+    list(observe_ranges(student, [images]))
+    before = (student(images) - teacher(images)).square().mean()
+    # Without momentum each round settles one more layer.
+    rounds = len(batch_norms(student)) + 1
+    list(correct_batch_norm(student, teacher, [images] * rounds, momentum=0.0))
+    assert (student(images) - teacher(images)).square().mean() < before
+    with tap_batch_norm_inputs(student) as own, tap_batch_norm_inputs(teacher) as whole:
+        student(images), teacher(images)
+    for i, layer in enumerate(batch_norms(student)):
+        moved = own.batch[i].mean - whole.batch[i].mean
+        assert torch.allclose(layer.running_mean, whole.running[i].mean + moved, atol=1e-4)
+        assert (layer.running_var > 0).all()
 
 
 def test_scores_have_one_value_a_sample_in_order(teacher, spec):
@@ -108,10 +142,10 @@ def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
     plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
     student = prepare_student(teacher, spec, plan)
     images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
-    batches = calibration_batches(generator, CalibrationConfig(batches=2, batch_size=8))
+    batches = generator_batches(generator, CalibrationConfig(batches=2, batch_size=8))
     for records in (
         batches,
-        calibrate(student, batches),
+        observe_ranges(student, batches),
         score(teacher, teacher, images, labels),
         evaluate({"teacher": teacher}, teacher, [(images, labels)]),
         profile_batches(teacher, [(images, labels)]),

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from hast.bit_width import BitWidth
 from hast.errors import InputError
-from hast.loops.calibrate import calibrate
+from hast.loops.calibrate import observe_ranges
 from hast.loops.finetune import FinetuneConfig, finetune
 from hast.loops.synthesize import SynthesisConfig, synthesize
 from hast.networks.batch_norm import batch_norms, freeze
@@ -89,7 +89,7 @@ def test_the_method_works_on(source):
 
     plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
     student = prepare_student(teacher, spec, plan)
-    for _ in calibrate(student, iter([synthetic.images])):
+    for _ in observe_ranges(student, iter([synthetic.images])):
         pass
     x = torch.randn(2, *spec.input_shape)
     assert not torch.equal(student(x), teacher(x))
@@ -115,7 +115,7 @@ def test_the_method_works_on(source):
     assert torch.equal(reloaded(x), student(x))
 
     learned = prepare_student(teacher, spec, plan.model_copy(update={"quantizer": "learned"}))
-    for _ in calibrate(learned, iter([synthetic.images])):
+    for _ in observe_ranges(learned, iter([synthetic.images])):
         pass
     learned(x).square().sum().backward()
     scales = [p for n, p in learned.named_parameters() if n.endswith("log_scale")]
