@@ -117,7 +117,9 @@ def own_network(
     dataset = {"name": "none"} if data_root is None else _folder(data_root, **crop)
     parts = [size_settings(size), _IMAGENET_SECTIONS if large else {}]
     parts += [_IMAGENET_QUICK] if large and size == "quick" else []
-    own: Settings = {"dataset": dataset, "teacher": teacher}
+    # Placement `relu` misses activations that are functions and not modules.
+    layers = {"placement": "inputs"}
+    own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
     return {"bit_widths": bit_widths, **_composed([*parts, own], recipe)}
 
 
