@@ -7,8 +7,9 @@ READY := $(VENV)/.ready
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 
-.PHONY: help run test check bench flow clean
+.PHONY: help run test check bench flow serve sweep clean
 
 help:
 	@echo "make run    set up .venv and bring the whole pipeline up to date (dvc repro)"
@@ -16,6 +17,8 @@ help:
 	@echo "make check  lint, format and types"
 	@echo "make bench  synthesis and fine-tuning steps against a plain reference"
 	@echo "make flow   the pipeline as a Prefect flow"
+	@echo "make serve  Prefect server, worker and nightly schedule on this machine; Ctrl-C ends them"
+	@echo "make sweep  the paper's ablation over three seeds, as DVC experiments"
 	@echo "make clean  remove .venv, unfinished banks and wall times; DVC keeps its artifacts"
 
 $(READY): requirements.lock pyproject.toml
@@ -42,6 +45,12 @@ bench: $(READY)
 
 flow: $(READY)
 	@$(PY) -m flows.pipeline
+
+serve: $(READY)
+	@$(PY) -m flows.serve
+
+sweep: $(READY)
+	@$(PY) -m flows.sweep
 
 clean:
 	rm -rf $(VENV) .partial .timings

@@ -1,87 +1,172 @@
-"""The pipeline as a Prefect flow: one task a DVC stage, run by DVC with its lock file and cache."""
+"""The pipeline as a Prefect flow: one task a DVC stage, run by DVC with its lock file and cache.
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+Prefect gives order, schedule, retries, logs and workers; what has to be rebuilt is DVC's decision.
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from signal import SIGTERM
 from typing import Any
 
-import networkx as nx
-from dvc.repo import Repo
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed
+from prefect.futures import PrefectFuture
+from prefect.runtime import task_run
+from prefect.states import Failed
 
-from hast.errors import clear_errors
+from flows.artifacts import SHOWN_FROM_FILES, publish
+from flows.commands import dvc, has_remote, may_pass, state_of
+from flows.devices import ensure_limits, environment_of, shared_out, visible_devices
+from flows.plan import Stage, stages_in_order
+from flows.processes import stopped_at_exit
+from flows.progress import ProgressBars
+from flows.workspace import workspace
+from hast.errors import HastError, InputError, clear_errors
 from stages.entry import PARAMS
 from stages.params import check_params
 
 
-def stages_in_order() -> list[str]:
-    """Names of all stages of the current folder's project, dependencies first."""
-    with Repo() as repo:
-        # An edge points from a stage to what it depends on.
-        order = nx.dfs_postorder_nodes(repo.index.graph)
-        return [stage.addressing for stage in order]
+@task(
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=may_pass,
+    retry_jitter_factor=0.3,
+)
+def run_stage(
+    stage: str,
+    *,
+    devices: Sequence[str] = (),
+    force: bool = False,
+    share: bool = False,
+    timeout_seconds: float | None = None,
+) -> State[Any]:
+    """Let DVC bring one stage up to date. The state says whether it was built or cached.
+
+    Args:
+        stage: as DVC addresses it.
+        devices: tags of those that the stage may use.
+        force: build it even if it is up to date.
+        share: take what others have made from the remote first, and give it what was made here.
+        timeout_seconds: after which the stage is stopped.
+    """
+    logger, bars = get_run_logger(), ProgressBars()
+
+    def show(line: str) -> None:
+        if line:
+            logger.info(line)
+            bars.read(line)
+
+    options = ["--force"] * force + ["--pull", "--allow-missing"] * share
+    outcome = dvc(
+        "repro", "--single-item", *options, stage,
+        environment=environment_of(devices), timeout=timeout_seconds, on_line=show,
+    )  # fmt: skip
+    state = state_of(outcome, name=stage, timeout=timeout_seconds)
+    if state.is_completed():
+        for transfer in _transfers(stage, state) if share else []:
+            moved = dvc(*transfer, on_line=show)
+            if moved.code:
+                return state_of(moved, name=f"{transfer[0]} of {stage}")
+        _publish(stage)
+    return state
 
 
-@task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def run_stage(stage: str) -> State[Any]:
-    """Let DVC bring one stage up to date. The state says whether it was built or cached."""
-    logger = get_run_logger()
-    lines = []
-    with _dvc("repro", "--single-item", stage) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            logger.info(line.rstrip())
-    if process.returncode:
-        reason = next((x for x in lines if x.startswith("error:")), lines[-1] if lines else "")
-        return Failed(message=reason)
-    skipped = any(f"Stage '{stage}'" in x and "skipping" in x for x in lines)
-    return Completed(message="cached" if skipped else "built")
+def _transfers(stage: str, state: State[Any]) -> list[list[str]]:
+    """DVC commands that fetch what is shown and share what was built.
+
+    All runs of the run cache are sent each time, so it goes along only where it has grown, or where
+    that may have failed.
+    """
+    cached = state.name == "Cached"
+    fetch = [["pull", stage]] if cached and stage in SHOWN_FROM_FILES else []
+    grown = not cached or task_run.run_count > 1
+    return [*fetch, ["push", *["--run-cache"] * grown, stage]]
+
+
+def _publish(stage: str) -> None:
+    try:
+        publish(stage)
+    except Exception:  # a picture is no reason to lose a stage that was built
+        get_run_logger().warning("No artifact of %s", stage, exc_info=True)
 
 
 @flow(name="hast-pipeline")
-def pipeline() -> dict[str, str]:
-    """Bring all stages up to date; stops at the first that fails.
+def pipeline(
+    overrides: dict[str, Any] | None = None,
+    targets: list[str] | None = None,
+    force: bool = False,
+    share: bool | None = None,
+    retries: int = 4,
+    retry_delay_seconds: float = 15.0,
+    stage_timeout_seconds: float | None = None,
+) -> Any:
+    """Bring the stages up to date, those that do not need each other at the same time.
+
+    Args:
+        overrides: parameters of this run alone, such as {"quantize.alignment_weight": 500}.
+        targets: stages to bring up to date, with what they need; none means all.
+        force: build the targets even if they are up to date.
+        share: pull before and push after every stage; by default where DVC has a default remote.
+        retries: how often a stage is tried again after what can pass, such as a full GPU.
+        retry_delay_seconds: before the first of them; it doubles each time.
+        stage_timeout_seconds: after which a stage is stopped and fails.
 
     Returns:
-        For every stage whether it was built or cached.
+        By stage `Built` or `Cached`; where one failed, a failed state with its message.
     """
-    check_params(PARAMS)
-    outcome = {}
-    for stage in stages_in_order():
-        state = run_stage(stage, return_state=True)
-        state.result()  # raises where the stage failed
-        outcome[stage] = str(state.message)
-    return outcome
+    with errors_as_states() as failed, workspace(overrides or {}), stopped_at_exit():
+        check_params(PARAMS)
+        states = _run(
+            stages_in_order(targets or []),
+            run_stage.with_options(
+                retries=retries,
+                retry_delay_seconds=[retry_delay_seconds * 2**n for n in range(retries)],
+            ),
+            force=force,
+            share=has_remote() if share is None else share,
+            timeout_seconds=stage_timeout_seconds,
+        )
+        bad = [state for state in states.values() if state.is_failed() or state.is_crashed()]
+        if bad:
+            return Failed(message=bad[0].message)
+        return {name: "Cached" if s.name == "Cached" else "Built" for name, s in states.items()}
+    return failed[0]
+
+
+def _run(
+    stages: Sequence[Stage], job: Any, *, force: bool, **options: Any
+) -> dict[str, State[Any]]:
+    """Submit every stage as soon as what it needs is submitted, and wait for all."""
+    devices = visible_devices()
+    ensure_limits(devices)
+    shares = shared_out([stage.item for stage in stages], devices)
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for stage in stages:
+        own = shares[stage.item] if stage.computes else []
+        futures[stage.name] = job.with_options(tags=["gpu", *own] if own else []).submit(
+            stage.name,
+            devices=own,
+            force=force and stage.is_target,
+            wait_for=[futures[name] for name in stage.needs],
+            **options,
+        )
+    for future in futures.values():
+        future.wait()
+    return {name: future.state for name, future in futures.items()}
 
 
 @contextmanager
-def _dvc(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A DVC process in a process group of its own, so that its stage can be stopped with it."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments],
-        env=os.environ | {"PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def errors_as_states() -> Iterator[list[State[Any]]]:
+    """What a user can mend becomes a failed state with the one line that says so."""
+    failed: list[State[Any]] = []
     try:
-        yield process
-        process.wait()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, SIGTERM)
-            process.wait()
+        yield failed
+    except InputError as error:
+        failed.append(Failed(message=f"error: {error}"))
 
 
 if __name__ == "__main__":
     with clear_errors("flow"):
-        pipeline()
+        final: Any = pipeline(return_state=True)
+        if not final.is_completed():
+            raise HastError(final.message)

@@ -1,6 +1,6 @@
 """The results and the wall times as tables, for the report and for the terminal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.table import Table
@@ -8,7 +8,7 @@ from rich.table import Table
 from hast.networks.plan import FULL_PRECISION_BITS, LayerBits
 from hast.storage.timings import Timing
 
-_HEADER = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
+RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -25,14 +25,20 @@ def result_rows(results: Results) -> list[tuple[str, ...]]:
 
 
 def markdown_table(results: Results) -> str:
-    lines = [_HEADER, ("---",) + ("---:",) * (len(_HEADER) - 1), *result_rows(results)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown_rows([RESULT_COLUMNS, *result_rows(results)])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """A table of the given cells; the first row is its header, the first column aligned left."""
+    header, *body = rows
+    rule = ("---",) + ("---:",) * (len(header) - 1)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *body))
 
 
 def results_table(results: Results) -> Table:
     """Accuracy, agreement with the teacher and size of every network."""
     table = Table(title=f"Test split, {results['fp32']['samples']} images")
-    for position, name in enumerate(_HEADER):
+    for position, name in enumerate(RESULT_COLUMNS):
         table.add_column(name, justify="right" if position else "left")
     for row in result_rows(results):
         table.add_row(*row)

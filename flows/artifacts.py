@@ -1,0 +1,134 @@
+"""What a run leaves in Prefect to look at: results, their history, samples, difficulty, report."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+
+from hast.storage.bank import open_bank
+from hast.storage.hardness import load_hardness
+from hast.storage.tables import read_json
+from hast.summary import RESULT_COLUMNS, markdown_rows, result_rows
+
+Rows = Sequence[Mapping[str, str]]  # cells of the results table by column
+
+_REPORT = Path("report")
+_RUNS_SHOWN = 20
+SHOWN_FROM_FILES = ("report",)  # stages that are small, and shown even if nothing was built
+_RESULTS = "results"  # key of the table in which the history is kept
+
+
+def publish(stage: str) -> None:
+    """Create the artifacts of a stage that is up to date, from the files that are here."""
+    name, _, item = stage.partition("@")
+    if name in _PUBLISHERS:
+        _PUBLISHERS[name](item)
+
+
+def _difficulty(item: str) -> None:
+    """The bank's samples by class and difficulty, and how hard they are for both networks."""
+    from hast.figures.difficulty import difficulty_histogram
+    from hast.figures.samples import sample_grid, to_pixels
+
+    folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.zarr")
+    if not folder.is_dir() or not store.is_dir():
+        return
+    bank = open_bank(folder)
+    series = {
+        name: load_hardness(store, measure, bank=bank.card.key())
+        for name, measure in (
+            ("teacher", "difficulty"),
+            (f"{item.upper()} student before fine-tuning", "student_difficulty"),
+        )
+    }
+    spec = bank.card.spec
+    grid = sample_grid(
+        to_pixels(bank.images, mean=spec.mean, std=spec.std),
+        bank.labels,
+        series["teacher"],
+        class_names=spec.class_names,
+    )
+    create_markdown_artifact(
+        f"# Samples of the bank\n\nBy class, from easy to hard; below each 1 - p(label) under the"
+        f" teacher.\n\n{_inline(grid, 'samples')}",
+        key="samples",
+    )
+    create_markdown_artifact(
+        f"# Difficulty of the samples, {item.upper()}\n\n"
+        f"{_inline(difficulty_histogram(series), 'difficulty histogram')}",
+        key=f"difficulty-{item}",
+    )
+
+
+def _results(item: str) -> None:
+    results = _REPORT / "results.json"
+    if not results.is_file():
+        return
+    measured = read_json(results)
+    rows = [dict(zip(RESULT_COLUMNS, row, strict=True)) for row in result_rows(measured)]
+    history = [*_earlier_results(), ("this run", rows)]
+    create_table_artifact(rows, key=_RESULTS, description="Accuracy and size of every network")
+    create_markdown_artifact(_history_page(history), key="accuracy-history")
+    create_link_artifact(_report_url(), link_text="Report of the latest run", key="report")
+
+
+def _earlier_results() -> Iterable[tuple[str, Rows]]:
+    """When it was and what was measured, of the last runs, the oldest first."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[_RESULTS])),
+            sort=ArtifactSort.CREATED_DESC,
+            limit=_RUNS_SHOWN,
+        )
+    for artifact in reversed(found):
+        yield f"{artifact.created:%Y-%m-%d %H:%M}", json.loads(str(artifact.data))
+
+
+def _history_page(history: Sequence[tuple[str, Rows]]) -> str:
+    from hast.figures.canvas import PALETTE, canvas
+
+    name, top1 = RESULT_COLUMNS[:2]
+    runs = [(when, {row[name]: row[top1] for row in rows}) for when, rows in history]
+    networks = list(dict.fromkeys(network for _, cells in runs for network in cells))
+    with canvas() as (figure, (axes,)):
+        for colour, network in zip(cycle(PALETTE), networks, strict=False):
+            shares = [float(cells.get(network, "nan").rstrip("%")) for _, cells in runs]
+            axes.plot(range(len(runs)), shares, marker="o", label=network, color=colour)
+        axes.set_xticks(range(len(runs)), [when for when, _ in runs], rotation=45, ha="right")
+        axes.set(ylabel="top-1, %")
+        axes.legend()
+    picture = _inline(figure, "top-1 of the last runs")
+    cells_of = [[when, *(cells.get(n, "") for n in networks)] for when, cells in reversed(runs)]
+    table = markdown_rows([["run", *networks], *cells_of])
+    return f"# Accuracy of the last runs\n\n{picture}\n\n{table}"
+
+
+def _inline(figure: Any, title: str) -> str:
+    """Markdown of a picture that needs no file: Prefect shows none of a worker's."""
+    from hast.figures.canvas import to_data_uri, to_png
+
+    return f"![{title}]({to_data_uri(to_png(figure))})"
+
+
+def _report_url() -> str:
+    """Where a browser finds the report: HAST_REPORT_URL is where report/ is published."""
+    page = next((n for n in ("index.html", "results.md") if (_REPORT / n).is_file()), "results.md")
+    base = os.environ.get("HAST_REPORT_URL")
+    return f"{base.rstrip('/')}/{page}" if base else (_REPORT / page).resolve().as_uri()
+
+
+_PUBLISHERS: Mapping[str, Callable[[str], None]] = {
+    "score": _difficulty,
+    "report": _results,
+}

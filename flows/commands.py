@@ -1,0 +1,74 @@
+"""DVC as a process: one stage, or what goes to and from the remote, and what an end means."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dvc.repo import Repo
+from prefect import State
+from prefect.states import Completed, Failed
+
+from flows.processes import Outcome, run
+from hast.errors import TRY_AGAIN
+
+# Without the option DVC gives up after three seconds where another command holds the lock of the
+# repository, and with it what a stage has just made. The lock is free while a stage runs.
+_DVC = ("-m", "dvc", "--wait-for-lock")
+
+_KILLED = r"exited with (-9|-15|137|143)\b"  # out of memory, or the machine goes down
+_MAY_PASS = re.compile(
+    rf"exited with {TRY_AGAIN}\b|{_KILLED}"
+    r"|Unable to acquire lock|is busy, it is being blocked by"
+    r"|failed to (push|pull|fetch|transfer|download|upload)|unable to (connect|access)"
+    r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect",
+)
+
+
+class MayPass(NamedTuple):
+    """Data of a failed state: the same may pass when it is tried again."""
+
+    reason: str
+
+
+def dvc(
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Run a DVC command in the current folder's project."""
+    return run([*_DVC, *arguments], environment=environment, timeout=timeout, on_line=on_line)
+
+
+def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> State[Any]:
+    """What Prefect shows for the end of a command: why it failed, built, or cached."""
+    if outcome.timed_out:
+        return Failed(name="TimedOut", message=f"{name}: stopped after {timeout:g} s")
+    if outcome.code:
+        reason = _reason(outcome.lines)
+        if any(_MAY_PASS.search(line) for line in outcome.lines):
+            return Failed(message=reason, data=MayPass(reason))
+        return Failed(message=reason)
+    if any(f"Stage '{name}'" in line and "skipping" in line for line in outcome.lines):
+        return Completed(name="Cached", message=f"{name} was up to date")
+    return Completed(message=f"{name} was built")
+
+
+def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
+    """Whether Prefect should try again."""
+    return isinstance(state.data, MayPass)
+
+
+def has_remote() -> bool:
+    """Whether the project shares what it makes: it has a default remote."""
+    with Repo() as repo:
+        return bool(repo.config["core"].get("remote"))
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """The first line that says what is wrong: the stage's own, else DVC's."""
+    for start in ("error:", "ERROR:"):
+        found = [line for line in lines if line.startswith(start)]
+        if found:
+            return found[0]
+    return lines[-1] if lines else "no output"

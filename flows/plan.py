@@ -1,0 +1,67 @@
+"""What a flow has to know about the stages, read from dvc.yaml and from the stages themselves."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import networkx as nx
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from hast.errors import InputError
+
+
+class Stage(NamedTuple):
+    """One stage, or one item of its matrix."""
+
+    name: str  # as DVC addresses it, such as quantize@w4a4
+    needs: tuple[str, ...]  # stages that make what it reads
+    params: tuple[str, ...]  # sections of params.yaml
+    computes: bool  # on a device, a GPU where there is one
+    is_target: bool  # asked for, not only needed
+
+    @property
+    def item(self) -> str | None:
+        """Its place in a matrix, such as w4a4."""
+        return self.name.partition("@")[2] or None
+
+
+def stages_in_order(targets: Sequence[str] = ()) -> list[Stage]:
+    """The stages of the current folder's project, dependencies first.
+
+    Args:
+        targets: names of stages, with or without a matrix item; what they need comes along. No
+            target is the whole pipeline.
+
+    Raises:
+        InputError: there is no such stage, or DVC cannot read the project.
+    """
+    try:
+        with Repo() as repo:
+            # An edge points from a stage to what it depends on.
+            graph = repo.index.graph
+            asked = {s for target in targets for s in repo.stage.collect(target)} or set(graph)
+            wanted = asked | {below for stage in asked for below in nx.descendants(graph, stage)}
+            order = [stage for stage in nx.dfs_postorder_nodes(graph) if stage in wanted]
+            return [
+                Stage(
+                    name=stage.addressing,
+                    needs=tuple(sorted(below.addressing for below in graph.successors(stage))),
+                    params=tuple(sorted(p for dep in stage.params for p in dep.params)),
+                    computes=_computes(stage.cmd),
+                    is_target=stage in asked,
+                )
+                for stage in order
+            ]
+    except DvcException as error:
+        raise InputError(str(error)) from None
+
+
+def _computes(command: str) -> bool:
+    """Whether the stage can be told on which device to run."""
+    found = re.search(r"python -m (stages\.\w+)", command)
+    if not found:
+        return False
+    return "device" in inspect.signature(importlib.import_module(found[1]).run).parameters

@@ -1,0 +1,122 @@
+"""Processes of a flow run: each leads a group, and none of them outlives the run."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Outcome(NamedTuple):
+    """How a process ended."""
+
+    code: int
+    lines: list[str]  # of its output, errors among them
+    timed_out: bool
+
+
+class _Group:
+    """The running processes of one flow run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._running.add(process)
+            stopped = self._stopped
+        if stopped:
+            stop(process)
+
+    def remove(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._running.discard(process)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            stop(process)
+
+
+_GROUP: ContextVar[_Group] = ContextVar("group")
+
+
+@contextmanager
+def stopped_at_exit() -> Iterator[None]:
+    """Processes that tasks start inside, in any thread, are stopped when the block is left."""
+    group = _Group()
+    token = _GROUP.set(group)
+    try:
+        yield
+    finally:
+        group.stop()
+        _GROUP.reset(token)
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Run `python arguments…` to its end.
+
+    Args:
+        arguments: of the Python that runs here, such as ["-m", "dvc", "status"].
+        environment: variables to add.
+        timeout: seconds after which the process and its children are stopped.
+        on_line: called with every line of output.
+    """
+    # `python` on the stages' command lines must be the one that runs here.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.guard", sys.executable, *arguments],
+        env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"} | dict(environment or {}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    group = _GROUP.get()
+    group.add(process)
+    timed_out = threading.Event()
+
+    def give_up() -> None:
+        timed_out.set()
+        stop(process)
+
+    timer = threading.Timer(timeout or 0, give_up)
+    if timeout:
+        timer.start()
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        with process.stdout as output:
+            for line in output:
+                lines.append(line.rstrip())
+                on_line(lines[-1])
+        process.wait()
+    finally:
+        timer.cancel()
+        stop(process)
+        process.wait()
+        group.remove(process)
+    return Outcome(process.returncode, lines, timed_out.is_set())
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Tell the guard to end its command and the whole group."""
+    assert process.stdin is not None
+    if not process.stdin.closed:
+        process.stdin.close()

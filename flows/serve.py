@@ -1,0 +1,139 @@
+"""A Prefect server, a worker and the deployments of prefect.yaml on this machine; `make serve`.
+
+Ctrl-C stops them all. Server and runs are kept in .prefect/.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from signal import SIGINT, SIGTERM, signal
+from typing import Annotated
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import typer
+from ruamel.yaml import YAML
+
+from hast.errors import HastError, InputError, clear_errors
+
+_HOST = "127.0.0.1"
+_PATIENCE = 120.0  # seconds for the server to answer; its first start makes a database
+_DEFINITION = Path("prefect.yaml")
+
+
+def serve(
+    port: Annotated[int, typer.Option(help="Of the server and its pages.")] = 4200,
+    report_port: Annotated[int, typer.Option(help="Of the pages in report/.")] = 4201,
+    limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 1,
+) -> None:
+    """Run until Ctrl-C."""
+    for number in (SIGINT, SIGTERM):
+        signal(number, _leave)
+    api = f"http://{_HOST}:{port}/api"
+    if _answers(f"{api}/health"):
+        raise InputError(f"something serves on port {port} already; set --port")
+    environment = _environment(api, report_port)
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> "subprocess.Popen[bytes]":
+            return stack.enter_context(_running(arguments, environment))
+
+        processes = [start("prefect", "server", "start", "--host", _HOST, "--port", str(port))]
+        _wait_for(f"{api}/health", processes[0])
+        pool = _work_pool()
+        _call(["work-pool", "create", "--type", "process", "--overwrite", pool], environment)
+        _call(["--no-prompt", "deploy", "--all"], environment)
+        name = f"{os.uname().nodename}-{os.getpid()}"
+        worker = ("prefect", "worker", "start", "--pool", pool, "--name", name)
+        processes.append(start(*worker, "--limit", str(limit)))
+        processes.append(
+            start("http.server", str(report_port), "--bind", _HOST, "--directory", "report")
+        )
+        print(
+            f"\nPrefect: http://{_HOST}:{port}   (pages: Deployments, Runs, Artifacts)\n"
+            f"Start a run: PREFECT_API_URL={api} prefect deployment run hast-pipeline/on-demand\n"
+            "Ctrl-C stops server, worker and schedule.\n",
+            flush=True,
+        )
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.5)
+        raise HastError("one of server, worker and report pages ended by itself; see above")
+
+
+def _environment(api: str, report_port: int) -> dict[str, str]:
+    here = Path.cwd()
+    path = os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(here / ".prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "HAST_WORKSPACE": os.environ.get("HAST_WORKSPACE", str(here)),
+        "HAST_REPORT_URL": os.environ.get("HAST_REPORT_URL", f"http://{_HOST}:{report_port}"),
+        "PYTHONPATH": path,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+
+
+@contextmanager
+def _running(
+    arguments: tuple[str, ...], environment: dict[str, str]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A `python -m` program that ends with the block, or with this process however it ends."""
+    command = [sys.executable, "-m", "flows.guard", sys.executable, "-m", *arguments]
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+
+
+def _call(arguments: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise HastError(f"prefect {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())
+
+
+def _work_pool() -> str:
+    """The pool of the deployments; one in prefect.yaml."""
+    deployments = YAML(typ="safe").load(_DEFINITION)["deployments"]
+    (pool,) = {deployment["work_pool"]["name"] for deployment in deployments}
+    return str(pool)
+
+
+def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not _answers(url):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise HastError(f"the Prefect server does not answer at {url}")
+        time.sleep(0.3)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=2):
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    with clear_errors("serve"):
+        typer.run(serve)

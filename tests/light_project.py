@@ -1,0 +1,74 @@
+"""A project whose stages only sleep, so that tests of flows wait for flows alone."""
+
+import subprocess
+from pathlib import Path
+
+from conftest import copy_project
+
+# Notes when it ran and which GPUs it saw. Where a file `fail-NAME` holds an exit code, it fails
+# with it; where a file `once-NAME` does, it fails once.
+_STAGE = '''
+import json, os, sys, time
+from pathlib import Path
+
+
+def run(*, device: str = "auto") -> None:
+    """Only its signature is read."""
+
+
+if __name__ == "__main__":
+    name, seconds = sys.argv[1], float(sys.argv[2])
+    start = time.time()
+    print(f"{name}: 1/2, 1.0/s, 1 s left", flush=True)
+    for kind in ("fail", "once"):
+        told = Path(f"{kind}-{name}")
+        if told.exists():
+            code = int(told.read_text())
+            if kind == "once":
+                told.unlink()
+            print(f"error: {name}: told to fail", file=sys.stderr)
+            sys.exit(code)
+    time.sleep(seconds)
+    out = Path(f"out/{name}.json")
+    out.parent.mkdir(exist_ok=True)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    out.write_text(json.dumps({"start": start, "end": time.time(), "gpus": gpus}))
+'''
+
+_DEFINITION = """
+stages:
+  first:
+    cmd: python -m stages.light first 0
+    deps: [stages/light.py]
+    outs: [out/first.json]
+  work:
+    matrix:
+      bits: [a, b]
+    cmd: python -m stages.light ${item.bits} 3
+    deps: [out/first.json]
+    outs: ["out/${item.bits}.json"]
+  last:
+    cmd: python -m stages.light last 0
+    deps: [out/a.json, out/b.json]
+    outs: [out/last.json]
+"""
+
+
+def light_project(target: Path) -> Path:
+    """A copy of the project with other stages: first, then work@a and work@b, then last."""
+    project = copy_project(target)
+    (project / "stages/light.py").write_text(_STAGE)
+    (project / "dvc.yaml").write_text(_DEFINITION)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["add", "-A"], ["commit", "-qm", "light stages"]):
+        subprocess.run([*git, *command], cwd=project, check=True)
+    return project
+
+
+def two_gpus(folder: Path) -> str:
+    """A folder for PATH in which `nvidia-smi` lists two GPUs."""
+    folder.mkdir()
+    listing = folder / "nvidia-smi"
+    listing.write_text("#!/bin/sh\necho GPU-one\necho GPU-two\n")
+    listing.chmod(0o755)
+    return str(folder)
