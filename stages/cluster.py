@@ -6,6 +6,7 @@ an object store that all of them reach.
 """
 
 import logging
+import platform
 import queue
 import time
 import uuid
@@ -36,6 +37,7 @@ class Task(NamedTuple):
     start: int  # first sample of the shard
     threads: int  # of torch; rounding depends on them
     run: str  # names one call of `make_with_dask`
+    bank: str  # of all that decides the bytes, the code among it
     exchange: Exchange | None
 
     def shard(self, writer: BankWriter) -> slice:
@@ -43,6 +45,11 @@ class Task(NamedTuple):
 
     def is_done(self) -> bool:
         """Whether the shard is where it belongs."""
+        if self.job.name() != self.bank:
+            raise InputError(
+                f"the Dask worker on {platform.node()} has another version of this program; update"
+                " it and start it again"
+            )
         if self.exchange:
             return self.exchange.has_shard(self.start)
         if not self.job.partial.is_dir():
@@ -93,7 +100,8 @@ def make_with_dask(
             exchange.fetch_shard(writer, shard)  # made for an earlier run that was killed
     shards = writer.missing_shards()
     run = f"hast-{uuid.uuid4().hex}"
-    tasks = [Task(job, s.start, torch.get_num_threads(), run, exchange) for s in shards]
+    name, threads = job.name(), torch.get_num_threads()
+    tasks = [Task(job, shard.start, threads, run, name, exchange) for shard in shards]
     if tasks:
         with _connected(address, min(workers, len(tasks))) as client:
             yield from _reports(client, tasks, writer)
