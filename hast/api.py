@@ -251,6 +251,7 @@ def quantize_zero_shot(
     chosen = values["quantize"] | values.get("layers", {})
     if "steps" in settings:
         chosen.pop("milestones")  # they belong to the recipe's steps
+    chosen["calibration"] = values.get("calibrate", {})
     return quantize(
         teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, generator=generator,
         **common, **chosen | settings,

@@ -16,10 +16,12 @@ _RECIPES: dict[str, Settings] = {
     "hast": {},  # the sections' own defaults
     "best": {
         "layers": {"quantizer": "learned"},
+        "calibrate": {"images": "bank", "correct_batch_norm": True},
         "quantize": {
             "optimizer": "adamw",
             "schedule": "cosine",
             "learning_rate": 1e-3,
+            "scale_rate_factor": 10.0,
             "weight_decay": 0.0,
             "milestones": [],
         },

@@ -42,6 +42,7 @@ class FinetuneConfig(Section):
     schedule: Literal["milestones", "cosine"] = "milestones"
     learning_rate: float = Field(default=1e-5, gt=0)
     milestones: tuple[int, ...] = (4000, 8000, 12000)  # steps at which the rate drops to a tenth
+    scale_rate_factor: float = Field(default=1.0, gt=0)  # on the rate of learned scales
     momentum: float = Field(default=0.9, gt=0, lt=1)  # Nesterov, of sgd
     weight_decay: float = Field(default=1e-4, ge=0)
     temperature: float = Field(default=20.0, gt=0)  # T
@@ -182,7 +183,11 @@ def _optimizer(
     named = [*student.named_parameters()]
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in named if not name.endswith("log_scale")]},
-        {"params": [p for name, p in named if name.endswith("log_scale")], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in named if name.endswith("log_scale")],
+            "lr": rate * config.scale_rate_factor,
+            "weight_decay": 0.0,
+        },
     ]
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":

@@ -5,6 +5,7 @@ import torch
 
 from hast.bit_width import BitWidth
 from hast.errors import NonFiniteLossError
+from hast.loops.calibrate import observe_ranges
 from hast.loops.finetune import FinetuneConfig, finetune, start_finetuning
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
 from hast.networks.blocks import find_blocks
@@ -100,6 +101,23 @@ def test_learned_scales_are_trained_without_decay(teacher, spec):
     assert [s.learning_rate for s in steps] == pytest.approx(
         [1e-2, 8.54e-3, 5e-3, 1.46e-3], rel=1e-2
     )
+
+
+def test_learned_scales_may_move_faster_than_weights(teacher, spec):
+    rules = PlanConfig(placement="inputs", quantizer="learned")
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), rules)
+    moved = []
+    for factor in (1.0, 10.0):
+        student = prepare_student(teacher, spec, plan)
+        list(observe_ranges(student, [IMAGES]))
+        before = {n: p.detach().clone() for n, p in student.named_parameters()}
+        options = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}
+        run(student, teacher, spec, steps=1, scale_rate_factor=factor, **options)
+        moved.append({n: (p - before[n]).abs().max().item() for n, p in student.named_parameters()})
+    slow, fast = moved
+    for name in slow:  # the first step of Adam is as long as the rate
+        times = 10 if name.endswith("log_scale") else 1
+        assert fast[name] == pytest.approx(times * slow[name], rel=1e-2, abs=1e-7), name
 
 
 def test_zero_switches_promotion_and_alignment_off(student, teacher, spec):
