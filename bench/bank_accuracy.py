@@ -71,7 +71,10 @@ def main(
             rounded = torch.from_numpy(decode(*encode(bank.images.numpy(), name)))
             row = {"dtype": name, "seed": seed, **distance(teacher, bank, rounded)}
             for width in parse_widths(widths):
-                student = calibrated(teacher, width, settings["layers"], generator, seed)
+                student = calibrated(
+                    teacher, width, {"placement": "inputs", **settings["layers"]}, {},
+                    generator=generator, bank=rounded, seed=seed,
+                )  # fmt: skip
                 tuning = settings["quantize"] | {"steps": steps, "seed": seed}
                 engine = choose_engine(device_of(student), work=float("inf"))
                 tune(student, teacher, rounded, tuning, engine, f"{name} {width}")

@@ -243,18 +243,18 @@ def quantize_zero_shot(
     """
     values = recipe_settings(recipe, size)
     common: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
-    generator = train_generator(teacher, spec, **values["generator"], **common)
-    bank = synthesize(
-        teacher, spec, generator=generator,
-        **common, **values["synthesize"] | dict(synthesis or {}),
-    )  # fmt: skip
+    pixels = values["synthesize"] | dict(synthesis or {})
+    ranges = values.get("calibrate", {}) | settings.pop("calibration", {})
+    generator = None
+    if pixels.get("init") == "generator" or ranges.get("images") != "bank":
+        generator = train_generator(teacher, spec, **values["generator"], **common)
+    bank = synthesize(teacher, spec, generator=generator, **common, **pixels)
     chosen = values["quantize"] | values.get("layers", {})
     if "steps" in settings:
         chosen.pop("milestones")  # they belong to the recipe's steps
-    chosen["calibration"] = values.get("calibrate", {})
     return quantize(
-        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, generator=generator,
-        **common, **chosen | settings,
+        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, calibration=ranges,
+        generator=generator, **common, **chosen | settings,
     )  # fmt: skip
 
 
