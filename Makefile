@@ -12,7 +12,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 .PHONY: help run test check bench flow serve sweep clean
 
 help:
-	@echo "make run    set up .venv and bring the whole pipeline up to date (dvc repro)"
+	@echo "make run    set up .venv and bring the whole pipeline up to date (dvc repro); QUIET=1"
 	@echo "make test   set up .venv and run the tests"
 	@echo "make check  lint, format and types"
 	@echo "make bench  synthesis and fine-tuning steps against a plain reference"
@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(READY)
-	@$(PY) -m stages.pipeline
+	@$(PY) -m stages.pipeline $(if $(QUIET),--quiet)
 
 test: $(READY)
 	@$(PY) -m pytest -m "not slow and not gpu"

@@ -121,7 +121,7 @@ def _say(found: Classifier, answers: _Answers, out: Path) -> None:
 
 
 def _ask(weights: str | None, spec: dict[str, Any], data_root: str | None) -> _Answers:
-    if not sys.stdin.isatty():
+    if not _is_terminal():
         raise InputError("SOURCE is missing, and there is no terminal to ask for it on")
     source = typer.prompt("Where does the network come from (torchvision:NAME, timm:NAME, ...)")
     weights = weights or typer.prompt("Checkpoint file or pretrained tag", default="") or None
@@ -138,6 +138,10 @@ def _ask(weights: str | None, spec: dict[str, Any], data_root: str | None) -> _A
         spec["std"] = _numbers("std", typer.prompt("Standard deviation of each", default=std))
     data_root = data_root or typer.prompt("Folder with test/CLASS/IMAGE", default="") or None
     return _Answers(source, weights, spec, data_root)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

@@ -37,7 +37,10 @@ def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
 
 def results_table(results: Results) -> Table:
     """Accuracy, agreement with the teacher and size of every network."""
-    table = Table(title=f"Test split, {results['fp32']['samples']} images")
+    images = results["fp32"]["samples"]
+    table = Table(
+        title=f"Test split, {images} images" if images else "No test images: agreement on the bank"
+    )
     for position, name in enumerate(RESULT_COLUMNS):
         table.add_column(name, justify="right" if position else "left")
     for row in result_rows(results):
@@ -90,12 +93,15 @@ def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
 
 
 def _cells(name: str, row: Mapping[str, Any], full_size: int) -> tuple[str, ...]:
-    before = row.get("top1_before_finetuning")
     return (
         "full precision" if name == "fp32" else name.upper(),
-        f"{row['top1']:.2%}",
-        "" if before is None else f"{before:.2%}",
-        f"{row['agreement']:.2%}",
+        _share(row.get("top1")),
+        _share(row.get("top1_before_finetuning")),
+        _share(row.get("agreement", row.get("bank_agreement"))),
         f"{row['size_bytes']:,}",
         f"{full_size / row['size_bytes']:.1f}x",
     )
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

@@ -26,7 +26,7 @@ from hast.networks.plan import (
 )
 from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
-from hast.progress import drain
+from hast.progress import drain, is_quiet
 from hast.storage.bank import open_bank
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
@@ -73,7 +73,8 @@ def run(
     card = StudentCard(bits=str(width), plan=plan, teacher=source.card.fingerprint)
     save_with_card(out, student, card)
     table = layer_table(source.network, source.spec, plan)
-    Console(stderr=True).print(layers_table(table, title=f"Layers of {width}"))
+    if not is_quiet():
+        Console(stderr=True).print(layers_table(table, title=f"Layers of {width}"))
     write_tsv(layers, LayerBits._fields, table)
     write_json(metrics, {"size_bytes": packed_size(student)})
 

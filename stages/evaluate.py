@@ -11,7 +11,7 @@ from torch import nn
 from hast.bank import Bank
 from hast.config import load_section
 from hast.engine import select_device
-from hast.loops.evaluate import Predictions, joined, predict
+from hast.loops.evaluate import Predictions, joined, nothing_predicted, predict
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
 from hast.progress import track
@@ -58,7 +58,7 @@ def run(
 
     batches = open_batches(config, "test", source.spec)
     records = track(predict(networks, batches), total=len(batches), label=f"evaluate {bits}")
-    seen = joined(records)
+    seen = joined(records) if len(batches) else nothing_predicted(networks)
     write_tsv(predictions, *_table(seen))
     on_bank = _on_bank(networks, samples, label=f"evaluate {bits} on the bank")
     write_json(
@@ -81,6 +81,9 @@ def _on_bank(networks: dict[str, nn.Module], bank: Bank, *, label: str) -> Predi
 
 
 def _measures(seen: Predictions, name: str) -> dict[str, float]:
+    """Shares in [0, 1]; nothing where there were no images."""
+    if not len(seen.labels):
+        return {}
     counts = seen.evaluation(name, reference="teacher")
     return {"top1": counts.top1, "top5": counts.top5, "agreement": counts.agreement}
 

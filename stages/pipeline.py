@@ -1,46 +1,79 @@
 """The main job: check the parameters, let DVC rebuild what changed, print what came out."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from hast.errors import clear_errors
+from hast.errors import INTERRUPTED, InputError, clear_errors
+from hast.offline_plots import set_up
+from hast.progress import QUIET
 from hast.storage.tables import read_json
 from hast.storage.timings import read_timings
 from hast.summary import results_table, timings_table
-from stages.entry import PARAMS
+from stages.entry import PARAMS, Quiet
 from stages.params import check_params
 
 REPORT = Path("report")
+_KEPT = "all finished stages are kept; the same command goes on with the one that was stopped"
 
 
 def run(
     arguments: Annotated[
         list[str] | None, typer.Argument(help="Passed on to `dvc repro`, such as a stage.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Check params.yaml, run `dvc repro`, and print the results and the time of every stage."""
+    if quiet:
+        os.environ[QUIET] = "1"
     check_params(PARAMS)
     start = time.time()
-    # `python` on the stages' command lines must be the one that runs here.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = [sys.executable, "-m", "dvc", "repro", *(arguments or [])]
-    code = subprocess.run(command, env=os.environ | {"PATH": path}, check=False).returncode
+    repro = ["repro", *(["--quiet"] if quiet else []), *(arguments or [])]
+    code = _run_dvc(repro)
     if code:
         raise SystemExit(code)
+    if (REPORT / "index.html").is_file():  # a single stage may have been asked for
+        with suppress(InputError):  # an installation without the extra `report` has no such page
+            set_up(Path.cwd())
+    if not quiet:
+        _print_outcome(start)
 
+
+def _run_dvc(arguments: list[str]) -> int:
+    """Exit code of DVC. Ctrl-C reaches it and its stage as well: wait until both have ended."""
+    # `python` on the stages' command lines must be the one that runs here.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    interrupts: list[int] = []
+    # A handler, not SIG_IGN, which DVC would inherit.
+    before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", *arguments], env=os.environ | {"PATH": path}
+        )
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts and code:
+        print(f"interrupted: {_KEPT}", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _print_outcome(start: float) -> None:
     console = Console()
     results = REPORT / "results.json"
-    if results.is_file():  # a single stage may have been asked for
+    if results.is_file():
         console.print(results_table(read_json(results)))
     console.print(timings_table(read_timings(), since=start))
-    console.print(f"Report: {REPORT / 'results.md'}; pictures: `dvc plots show`")
+    console.print(f"Report: {REPORT / 'index.html'}; as a table: {REPORT / 'results.md'}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run(
     write_tsv(
         out / "accuracy.tsv",
         ("network", "top1", "agreement"),
-        ((name, row["top1"], row["agreement"]) for name, row in results.items()),
+        ((name, row.get("top1", ""), row.get("agreement", "")) for name, row in results.items()),
     )
     (out / "index.html").write_text(render(finished, results), encoding="utf-8")
 

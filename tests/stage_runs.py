@@ -51,6 +51,10 @@ def run_student(bits: str = "w4a4") -> None:
         metrics=M / "score.json", histogram=P / "difficulty.tsv",
     )  # fmt: skip
     run_quantize(bits)
+    run_evaluate(bits)
+
+
+def run_evaluate(bits: str = "w4a4") -> None:
     evaluate.run(
         bits=bits, inputs=A / "dataset.json", teacher=A / "teacher", bank=A / "bank",
         calibrated=A / "calibrated", student=A / "student",

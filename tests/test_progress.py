@@ -50,3 +50,10 @@ def test_a_terminal_gets_a_bar(monkeypatch, n):
     if n:
         assert "4/4" in terminal.getvalue()
         assert "loss=3" in terminal.getvalue()
+        assert "/s" in terminal.getvalue()
+
+
+def test_a_quiet_environment_hides_it(capsys, monkeypatch):
+    monkeypatch.setenv("HAST_QUIET", "1")
+    assert [*track(records(3), total=3, label="quantize")] == [*records(3)]
+    assert capsys.readouterr().err == ""

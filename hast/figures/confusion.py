@@ -46,9 +46,11 @@ def confusion_change(
             count = int(part[row, column])
             colour = "white" if abs(count) > 0.6 * limit else "black"
             ax.text(column, row, f"{count:+d}", ha="center", va="center", fontsize=7, color=colour)
-        ticks = range(len(shown))
-        ax.set_xticks(ticks, labels=names, rotation=90 if max(map(len, names)) > 2 else 0)
-        ax.set_yticks(ticks, labels=names)
+        places = range(len(shown))
+        ax.set_xticks(places, labels=names, rotation=90 if max(map(len, names)) > 2 else 0)
+        ax.set_yticks(places, labels=names)
         ax.set(xlabel="answer", ylabel="label")
-        figure.colorbar(picture, ax=ax, shrink=0.8, label="images more (+) or fewer (−)")
+        ticks = sorted({-limit, -(limit // 2), 0, limit // 2, limit})
+        label = "images more (+) or fewer (−)"
+        figure.colorbar(picture, ax=ax, shrink=0.8, ticks=ticks, label=label)
     return figure

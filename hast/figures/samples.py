@@ -65,7 +65,7 @@ def sample_grid(
             ax.spines[:].set_visible(False)
             if index >= 0:
                 _show(ax, pixels[index])
-                ax.set_xlabel(f"{difficulty[index]:.2g}", fontsize=7, labelpad=1)
+                ax.set_xlabel(f"{difficulty[index]:.2f}", fontsize=7, labelpad=1)
         for ax, row in zip(axes[::columns], grid, strict=True):
             label = int(labels[row[0]])
             name = class_names[label] if class_names else str(label)

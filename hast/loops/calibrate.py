@@ -28,9 +28,9 @@ class CalibrationConfig(Section):
 
     images: Literal["generator", "bank"] = "generator"
     correct_batch_norm: bool = False
-    batches: int = Field(default=100, ge=1)
+    batches: int = Field(default=100, ge=1)  # of images to observe
     batch_size: int = Field(default=64, ge=1)
-    range_momentum: float = Field(default=0.9, ge=0, lt=1)
+    range_momentum: float = Field(default=0.9, ge=0, lt=1)  # weight of the average so far
     seed: int = 0
 
     @property

@@ -93,6 +93,12 @@ def joined(parts: Iterable[Predictions]) -> Predictions:
     )
 
 
+def nothing_predicted(names: Iterable[str]) -> Predictions:
+    """What networks say about no images."""
+    none = Prediction(torch.empty(0).long(), torch.empty(0).bool(), torch.empty(0))
+    return Predictions(torch.empty(0).long(), dict.fromkeys(names, none))
+
+
 def evaluate(
     networks: Mapping[str, nn.Module],
     reference: nn.Module,

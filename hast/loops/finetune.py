@@ -38,8 +38,8 @@ class FinetuneConfig(Section):
 
     steps: int = Field(default=29400, ge=1)
     batch_size: int = Field(default=64, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    schedule: Literal["milestones", "cosine"] = "milestones"
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # with Nesterov momentum, or AdamW
+    schedule: Literal["milestones", "cosine"] = "milestones"  # of the learning rate
     learning_rate: float = Field(default=1e-5, gt=0)
     milestones: tuple[int, ...] = (4000, 8000, 12000)  # steps at which the rate drops to a tenth
     scale_rate_factor: float = Field(default=1.0, gt=0)  # on the rate of learned scales
@@ -51,7 +51,7 @@ class FinetuneConfig(Section):
     alignment_modules: tuple[str, ...] = ()  # names or patterns; empty finds residual bodies
     promotion_step: float = Field(default=0.01, ge=0)  # ε in normalized pixels; 0 is off
     min_crop_scale: float = Field(default=0.5, gt=0, le=1)
-    flip: bool = True
+    flip: bool = True  # mirror half of the images left to right
     sampling: Literal["uniform", "difficulty"] = "uniform"  # by difficulty under the student
     seed: int = 0
 

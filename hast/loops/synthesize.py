@@ -38,7 +38,7 @@ class SynthesisConfig(Section):
     gamma: float = Field(default=2.0, ge=0)  # γ; 0 is plain cross-entropy
     augment_probability: float = Field(default=0.0, ge=0, le=1)  # of a step to see crops and flips
     min_crop_scale: float = Field(default=0.4, gt=0, le=1)
-    init: Literal["gaussian", "generator"] = "gaussian"
+    init: Literal["gaussian", "generator"] = "gaussian"  # where the pixels start
     seed: int = 0
 
 

@@ -18,7 +18,7 @@ from hast.runtime import device_of, seeded
 class TrainingConfig(Section):
     """Ordinary supervised training: SGD with momentum and a one-cycle learning rate."""
 
-    epochs: int = Field(default=40, ge=1)
+    epochs: int = Field(default=40, ge=1)  # passes over the training images
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=0.1, gt=0)  # the peak of the cycle
     weight_decay: float = Field(default=5e-4, ge=0)

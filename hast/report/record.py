@@ -102,11 +102,17 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
 def read_seen(path: Path) -> Seen:
     """What `evaluate` wrote, one row a test image."""
     columns = {name: torch.tensor(values) for name, values in _columns(path).items()}
+    if not columns:  # there were no test images
+        columns = {name: torch.empty(0) for n in _NETWORKS for name in ("label", n, _hard(n))}
     return Seen(
         columns["label"].long(),
         {name: columns[name].long() for name in _NETWORKS},
-        {name: columns[f"{name}_difficulty"] for name in _NETWORKS},
+        {name: columns[_hard(name)] for name in _NETWORKS},
     )
+
+
+def _hard(network: str) -> str:
+    return f"{network}_difficulty"
 
 
 def _layers(sources: Sources, width: str) -> list[Row]:

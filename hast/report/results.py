@@ -13,20 +13,28 @@ def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
 
     Shares are in [0, 1]. `drop` is what the student loses against the teacher on the same images,
     with the half-width of its 95 % interval; `compression` is fp32 size by size; `bank_agreement`
-    is agreement with the teacher on the images the student was trained on.
+    is agreement with the teacher on the images the student was trained on. Without test images
+    (`samples` is 0) nothing else is known.
     """
     teacher = widths[0].measured["teacher"]
-    results = {"fp32": {key: teacher[key] for key in _MEASURES}}
+    results = {"fp32": _known(teacher)}
     for width in widths:
         student = width.measured["student"]
-        results[width.name] = {key: student[key] for key in _MEASURES} | {
-            "top1_before_finetuning": width.measured["calibrated"]["top1"],
-            "drop": teacher["top1"] - student["top1"],
-            "drop_margin": drop_margin(width.seen),
+        results[width.name] = _known(student) | {
             "compression": teacher["size_bytes"] / student["size_bytes"],
             "bank_agreement": width.measured["bank"]["student"]["agreement"],
         }
+        if student["samples"]:
+            results[width.name] |= {
+                "top1_before_finetuning": width.measured["calibrated"]["top1"],
+                "drop": teacher["top1"] - student["top1"],
+                "drop_margin": drop_margin(width.seen),
+            }
     return results
+
+
+def _known(measured: dict[str, Any]) -> dict[str, Any]:
+    return {key: measured[key] for key in _MEASURES if key in measured}
 
 
 def drop_margin(seen: Seen) -> float:
@@ -39,6 +47,11 @@ def drop_margin(seen: Seen) -> float:
 
 def verdict(name: str, row: dict[str, Any]) -> str:
     """One sentence that says whether the student can be trusted."""
+    if not row["samples"]:
+        return (
+            f"{name.upper()} gives the teacher's answer on {row['bank_agreement']:.1%} of the bank"
+            " it was trained on; without test images nobody knows its accuracy."
+        )
     drop, margin = 100 * row["drop"], 100 * row["drop_margin"]
     answers = (
         f"{name.upper()} gives the teacher's answer on {row['agreement']:.1%} of"

@@ -33,7 +33,9 @@ class Chapter(NamedTuple):
 
 def chapters(run: Run) -> list[Chapter]:
     """All pictures of a run, what matters most first."""
-    return [_samples(run), _difficulty(run), _fidelity(run), _confusion(run), _training(run)]
+    measured = len(run.widths[0].seen.labels) > 0
+    on_test = [_fidelity(run), _confusion(run)] if measured else []
+    return [_samples(run), _difficulty(run), *on_test, _training(run)]
 
 
 def _samples(run: Run) -> Chapter:
@@ -61,30 +63,36 @@ def _difficulty(run: Run) -> Chapter:
         {
             "bank, teacher": run.difficulty,
             **{f"bank, {w.name.upper()} before fine-tuning": w.difficulty for w in run.widths},
-            "test images, teacher": first.difficulty["teacher"],
+            **({"test images, teacher": first.difficulty["teacher"]} if len(first.labels) else {}),
         }
     )
-    wrong = {"teacher": ~first.correct("teacher")}
-    wrong |= {w.name.upper(): ~w.seen.correct("student") for w in run.widths}
-    errors = error_by_difficulty(first.difficulty["teacher"], wrong)
+    pictures = [
+        _drawn(
+            histogram,
+            "difficulty",
+            "Share of samples by difficulty, synthetic and real (logarithmic).",
+        )
+    ]
+    if len(first.labels):
+        pictures.append(_errors(run))
     return Chapter(
         "Difficulty",
         "0 is easy, 1 is hard. A bank that is much easier than real images teaches little about the"
         " boundary between classes. A student that errs only where the teacher is unsure has kept"
         " what the teacher knows.",
-        [
-            _drawn(
-                histogram,
-                "difficulty",
-                "Share of samples by difficulty, synthetic and real (logarithmic).",
-            ),
-            _drawn(
-                errors,
-                "errors",
-                "Errors on test images by their difficulty for the teacher, with 95 % intervals;"
-                " above each group the number of its images.",
-            ),
-        ],
+        pictures,
+    )
+
+
+def _errors(run: Run) -> Picture:
+    first = run.widths[0].seen
+    wrong = {"teacher": ~first.correct("teacher")}
+    wrong |= {w.name.upper(): ~w.seen.correct("student") for w in run.widths}
+    return _drawn(
+        error_by_difficulty(first.difficulty["teacher"], wrong),
+        "errors",
+        "Errors on test images by their difficulty for the teacher, with 95 % intervals; above each"
+        " group the number of its images.",
     )
 
 

@@ -32,13 +32,14 @@ class DatasetConfig(Section):
 
     Attributes:
         name: `digits` is scikit-learn's bundled set; `folder` reads root/<split>/<class>/<image>,
-            classes in alphabetical order.
+            classes in alphabetical order; `none` measures nothing: the student is only compared
+            with the teacher, on the bank.
         root: of `folder`; relative to the project.
         crop_fraction: images are scaled to cover the input divided by this share, and the centre is
             cut out; 0.875 is torchvision's for 224 x 224.
     """
 
-    name: Literal["digits", "folder"] = "digits"
+    name: Literal["digits", "folder", "none"] = "digits"
     root: Path | None = None
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
 
@@ -74,6 +75,8 @@ def open_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batche
     Raises:
         InputError: the folder is not there, or its images or classes do not fit the network.
     """
+    if config.name == "none":
+        return []
     if config.name == "digits":
         return _digits_batches(split, spec)
     return _folder_batches(config, split, spec)

@@ -1,13 +1,21 @@
 """The report of a small run, read as text and opened in a real browser."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from browser import opened
 from conftest import edit_params, use_tiny_sizes
 from imports import ROOT
-from stage_runs import run_generator, run_report, run_student, run_synthesize, run_teacher
+from stage_runs import (
+    run_evaluate,
+    run_generator,
+    run_report,
+    run_student,
+    run_synthesize,
+    run_teacher,
+)
 
 from hast.errors import InputError
 from hast.report.record import Sources, read_run
@@ -144,7 +152,7 @@ def test_ink_and_page_differ_in_light_and_dark(browser, page, scheme, dark):
     with opened(browser, page, color_scheme=scheme) as tab:
         paper = lightness(tab, "body", "backgroundColor")
         assert (paper < 0.3) == dark
-        for text in ("h1", "main p", "caption", "#layers td", "figure svg text"):
+        for text in ("h1", "main p", "figcaption", "#layers td", "figure svg text"):
             what = "fill" if "svg" in text else "color"
             assert abs(lightness(tab, text, what) - paper) > 0.35, text
 
@@ -160,3 +168,22 @@ def test_it_prints_on_white_paper_without_the_menu(browser, page):
         assert lightness(tab, "body", "backgroundColor") == 1.0
         assert not tab.page.is_visible("nav")
         assert len(tab.page.pdf(format="A4")) > 20_000
+
+
+def test_without_test_images_it_says_what_is_not_known(browser, run_folder, tmp_path, monkeypatch):
+    shutil.copytree(run_folder, tmp_path / "blind")
+    monkeypatch.chdir(tmp_path / "blind")
+    edit_params(Path(), lambda p: p["dataset"].update(name="none"))
+    for width in WIDTHS:
+        run_evaluate(width)
+    run_report()
+    results = read_json(Path("report/results.json"))
+    assert results["w4a4"].keys() == {"size_bytes", "samples", "compression", "bank_agreement"}
+    with opened(browser, Path("report/index.html")) as tab:
+        assert tab.complaints == []
+        text = tab.page.inner_text("body")
+    assert "No test images were given" in text
+    assert "without test images nobody knows its accuracy" in text
+    assert "Confusion" not in text
+    table = Path("report/results.md").read_text()
+    assert f"{results['w4a4']['bank_agreement']:.2%}" in table

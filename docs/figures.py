@@ -1,0 +1,78 @@
+"""The pictures of docs/method.md, made by the code they explain.
+
+python docs/figures.py        # in the project's root, after `make run`
+"""
+
+from pathlib import Path
+
+import torch
+
+from hast.bit_width import load_bit_widths
+from hast.figures.canvas import PALETTE, Figure, canvas, to_png
+from hast.figures.difficulty import difficulty_histogram
+from hast.figures.samples import sample_grid, to_pixels
+from hast.figures.training import bns_gap
+from hast.math.hardness import hard_sample_loss
+from hast.math.quantization import choose_qparams, fake_quantize
+from hast.report.record import Run, Sources, read_run
+
+IMAGES = Path(__file__).parent / "images"
+PARAMS = Path("params.yaml")
+
+
+def hard_weight() -> Figure:
+    """(1 - p)^γ · CE of a two-class answer, by the probability of the label."""
+    p = torch.linspace(0.02, 0.98, 97)
+    logits = torch.stack([p.log(), (1 - p).log()], dim=1)
+    label = torch.zeros(1, dtype=torch.int64)
+    with canvas(width=5.0, height=2.8) as (figure, (ax,)):
+        for colour, gamma in zip(PALETTE, (0.0, 0.5, 2.0), strict=False):
+            losses = [hard_sample_loss(row[None], label, gamma=gamma).item() for row in logits]
+            ax.plot(p.tolist(), losses, color=colour, label=f"γ = {gamma:g}")
+        ax.set(xlabel="probability of the label p", ylabel="loss", ylim=(0, 3))
+        ax.legend()
+        ax.grid(axis="y")
+    return figure
+
+
+def rounding() -> Figure:
+    """Values before and after quantization to a few bits."""
+    x = torch.linspace(-1, 1, 801)
+    with canvas(1, 3, width=7.5, height=2.5) as (figure, axes):
+        for ax, bits in zip(axes, (4, 3, 2), strict=True):
+            q = fake_quantize(x, choose_qparams(x.min(), x.max(), bits=bits))
+            ax.plot(x.tolist(), x.tolist(), color=PALETTE[0], linewidth=0.8)
+            ax.plot(x.tolist(), q.tolist(), color=PALETTE[1])
+            ax.set(title=f"{bits} bits: {2**bits} values", xlabel="weight")
+        axes[0].set_ylabel("quantized weight")
+    return figure
+
+
+def of_run(run: Run) -> dict[str, Figure]:
+    """Pictures that need a finished run."""
+    spec = run.bank.card.spec
+    pixels = to_pixels(run.bank.images, mean=spec.mean, std=spec.std)
+    seen = run.widths[0].seen
+    return {
+        "samples": sample_grid(pixels, run.bank.labels, run.difficulty, classes=4, columns=8),
+        "bns": bns_gap(run.gaps),
+        "difficulty": difficulty_histogram(
+            {
+                "bank, teacher": run.difficulty,
+                **{f"bank, {w.name.upper()} student": w.difficulty for w in run.widths},
+                "test images, teacher": seen.difficulty["teacher"],
+            }
+        ),
+    }
+
+
+def main() -> None:
+    run = read_run(Sources(), [str(width) for width in load_bit_widths(PARAMS)], PARAMS)
+    IMAGES.mkdir(exist_ok=True)
+    figures = {"hard_weight": hard_weight(), "rounding": rounding(), **of_run(run)}
+    for name, figure in figures.items():
+        (IMAGES / f"{name}.png").write_bytes(to_png(figure, dpi=110))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The commands of a day with the program, as a user calls them: real processes in a folder."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import child_environment
+from typer.testing import CliRunner
+
+from hast.cli import app
+from hast.config import read_yaml
+from hast.doctor import examine
+from hast.offline_plots import set_up
+from stages.params import check_params
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build(classes=3):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes),
+    )
+"""
+SPEC = ["--input-shape", "3x12x12", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"]
+
+
+def hast(*arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hast", *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False, env=child_environment(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder with a network of the user's own."""
+    (tmp_path / "mine.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("mine", None)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def run(*arguments: str, typed: str | None = None):
+    return CliRunner().invoke(app, [*arguments], input=typed)
+
+
+def test_init_writes_parameters_that_the_pipeline_accepts(mine):
+    done = hast("init", "python:mine:build", *SPEC, "--bits", "w4a4,w2a8")
+    assert done.returncode == 0, done.stderr
+    assert "takes 3x12x12 images and answers 3 classes" in done.stdout
+    assert "1 BatchNorm layers" in done.stdout
+    assert "no test images" in done.stdout
+    check_params(mine / "params.yaml")
+    written = read_yaml(mine / "params.yaml")
+    assert written["bit_widths"] == ["w4a4", "w2a8"]
+    assert written["dataset"]["name"] == "none"
+    assert written["teacher"]["spec"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_init_takes_a_checkpoint_and_a_folder_and_keeps_the_old_file(mine):
+    from mine import build
+
+    torch.save(build(5).state_dict(), mine / "w.pth")
+    (mine / "images/test").mkdir(parents=True)
+    (mine / "params.yaml").write_text("old\n")
+    options = ["--weights", "w.pth", "--source-args", '{"classes": 5}', "--data-root", "images"]
+    done = run("init", "python:mine:build", *SPEC, *options)
+    assert done.exit_code == 0, done.exception
+    assert (mine / "params.yaml.old").read_text() == "old\n"
+    written = read_yaml(mine / "params.yaml")
+    assert written["dataset"] == {"name": "folder", "root": "images"}
+    assert written["teacher"]["weights"] == "w.pth"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["python:mine:build"], "must be given.*--input-shape, --mean and --std"),
+        (["python:mine:nothing", *SPEC], "cannot be imported"),
+        (["python:torch.nn:Identity", *SPEC], "no BatchNorm|has no BatchNorm"),
+        (["python:mine:build", *SPEC, "--data-root", "nowhere"], "no folder nowhere/test"),
+        (["python:mine:build", *SPEC, "--bits", "4"], "bit width must be written"),
+        (["python:mine:build", *SPEC[:2], "--mean", "a"], "mean must be numbers"),
+        ([], "SOURCE is missing, and there is no terminal"),
+    ],
+)
+def test_init_that_cannot_work_says_why_and_writes_nothing(mine, arguments, message):
+    with pytest.raises(Exception, match=message):
+        raise run("init", *arguments).exception
+    assert not (mine / "params.yaml").exists()
+
+
+def test_init_asks_on_a_terminal(mine, monkeypatch):
+    monkeypatch.setattr("hast.init_cli._is_terminal", lambda: True)
+    answers = ["python:mine:build", "", "n", "3x12x12", "", "0.5,0.5,0.5", ""]
+    done = run("init", typed="\n".join(answers) + "\n")
+    assert done.exit_code == 0, done.exception
+    spec = read_yaml(mine / "params.yaml")["teacher"]["spec"]
+    assert spec["input_shape"] == [3, 12, 12]
+
+
+def test_inspect_as_json_has_every_width(mine):
+    done = run("inspect", "python:mine:build", "--input-shape", "3x12x12", "--json")
+    found = json.loads(done.stdout)
+    assert found["batch_norms"] == 1
+    assert [*found["sizes"]] == ["fp32", *(f"w{b}a{b}" for b in range(2, 9))]
+    sizes = [*found["sizes"].values()]
+    assert sizes[1:] == sorted(sizes[1:])
+    assert {layer["layer"] for layer in found["layers"]} == {"0", "5"}
+
+
+def test_the_doctor_says_what_it_found_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("HAST_DEVICE", "cuda:77")
+    checks = {check.name: check for check in examine(tmp_path)}
+    assert checks["python"].state == checks["torch"].state == "ok"
+    for name in ("prefect", "device", "git", "dvc"):
+        assert checks[name].state == "problem", name
+        assert checks[name].advice
+    assert "does not answer" in checks["prefect"].found
+
+
+def test_the_doctor_ends_with_1_where_a_run_would_stop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("doctor", "--json")
+    assert done.exit_code == 1
+    states = {check["name"]: check["state"] for check in json.loads(done.stdout)}
+    assert states["dvc"] == "problem"
+    assert run("doctor").exit_code == 1
+
+
+def test_results_are_there_for_programs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/results.json").write_text('{"fp32": {"top1": 1.0}}')
+    assert json.loads(run("results", "--json").stdout)["fp32"]["top1"] == 1.0
+
+
+def test_the_shell_completes_commands_and_presets(tmp_path):
+    environment = child_environment() | {
+        "_HAST_COMPLETE": "complete_bash", "COMP_WORDS": "hast preset ", "COMP_CWORD": "2",
+    }  # fmt: skip
+    code = "from hast.cli import app; app(prog_name='hast')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "cifar10_resnet20" in done.stdout.split()
+
+
+def test_help_has_examples_and_exit_codes():
+    assert "130 Ctrl-C" in " ".join(run("--help").stdout.replace("│", " ").split())
+    for command in ("init", "inspect", "preset", "doctor", "results", "report"):
+        assert f"hast {command}" in run(command, "--help").stdout
+
+
+def test_the_plots_page_is_set_up_once_and_the_users_own_is_left_alone(tmp_path):
+    (tmp_path / ".dvc").mkdir()
+    template = set_up(tmp_path)
+    text = template.read_text()
+    assert "{plot_divs}" in text
+    assert "vegaEmbed" in text
+    assert "<script src" not in text
+    template.write_text("kept")
+    assert set_up(tmp_path).read_text() == "kept"
+    (tmp_path / ".dvc/config.local").write_text("[plots]\nhtml_template = mine.html\n")
+    assert set_up(tmp_path).name == "mine.html"

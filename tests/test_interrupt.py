@@ -1,0 +1,72 @@
+"""Ctrl-C and silence, through the real pipeline in a process group of its own, as on a terminal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import child_environment, copy_project, edit_params
+from stage_runs import A, run_teacher
+
+
+@pytest.fixture
+def project(tmp_path):
+    return copy_project(tmp_path / "project")
+
+
+def start(project, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", *arguments],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env=child_environment() | environment,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds: float = 240.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come so far"
+        time.sleep(0.2)
+
+
+def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
+    # The first shard is done at once and the rest takes for ever.
+    edit_params(project, lambda p: p["synthesize"].update(samples=32, steps=2000))
+    process = start(project, "stages.pipeline")
+    shards = project / ".partial"
+    wait_for(lambda: [*shards.glob("*/bank.zarr/labels/c/0")])
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: synthesize: finished shards are kept in .partial/" in errors
+    assert "interrupted: all finished stages are kept" in errors
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):  # nothing of it is left running
+        os.killpg(process.pid, 0)
+    assert (project / "artifacts/generator").is_dir()
+    (first,) = shards.glob("*/bank.zarr/labels/c/0")
+    made = first.stat().st_mtime_ns
+
+    again = start(project, "stages.pipeline")
+    wait_for(lambda: [*shards.glob("*/bank.zarr/labels/c/1")])
+    assert first.stat().st_mtime_ns == made
+    os.killpg(again.pid, signal.SIGINT)
+    output, _ = again.communicate(timeout=60)
+    assert "Stage 'generator' didn't change, skipping" in output
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_quiet_stages_say_nothing(project, monkeypatch, how):
+    monkeypatch.chdir(project)
+    run_teacher()
+    arguments = ["--quiet"] if how == "option" else []
+    environment = {} if how == "option" else {"HAST_QUIET": "1"}
+    command = [
+        "stages.generator", "--teacher", str(A / "teacher"), "--out", str(A / "generator"),
+        "--metrics", "m.json", "--curve", "c.tsv",
+    ]  # fmt: skip
+    process = start(project, *command, *arguments, **environment)
+    assert process.communicate(timeout=120) == ("", "")
+    assert process.returncode == 0
