@@ -3,9 +3,13 @@
 python docs/figures.py        # in the project's root, after `make run`
 """
 
+import io
+import os
+import shutil
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from hast.bit_width import load_bit_widths
 from hast.figures.canvas import PALETTE, Figure, canvas, to_png
@@ -66,12 +70,27 @@ def of_run(run: Run) -> dict[str, Figure]:
     }
 
 
+def screenshot(page: Path, target: Path) -> None:
+    """The first screen of the report."""
+    from playwright.sync_api import sync_playwright
+
+    browser_path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1100, "height": 740})
+        tab.goto(page.resolve().as_uri())
+        shot = Image.open(io.BytesIO(tab.screenshot()))
+        browser.close()
+    shot.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(target, optimize=True)
+
+
 def main() -> None:
     run = read_run(Sources(), [str(width) for width in load_bit_widths(PARAMS)], PARAMS)
     IMAGES.mkdir(exist_ok=True)
     figures = {"hard_weight": hard_weight(), "rounding": rounding(), **of_run(run)}
     for name, figure in figures.items():
         (IMAGES / f"{name}.png").write_bytes(to_png(figure, dpi=110))
+    screenshot(Path("report/index.html"), IMAGES / "report.png")
 
 
 if __name__ == "__main__":

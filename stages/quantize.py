@@ -122,4 +122,4 @@ def _resume(file: CheckpointFile, state: FinetuneState, kept: Curve) -> None:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, kept="the last checkpoint is kept in .partial/; the same command goes on from it")
