@@ -43,7 +43,7 @@ def measure(folder: Path, samples: int) -> tuple[float, float]:
     """Peak of the stage's own memory in MB, and seconds."""
     prepare(folder, samples)
     command = [sys.executable, "-m", "stages.synthesize", "--compile", "off"]
-    for option in ("teacher", "generator"):
+    for option in ("teacher", "generator", "inputs"):
         command += [f"--{option}", option]
     command += ["--out", "bank", "--metrics", "metrics.json", "--profile", "profile.tsv"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -80,7 +80,7 @@ def prepare(folder: Path, samples: int) -> None:
         GeneratorCard(teacher=name, latent_dim=config.latent_dim, width=config.width),
     )
     with (folder / "params.yaml").open("w") as file:
-        YAML().dump({"synthesize": {"samples": samples, "steps": 1}}, file)
+        YAML().dump({"synthesize": {"samples": samples, "steps": 1}, "bank": {}}, file)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,13 @@ VERSION = 1
 Dtype = Literal["uint8", "float16", "float32"]
 
 
+class BankConfig(Section):
+    """Where the pipeline's bank comes from, and how one of our own is stored."""
+
+    source: str | None = None  # folder or URL of a bank to take; then none is synthesized
+    dtype: Dtype = "uint8"  # of stored pixels
+
+
 class Parent(Section):
     """A bank that another one was made from."""
 

@@ -89,8 +89,8 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
 }
 PRESETS = tuple(_PRESETS)
 _SECTIONS = (
-    "dataset", "teacher", "generator", "synthesize", "sensitivity", "layers", "calibrate", "score",
-    "quantize",
+    "dataset", "teacher", "generator", "synthesize", "bank", "sensitivity", "layers", "calibrate",
+    "score", "quantize",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hast.bank import BankConfig
 from hast.bit_width import BitWidth
 from hast.config import load_section
 from hast.engine import select_device
@@ -62,7 +63,8 @@ def run(
     student = prepare_student(
         source.network, source.spec, plan, range_momentum=config.range_momentum
     )
-    if config.images == "bank":
+    # No generator was trained for a bank that others made.
+    if config.images == "bank" or load_section(params, "bank", BankConfig).source is not None:
         samples = open_bank(bank, teacher=source.card.fingerprint)
         batches = partial(bank_batches, samples.images, config, where)
     else:

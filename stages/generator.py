@@ -1,5 +1,6 @@
 """generator: train the class-conditional generator against the teacher."""
 
+from hast.bank import BankConfig
 from hast.config import load_section
 from hast.engine import choose_engine, select_device
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
@@ -25,7 +26,12 @@ def run(
     precision: Precision = "auto",
     compile: Compile = "auto",
 ) -> None:
-    """Write the generator to OUT."""
+    """Write the generator to OUT; a note instead where a bank is taken that others made."""
+    if load_section(params, "bank", BankConfig).source is not None:
+        write_json(out / "not-trained.json", {"reason": "bank.source is set"})
+        write_tsv(curve, ("step", *_SHOWN), [])
+        write_json(metrics, {})
+        return
     config = load_section(params, "generator", GeneratorConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)

@@ -8,17 +8,20 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+from hast.bank import BankConfig
 from hast.config import load_section
 from hast.errors import InputError
 from hast.storage.datasets import DatasetConfig
 from hast.storage.tables import write_json
+from hast.storage.transfer import source_digest
 from hast.storage.weights import is_checkpoint
 from stages.entry import PARAMS, Out, Params, main
 from stages.teacher import TeacherConfig
 
 
-def run(*, teacher: Out, dataset: Out, params: Params = PARAMS) -> None:
-    """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET."""
+def run(*, teacher: Out, dataset: Out, bank: Out, params: Params = PARAMS) -> None:
+    """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET, of a bank
+    that others made to BANK."""
     config = load_section(params, "teacher", TeacherConfig)
     checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
     write_json(
@@ -30,6 +33,8 @@ def run(*, teacher: Out, dataset: Out, params: Params = PARAMS) -> None:
     )
     images = load_section(params, "dataset", DatasetConfig)
     write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
+    source = load_section(params, "bank", BankConfig).source
+    write_json(bank, {"manifest": source_digest(source) if source else None})
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hast.bank import BankConfig
 from hast.bit_width import load_bit_widths
 from hast.config import Section, load_section, read_yaml
 from hast.errors import InputError
@@ -20,6 +21,7 @@ SECTIONS: dict[str, type[Section]] = {
     "teacher": TeacherConfig,
     "generator": GeneratorConfig,
     "synthesize": SynthesisConfig,
+    "bank": BankConfig,
     "sensitivity": SensitivityConfig,
     "layers": PlanConfig,
     "calibrate": CalibrationConfig,

@@ -1,15 +1,16 @@
 """synthesize: make the bank of hard samples, shard by shard, and profile it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import zarr
 from torch import Tensor
 
 import hast
-from hast.bank import BankCard
+from hast.bank import BankCard, BankConfig, Dtype
 from hast.config import load_section
 from hast.engine import select_device
+from hast.errors import InputError
 from hast.loops.profile import Profile, profile_batches, whole_profile
 from hast.loops.synthesize import SynthesisConfig, batch_sizes
 from hast.networks.fingerprint import fingerprint
@@ -17,11 +18,13 @@ from hast.networks.generator import Generator
 from hast.networks.plan import forward_macs
 from hast.progress import drain, track
 from hast.storage.bank import StoredBank
+from hast.storage.bank_tools import batch_size_of
 from hast.storage.bank_writer import BankWriter
 from hast.storage.generators import load_generator
 from hast.storage.placing import check_free
-from hast.storage.tables import write_json, write_tsv
+from hast.storage.tables import read_json, write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
+from hast.storage.transfer import blocks_to_pull, pull_bank
 from stages.cluster import make_with_dask
 from stages.entry import (
     PARAMS,
@@ -44,6 +47,7 @@ def run(
     *,
     teacher: In,
     generator: In,
+    inputs: In,
     out: Out,
     metrics: Out,
     profile: Out,
@@ -58,16 +62,22 @@ def run(
 ) -> None:
     """Write the bank to OUT. Finished shards of a run that was killed are kept.
 
+    With `bank.source` that bank is taken instead of making one; INPUTS holds its hash.
     With several workers Dask leads them: processes of this machine, or those of CLUSTER.
     """
     check_free(out, overwrite=overwrite)
     config = load_section(params, "synthesize", SynthesisConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
+    kind = load_section(params, "bank", BankConfig)
+    if kind.source is not None:
+        _take(kind.source, read_json(inputs)["manifest"], source, out, overwrite=overwrite)
+        _report(_profile(source, _stored_batches(StoredBank(out))), metrics, profile)
+        return
     work = forward_macs(source.network, source.spec) * 3 * config.steps * config.samples
     init = load_generator(generator, source, where)
 
-    card = _card(source, init, config)
+    card = _card(source, init, config, kind.dtype)
     # Workers of a cluster choose for themselves what `auto` is on their machine.
     name = device if cluster else str(where)
     job = Job(teacher, generator, card, config, name, precision, compile, work)
@@ -87,8 +97,7 @@ def run(
             fields=("loss", "bns", "hard"),
         )
         # All that can fail comes before the bank leaves the folder in which it can be resumed.
-        parts = profile_batches(source.network, _batches(writer, config.batch_size))
-        whole = whole_profile(track(parts, total=batches, label="profile"))
+        whole = _profile(source, _batches(writer, config.batch_size))
         StoredBank(writer.seal(*whole), teacher=source.card.fingerprint).check_images()
         _report(whole, metrics, profile)
         writer.publish(out, overwrite=overwrite, keep=True)
@@ -98,6 +107,27 @@ def _batches(writer: BankWriter, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     for shard in writer.shards():
         images, labels = writer.read(shard)
         yield from zip(images.split(size), labels.split(size), strict=True)
+
+
+def _stored_batches(bank: StoredBank) -> Iterator[tuple[Tensor, Tensor]]:
+    size = batch_size_of(bank.card)
+    for rows in bank.shards():
+        images, labels = torch.from_numpy(bank.images(rows)), torch.from_numpy(bank.labels[rows])
+        yield from zip(images.split(size), labels.split(size), strict=True)
+
+
+def _profile(source: Teacher, batches: Iterable[tuple[Tensor, Tensor]]) -> Profile:
+    return whole_profile(
+        track(profile_batches(source.network, batches), total=None, label="profile")
+    )
+
+
+def _take(source: str, digest: str, teacher: Teacher, out: Out, *, overwrite: bool) -> None:
+    """Copy a bank that others made to OUT, verified."""
+    fetched = pull_bank(source, out, teacher=teacher.card.fingerprint, overwrite=overwrite)
+    drain(fetched, total=blocks_to_pull(source), label="take the bank")
+    if StoredBank(out, verify=False).digest != digest:
+        raise InputError(f"bank.source: {source} changed while the pipeline ran; run again")
 
 
 def _report(whole: Profile, metrics: Out, profile: Out) -> None:
@@ -111,10 +141,11 @@ def _report(whole: Profile, metrics: Out, profile: Out) -> None:
     write_json(metrics, summary)
 
 
-def _card(source: Teacher, init: Generator, config: SynthesisConfig) -> BankCard:
+def _card(source: Teacher, init: Generator, config: SynthesisConfig, dtype: Dtype) -> BankCard:
     starts_from_generator = config.init == "generator"
     return BankCard(
         samples=config.samples,
+        dtype=dtype,
         spec=source.spec,
         teacher=source.card.fingerprint,
         synthesis=config.model_dump(),

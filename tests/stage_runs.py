@@ -20,7 +20,7 @@ A, M, P = Path("artifacts"), Path("metrics"), Path("plots")
 
 
 def run_teacher() -> None:
-    inputs.run(teacher=A / "inputs.json", dataset=A / "dataset.json")
+    inputs.run(teacher=A / "inputs.json", dataset=A / "dataset.json", bank=A / "bank.json")
     teacher.run(inputs=A / "inputs.json", out=A / "teacher", metrics=M / "teacher.json")
 
 
@@ -33,7 +33,7 @@ def run_generator() -> None:
 
 def run_synthesize(**options: Any) -> None:
     synthesize.run(
-        teacher=A / "teacher", generator=A / "generator", out=A / "bank",
+        teacher=A / "teacher", generator=A / "generator", inputs=A / "bank.json", out=A / "bank",
         metrics=M / "synthesize.json", profile=P / "bns.tsv", overwrite=True, **options,
     )  # fmt: skip
 

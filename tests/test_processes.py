@@ -27,7 +27,8 @@ from hast.errors import NonFiniteLossError
 
 SYNTHESIZE = [
     sys.executable, "-m", "stages.synthesize", "--workers", "2",
-    "--teacher", str(A / "teacher"), "--generator", str(A / "generator"), "--out", str(A / "bank"),
+    "--teacher", str(A / "teacher"), "--generator", str(A / "generator"),
+    "--inputs", str(A / "bank.json"), "--out", str(A / "bank"),
     "--metrics", str(M / "synthesize.json"), "--profile", str(P / "bns.tsv"),
 ]  # fmt: skip
 

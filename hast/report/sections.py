@@ -155,15 +155,18 @@ def _training(run: Run) -> Chapter:
                 whole=True,
             ),
             _drawn(bns_gap(run.gaps), "bns", "BNS gap of the bank by layer (logarithmic)."),
-            _drawn(
-                training_curves(
-                    {"generator": run.generator_curve}, columns=("cross_entropy", "bns")
-                ),
-                "generator",
-                "Training of the generator, whose images set the activation ranges.",
-            ),
+            *_generator(run),
         ],
     )
+
+
+def _generator(run: Run) -> list[Picture]:
+    """Nothing where a bank was taken that others made: then no generator was trained."""
+    if not run.generator_curve:
+        return []
+    figure = training_curves({"generator": run.generator_curve}, columns=("cross_entropy", "bns"))
+    caption = "Training of the generator, whose images set the activation ranges."
+    return [_drawn(figure, "generator", caption)]
 
 
 def _drawn(figure: Figure, name: str, caption: str, *, whole: bool = False) -> Picture:

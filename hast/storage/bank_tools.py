@@ -42,7 +42,7 @@ def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> Non
     target = Path(folder)
     check_free(target, overwrite=overwrite)
     with side_folder(target) as side:
-        writer = BankWriter(side, bank.card, _batch_size(bank.card))
+        writer = BankWriter(side, bank.card, batch_size_of(bank.card))
         for shard in writer.shards():
             writer.write(shard, bank.images[shard], bank.labels[shard])
         writer.seal(bank.difficulty, bank.bns_gap)
@@ -233,6 +233,7 @@ def _regrouped(parts: Iterator[Rows], sizes: Sequence[int]) -> Iterator[Rows]:
         held = [Rows(*(column[size:] for column in whole))]
 
 
-def _batch_size(card: BankCard) -> int:
+def batch_size_of(card: BankCard) -> int:
+    """Samples that were made together, as far as the card tells."""
     size = card.synthesis.get("batch_size", MAX_CHUNK)
     return size if isinstance(size, int) and 0 < size <= 1 << 20 else MAX_CHUNK

@@ -72,7 +72,10 @@ class Remote:
         return self._try(folder, look)
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        return self._try(name, lambda: bytes(self._files.cat_file(self._path(name), start, end)))
+        def fetch() -> bytes:
+            return bytes(self._files.cat_file(self._path(name), start=start, end=end))
+
+        return self._try(name, fetch)
 
     def blocks(self, name: str, start: int, size: int) -> Iterator[bytes]:
         """The bytes of a file from `start` to `size`."""

@@ -79,6 +79,21 @@ def pull_bank(
     place_folder(side, folder, overwrite=overwrite)
 
 
+def source_digest(source: str) -> str:
+    """sha256 of the manifest at a folder or URL: it changes when the bank does.
+
+    Raises:
+        InputError: there is no bank.
+    """
+    content = remote_manifest(Remote(source))
+    if content is None:
+        raise InputError(
+            f"bank.source: {source}/{MANIFEST} is not there; fetch the bank (`dvc pull`,"
+            " `dvc import`, `hast bank pull`), or mend the name"
+        )
+    return hashlib.sha256(content).hexdigest()
+
+
 def remote_manifest(remote: Remote) -> bytes | None:
     """The bytes of the manifest; None where there is none.
 

@@ -1,0 +1,68 @@
+"""A bank that one team made serves another: two Git repositories and a DVC remote between them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import copy_project, dvc, edit_params
+from test_processes import files
+
+from hast.storage.bank_tools import filter_bank
+
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory) -> Path:
+    """The repository of a team that has made a bank and pushed it."""
+    project = copy_project(tmp_path_factory.mktemp("owner"))
+    dvc(project, "repro", "synthesize")
+    dvc(project, "remote", "add", "-d", "store", str(tmp_path_factory.mktemp("remote")))
+    dvc(project, "remote", "modify", "store", "verify", "true")
+    dvc(project, "push", "synthesize")
+    for command in (["add", "-A"], ["add", "-f", "dvc.lock"], ["commit", "-qm", "a bank"]):
+        subprocess.run([*GIT, *command], cwd=project, check=True)
+    return project
+
+
+def executed(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+def test_dvc_get_fetches_a_bank_anywhere(owner, tmp_path):
+    (tmp_path / "somewhere").mkdir()
+    dvc(tmp_path / "somewhere", "get", str(owner), "artifacts/bank", "-o", "bank")
+    assert files(tmp_path / "somewhere/bank") == files(owner / "artifacts/bank")
+
+
+def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path):
+    """Same teacher, imported bank: no generator is trained and nothing synthesized."""
+    other = copy_project(tmp_path / "other")
+    dvc(other, "import", str(owner), "artifacts/bank", "-o", "shared-bank")
+
+    def change(params):
+        params["bit_widths"] = ["w4a4"]
+        params["bank"]["source"] = "shared-bank"
+        params["synthesize"]["steps"] = 10**9  # would never end
+
+    edit_params(other, change)
+    dvc(other, "repro")
+    assert files(other / "artifacts/bank") == files(owner / "artifacts/bank")
+    assert [p.name for p in (other / "artifacts/generator").iterdir()] == ["not-trained.json"]
+    assert (other / "artifacts/students/w4a4/model.safetensors").is_file()
+    assert (other / "report").is_dir()
+    dvc(other, "plots", "show", "--out", str(tmp_path / "plots"))
+
+    assert executed(dvc(other, "repro")) <= {"inputs"}
+    # A new version of the bank is noticed, and only what depends on it runs again.
+    smaller = tmp_path / "smaller"
+    filter_bank(other / "shared-bank", smaller, count=16)
+    shutil.rmtree(other / "shared-bank")
+    shutil.copytree(smaller, other / "shared-bank")
+    ran = executed(dvc(other, "repro", "synthesize", "--single-item")) | executed(
+        dvc(other, "repro", "--single-item", "inputs")
+    )
+    assert "inputs" in ran
+    dvc(other, "repro", "--single-item", "synthesize")
+    assert files(other / "artifacts/bank") == files(smaller)
