@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,13 +19,15 @@ import pytest
 from conftest import child_environment, copy_project
 from imports import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMING = {"results.md", "orchestration.md", "export.md", "bank.md"}  # not written yet
 _BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<kind>console|bash|sh|shell)\n"
-    r"(?P<text>.*?)^```$",
+    r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?"
+    r"^(?P<indent> *)```(?P<kind>console|bash|sh|shell)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+_ANY_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_PROGRAMS = {"dask", "dvc", "git", "hast", "make", "pip", "prefect", "pytest", "python", "torchrun"}
 
 
 class Block(NamedTuple):
@@ -37,7 +40,7 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     found = []
     for match in _BLOCK.finditer(text):
-        script = match["text"]
+        script = textwrap.dedent(match["text"])
         if match["kind"] == "console":
             script = commands(script)
         found.append(Block(text.count("\n", 0, match.start()) + 1, script, match["reason"]))
@@ -79,6 +82,16 @@ def test_every_block_is_a_script_and_what_is_not_run_says_why(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_commands_stand_in_blocks_that_are_marked_as_such(page):
+    for _, kind, text in _ANY_FENCE.findall(page.read_text()):
+        if not kind:
+            starts = {
+                line.split()[0].rpartition("/")[2] for line in text.splitlines() if line.strip()
+            }
+            assert not starts & _PROGRAMS, f"{page.name}: mark this block as `console`: {text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
         if Path(target).name not in COMING:
@@ -107,6 +120,9 @@ def built(tmp_path_factory) -> Path:
 
 def run(script: str, project: Path) -> None:
     environment = child_environment() | {"PYTHONPATH": str(project), "BROWSER": "true"}
+    environment |= {
+        f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=project, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, check=False,
