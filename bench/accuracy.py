@@ -63,6 +63,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "best",
         {"quantize": {"promotion_step": 0.0, "steps": 1200}},
     ),
+    "best, slow scales": ("best", {"quantize": {"scale_rate_factor": 1.0}}),
+    "best, BatchNorm corrected": ("best", {"calibrate": {"correct_batch_norm": True}}),
+    "best, ranges of the generator": ("best", {"calibrate": {"images": "generator"}}),
+    "best, crops in synthesis": (
+        "best",
+        {"synthesize": {"augment_probability": 1.0, "min_crop_scale": 0.5}},
+    ),
     "best, ε = 0, λ = 0": ("best", {"quantize": {"promotion_step": 0.0, "alignment_weight": 0.0}}),
     "best, λ = 0": ("best", {"quantize": {"alignment_weight": 0.0}}),
     "best, lr 3e-4": ("best", {"quantize": {"learning_rate": 3e-4}}),

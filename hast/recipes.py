@@ -16,7 +16,7 @@ _RECIPES: dict[str, Settings] = {
     "hast": {},  # the sections' own defaults
     "best": {
         "layers": {"quantizer": "learned"},
-        "calibrate": {"images": "bank", "correct_batch_norm": True},
+        "calibrate": {"images": "bank"},
         "quantize": {
             "optimizer": "adamw",
             "schedule": "cosine",
