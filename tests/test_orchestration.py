@@ -121,17 +121,19 @@ def served(tmp_path_factory) -> Iterator[Served]:
         "PREFECT_HOME": str(project.parent / "home"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "60",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
         "PYTHONPATH": str(project),
     }
-    log = (project.parent / "serve.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.serve", "--port", str(port), "--report-port",
-         str(free_port())],
-        cwd=project, env=environment, stdout=log, stderr=log,
-    )  # fmt: skip
+    log = project.parent / "serve.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.serve", "--port", str(port), "--report-port",
+             str(free_port())],
+            cwd=project, env=environment, stdout=output, stderr=output,
+        )  # fmt: skip
     try:
-        until(lambda: "Ctrl-C stops" in (project.parent / "serve.log").read_text())
+        until(lambda: "Ctrl-C stops" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None
         yield Served(project, port)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
@@ -139,7 +141,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
     finally:
         process.kill()
         process.wait()
-        print((project.parent / "serve.log").read_text()[-6000:])
+        print(log.read_text()[-6000:])
 
 
 def test_scheduled_runs_succeed_and_a_held_lock_is_tried_again_before_one_fails(served):
