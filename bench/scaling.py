@@ -3,10 +3,12 @@
     python -m bench.scaling 1 2
 
 ResNet-20 at 32 x 32, batches of 64. Every process has one thread, so that two of them do not share
-a core. The last line is what one shard costs beside its computation.
+a core. CPU seconds are those of all workers: where they grow with the number of processes, these
+hinder each other. The last line is what one shard of large images costs beside its computation.
 """
 
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from hast.storage.teachers import load_teacher
 from stages.cluster import make_with_dask
 from stages.shards import Job
 
-CONFIG = SynthesisConfig(samples=2048, batch_size=64, steps=40)
+CONFIG = SynthesisConfig(samples=1024, batch_size=64, steps=20)
 
 
 def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B008
@@ -38,11 +40,13 @@ def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B0
         print(f"{SOURCE}, {CONFIG.samples} images x {CONFIG.steps} steps, one thread a process")
         alone = None
         for number in workers or [1, 2]:
+            before = children_cpu()
             started, finished = synthesis(here, number)
+            used = children_cpu() - before
             alone = alone or finished
             print(
                 f"{number} processes: {started:.1f} s to the first step, then {finished:.1f} s"
-                f" ({alone / finished:.2f}x)"
+                f" ({alone / finished:.2f}x), {used:.1f} CPU seconds"
             )
         written, sent, fetched, size = store(here)
         print(
@@ -92,6 +96,12 @@ def store(folder: Path) -> tuple[float, float, float, int]:
             exchange.fetch_shard(there, shard)
     size = sum(os.path.getsize(here.folder / f) for f in here.shard_files(here.shards()[0]))
     return median(written), median(sent), median(fetched), size
+
+
+def children_cpu() -> float:
+    """Seconds used by all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextmanager

@@ -123,7 +123,8 @@ def sweep(
             ),
             copy_paths=copy_paths or [],
         )
-        done = {key: _top1(_name(*key)) for key, state in states.items() if state.is_completed()}
+        names = _names(runs)
+        done = {key: _top1(names[key]) for key, s in states.items() if s.is_completed()}
         table = {
             variant: _summary([done[key] for key in runs if key[0] == variant and key in done])
             for variant in variants
@@ -152,18 +153,18 @@ def _run(runs: Runs, job: Any, **options: Any) -> dict[tuple[str, int], State[An
         return future
 
     made: dict[str, PrefectFuture[Any]] = {}
-    futures = {}
+    futures, names = {}, _names(runs)
     for key, settings in runs.items():
         upstream = {k: v for k, v in settings.items() if k.partition(".")[0] in sections}
         group = json.dumps(upstream, sort_keys=True)
         if group not in made:
             name = f"{_prefix()}-shared-{len(made)}"
             made[group] = submit(name, upstream, None, targets=[s.name for s in shared])
-        futures[key] = submit(_name(*key), settings, str(key), targets=[], wait_for=[made[group]])
+        futures[key] = submit(names[key], settings, str(key), targets=[], wait_for=[made[group]])
     for future in [*made.values(), *futures.values()]:
         future.wait()
-    names = [f"{_prefix()}-shared-{n}" for n in range(len(made))]
-    run_dvc("exp", "remove", *names)  # they have no results of their own
+    shared_names = [f"{_prefix()}-shared-{n}" for n in range(len(made))]
+    run_dvc("exp", "remove", *shared_names)  # they have no results of their own
     return {key: future.state for key, future in futures.items()}
 
 
@@ -219,9 +220,11 @@ def _prefix() -> str:
     return str(flow_run.name)
 
 
-def _name(variant: str, seed: int) -> str:
-    """Of an experiment, as `dvc exp show` lists it."""
-    return f"{_prefix()}-{re.sub('[^a-z0-9]+', '-', variant.lower()).strip('-')}-{seed}"
+def _names(runs: Runs) -> dict[tuple[str, int], str]:
+    """Of the experiments, as `dvc exp show` lists them. Not every letter may stand in them."""
+    numbers = {variant: n for n, variant in enumerate(dict.fromkeys(v for v, _ in runs))}
+    slugs = {v: re.sub("[^a-z0-9]+", "-", v.lower()).strip("-") for v in numbers}
+    return {(v, seed): f"{_prefix()}-{numbers[v]}-{slugs[v] or 'x'}-{seed}" for v, seed in runs}
 
 
 def _hydra(value: Any) -> str:

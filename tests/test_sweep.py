@@ -99,15 +99,15 @@ def test_a_sweep_shares_banks_and_tells_mean_and_deviation(project, tmp_path):
         "λ = 0": {"quantize.alignment_weight": 0},
         "γ = 0": {"synthesize.gamma": 0.0},
     }
-    name, _, result, table = run_sweep(project, variants=variants, seeds=[0, 2])
-    assert name == "Completed"
+    name, message, result, table = run_sweep(project, variants=variants, seeds=[0, 2])
+    assert name == "Completed", message
     spread = stdev([0.9, 0.88])
     for variant, mean in (("full", 0.89), ("λ = 0", 0.79), ("γ = 0", 0.69)):
         summary = result[variant]["w4a4"]
         assert summary["mean"] == pytest.approx(mean)
         assert summary["std"] == pytest.approx(spread)
         assert summary["runs"] == 2
-    assert "89.00% ± 1.41 (2)" in str(table)
+    assert json.loads(table)[0] == {"variant": "full", "W4A4": "89.00% ± 1.41 (2)"}
     (page,) = (project / "sweeps").glob("*.md")
     assert "| γ = 0 | 69.00% ± 1.41 (2) |" in page.read_text()
     assert (tmp_path / "made").read_text().count("made") == 2  # one bank a γ
@@ -123,4 +123,4 @@ def test_a_failed_experiment_fails_the_sweep_and_the_table_shows_the_others(proj
     name, message, _, table = run_sweep(project, variants={"full": {}}, seeds=[1, 13])
     assert name == "Failed"
     assert message == "1 of 2 experiments failed: error: student: an unlucky number"
-    assert "89.00% ± 0.00 (1)" in str(table)
+    assert json.loads(table) == [{"variant": "full", "W4A4": "89.00% ± 0.00 (1)"}]
