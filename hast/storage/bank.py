@@ -33,7 +33,7 @@ from hast.errors import InputError
 from hast.storage.chunks import check_chunks
 from hast.storage.manifest import sha256_of, verify_manifest
 from hast.storage.pixels import decode, identity_map
-from hast.storage.untrusted import Rule, Structure, check_store
+from hast.storage.untrusted import Layout, Rule, Structure, check_store
 
 STORE, MANIFEST = "bank.zarr", "manifest.json"
 MAX_CHUNK = 64  # samples
@@ -52,20 +52,29 @@ class StoredBank:
     """A bank whose structure, hashes, labels and small columns are checked and whose images are
     read shard by shard."""
 
-    def __init__(self, folder: Path, *, teacher: str | None = None, verify: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        teacher: str | None = None,
+        verify: bool = True,
+        lazy: bool = False,
+    ) -> None:
         """
         Args:
             folder: holds `bank.zarr` and `manifest.json`.
             teacher: the fingerprint the bank must have been made for, if any.
             verify: compare all files with the manifest; False leaves that to the caller.
+            lazy: the images come later, and the caller verifies what comes.
 
         Raises:
             InputError: something is missing, malformed, too large for what is stored, not finite,
                 changed since it was written, or made for another teacher.
         """
         self.folder, store = folder, folder / STORE
-        self.card, layouts = _inspect(store, teacher)
-        if verify:
+        self.card, layouts = _inspect(store, teacher, lazy)
+        self.layouts = layouts
+        if verify and not lazy:
             verify_manifest(store, folder / MANIFEST)
             for name, layout in layouts.items():
                 check_chunks(store / name, layout)
@@ -164,11 +173,11 @@ def open_bank(folder: Path, *, teacher: str | None = None, in_memory: bool | Non
     )
 
 
-def _inspect(store: Path, teacher: str | None) -> tuple[BankCard, dict[str, Any]]:
+def _inspect(store: Path, teacher: str | None, lazy: bool) -> tuple[BankCard, dict[str, Layout]]:
     """Card and layouts, from the metadata files alone."""
     if not store.is_dir():
         raise InputError(f"{store}: no such bank; run `dvc repro synthesize`")
-    structure = check_store(store, _RULES, _OPTIONAL)
+    structure = check_store(store, _RULES, _OPTIONAL, ("images",) if lazy else ())
     card = _read_card(store, structure.attributes)
     if teacher is not None and card.teacher != teacher:
         raise InputError(

@@ -56,7 +56,10 @@ class Structure(NamedTuple):
 
 
 def check_store(
-    store: Path, required: Mapping[str, Rule], optional: Collection[str] = ()
+    store: Path,
+    required: Mapping[str, Rule],
+    optional: Collection[str] = (),
+    lazy: Collection[str] = (),
 ) -> Structure:
     """Check the structure of a group from its metadata files alone.
 
@@ -64,6 +67,7 @@ def check_store(
         store: folder of the group.
         required: the arrays that it may hold.
         optional: those of them that may be absent.
+        lazy: those whose files come later; whoever fetches one looks at it.
 
     Raises:
         InputError: a link, a missing or malformed metadata file, an unexpected array, type, shape
@@ -77,7 +81,10 @@ def check_store(
     if not isinstance(attributes, dict):
         raise InputError(f"{store}: the group must have attributes")
     present = {n: r for n, r in required.items() if n not in optional or (store / n).is_dir()}
-    return Structure(attributes, {n: _check_array(store / n, r) for n, r in present.items()})
+    arrays = {
+        name: _check_array(store / name, rule, name in lazy) for name, rule in present.items()
+    }
+    return Structure(attributes, arrays)
 
 
 def _only_files_and_folders(store: Path) -> None:
@@ -106,7 +113,7 @@ def _metadata(node: Path) -> dict[str, Any]:
     return content
 
 
-def _check_array(folder: Path, rule: Rule) -> Layout:
+def _check_array(folder: Path, rule: Rule, lazy: bool) -> Layout:
     content = _metadata(folder)
     shape, dtype = content.get("shape"), content.get("data_type")
     if dtype not in rule.dtypes:
@@ -115,6 +122,8 @@ def _check_array(folder: Path, rule: Rule) -> Layout:
         raise InputError(f"{folder}: must have {rule.ndim} positive dimensions, got {shape!r}")
     assert isinstance(shape, list)
     layout = _layout(folder, content, tuple(shape), str(dtype))
+    if lazy:
+        return layout
     stored = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     declared = math.prod(shape) * np.dtype(layout.dtype).itemsize
     held = sum((folder / name).stat().st_size for name in stored)
