@@ -22,6 +22,7 @@ from hast.network_cli import (
 )
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
+from hast.networks.plan import forward_macs
 from hast.networks.sources import is_trained_here
 
 _IMAGENET_MEAN, _IMAGENET_STD = "0.485,0.456,0.406", "0.229,0.224,0.225"
@@ -83,6 +84,7 @@ def init(
             "spec": {key: [*value] for key, value in answers.spec.items()},
         },
         input_shape=found.spec.input_shape,
+        macs=forward_macs(found.network, found.spec),
         data_root=answers.data_root,
         bit_widths=widths,
         recipe=recipe,

@@ -16,6 +16,7 @@ _CIFAR10 = {
 }
 _CIFAR100 = {"mean": [0.5071, 0.4865, 0.4409], "std": [0.2673, 0.2564, 0.2762]}
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_QUICK_MACS = 6e7  # for one image; ResNet-20 at 32 x 32 takes 4e7
 _LARGE_IMAGE = 96 * 96  # pixels from which the ImageNet numbers fit better
 _IMAGENET_SECTIONS: Settings = {
     "synthesize": {
@@ -98,6 +99,7 @@ def own_network(
     teacher: dict[str, Any],
     *,
     input_shape: tuple[int, int, int],
+    macs: int,
     data_root: str | None,
     bit_widths: list[str],
     recipe: str = "hast",
@@ -109,6 +111,8 @@ def own_network(
         teacher: section `teacher`.
         input_shape: of the network; small images get the paper's CIFAR numbers, larger ones those
             for ImageNet.
+        macs: multiply-adds for one image; a `quick` run of a heavier network makes fewer samples
+            and steps, so that it still ends in minutes.
         data_root: folder with the test images; without it there is no final measurement.
         bit_widths, recipe, size: see `hast.bit_width` and `hast.recipes`.
     """
@@ -116,11 +120,23 @@ def own_network(
     crop = {"crop_fraction": 0.875} if large else {}
     dataset = {"name": "none"} if data_root is None else _folder(data_root, **crop)
     parts = [size_settings(size), _IMAGENET_SECTIONS if large else {}]
-    parts += [_IMAGENET_QUICK] if large and size == "quick" else []
+    if size == "quick":
+        parts.append(_IMAGENET_QUICK if large else _lighter(size_settings(size), macs))
     # Placement `relu` misses activations that are functions and not modules.
     layers = {"placement": "inputs"}
     own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
     return {"bit_widths": bit_widths, **_composed([*parts, own], recipe)}
+
+
+def _lighter(settings: Settings, macs: int) -> Settings:
+    """Fewer samples and steps for a network that is heavier than the one `quick` was made for."""
+    share = min(1.0, _QUICK_MACS / macs)
+    samples = max(64, round(settings["synthesize"]["samples"] * share / 64) * 64)
+    steps = max(200, round(settings["quantize"]["steps"] * share / 100) * 100)
+    return {
+        "synthesize": {"samples": samples, "batch_size": min(256, samples)},
+        "quantize": {"steps": steps, "milestones": [steps // 2, steps * 3 // 4]},
+    }
 
 
 def preset(

@@ -7,7 +7,7 @@ from imports import ROOT
 
 from hast.config import read_yaml, write_yaml
 from hast.errors import InputError
-from hast.presets import PRESETS, preset
+from hast.presets import PRESETS, own_network, preset
 from hast.recipes import recipe_settings
 from stages.params import SECTIONS, check_params
 
@@ -52,3 +52,19 @@ def test_an_unknown_word_is_refused_with_those_that_are_known(arguments, message
     name, recipe, size = arguments
     with pytest.raises(InputError, match=message):
         preset(name, recipe=recipe, size=size)
+
+
+def test_a_quick_run_of_a_heavier_network_makes_less():
+    def quick(macs: int, side: int = 32) -> dict:
+        return own_network(
+            {"source": "python:a:b"}, input_shape=(3, side, side), macs=macs,
+            data_root=None, bit_widths=["w4a4"],
+        )  # fmt: skip
+
+    light, heavy, large = quick(4 * 10**7), quick(4 * 10**8), quick(2 * 10**9, side=224)
+    assert light["synthesize"]["samples"] == 1280
+    assert heavy["synthesize"]["samples"] == 192
+    assert heavy["synthesize"]["batch_size"] == 192
+    assert heavy["quantize"]["steps"] == 200
+    assert heavy["quantize"]["milestones"] == [100, 150]
+    assert large["synthesize"]["gamma"] == 0.5
