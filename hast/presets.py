@@ -35,7 +35,9 @@ _IMAGENET_QUICK: Settings = {
 
 
 def _composed(parts: list[Settings], recipe: str) -> Settings:
-    return merged([{key: {} for key in _SECTIONS}, *parts, method_settings(recipe)])
+    # DVC wants to find what a stage names one by one, such as `bank.source`, also where it is null.
+    base: Settings = {key: {} for key in _SECTIONS} | {"bank": {"source": None}}
+    return merged([base, *parts, method_settings(recipe)])
 
 
 def _folder(root: str, **options: Any) -> dict[str, Any]:

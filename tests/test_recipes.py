@@ -68,3 +68,13 @@ def test_a_quick_run_of_a_heavier_network_makes_less():
     assert heavy["quantize"]["steps"] == 200
     assert heavy["quantize"]["milestones"] == [100, 150]
     assert large["synthesize"]["gamma"] == 0.5
+
+
+def test_parameters_that_dvc_names_one_by_one_are_written():
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"].values()
+    named = {p for stage in stages for p in stage.get("params", [])}
+    written = preset("digits")
+    for name in named:
+        section, _, key = name.partition(".")
+        assert section in written
+        assert not key or key in written[section], name
