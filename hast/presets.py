@@ -93,7 +93,7 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
 PRESETS = tuple(_PRESETS)
 _SECTIONS = (
     "dataset", "teacher", "generator", "synthesize", "bank", "sensitivity", "layers", "calibrate",
-    "score", "quantize",
+    "score", "quantize", "export",
 )  # fmt: skip
 
 

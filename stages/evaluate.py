@@ -1,6 +1,6 @@
 """evaluate: measure teacher, calibrated and fine-tuned student on the test split, in fp32.
 
-The only stage that opens test images; nothing it writes reaches a stage that trains. The same
+Nothing it writes reaches a stage that trains. The same
 measures on the bank say how far the student's fidelity carries beyond what it was trained on.
 """
 

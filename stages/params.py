@@ -6,6 +6,7 @@ from hast.bank import BankConfig
 from hast.bit_width import load_bit_widths
 from hast.config import Section, load_section, read_yaml
 from hast.errors import InputError
+from hast.export.bundle import ExportConfig
 from hast.loops.calibrate import CalibrationConfig
 from hast.loops.finetune import FinetuneConfig
 from hast.loops.sensitivity import SensitivityConfig
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[Section]] = {
     "calibrate": CalibrationConfig,
     "score": ScoreConfig,
     "quantize": FinetuneConfig,
+    "export": ExportConfig,
 }
 
 

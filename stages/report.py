@@ -1,6 +1,7 @@
 """report: one results table of all bit widths, and one page that shows the run."""
 
 from hast.bit_width import load_bit_widths
+from hast.report.exports import export_markdown, export_table
 from hast.report.page import render
 from hast.report.record import Sources, read_run
 from hast.report.results import results_of
@@ -32,6 +33,8 @@ def run(
     for name, row in results.items():
         write_json(out / "networks" / f"{name}.json", row)
     (out / "results.md").write_text(markdown_table(results))
+    exported = export_table(finished.exports, finished.latency)
+    (out / "exports.md").write_text(export_markdown(exported))
     write_tsv(
         out / "accuracy.tsv",
         ("network", "top1", "agreement"),

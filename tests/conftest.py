@@ -25,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
     "synthesize": {"samples": 24, "batch_size": 8, "steps": 3},
     "calibrate": {"batches": 2, "batch_size": 8},
     "quantize": {"steps": 3, "batch_size": 8, "milestones": [2]},
+    "export": {"formats": [], "samples": 32, "reference_samples": 8, "min_agreement": 0.5},
 }
 
 

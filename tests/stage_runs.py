@@ -6,6 +6,7 @@ from typing import Any
 from stages import (
     calibrate,
     evaluate,
+    export,
     generator,
     inputs,
     quantize,
@@ -61,6 +62,7 @@ def run_evaluate(bits: str = "w4a4") -> None:
         predictions=A / "predictions" / f"{bits}.tsv", layers=A / "layer_errors" / f"{bits}.tsv",
         metrics=M / "evaluate" / f"{bits}.json",
     )  # fmt: skip
+    run_export(bits)
 
 
 def run_quantize(bits: str = "w4a4", *, out: Path = A / "student", **options: Any) -> None:
@@ -68,6 +70,14 @@ def run_quantize(bits: str = "w4a4", *, out: Path = A / "student", **options: An
         bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
         hardness=A / "hardness" / f"{bits}.zarr", out=out,
         metrics=M / "quantize.json", curve=P / "quantize" / f"{bits}.tsv", **options,
+    )  # fmt: skip
+
+
+def run_export(bits: str = "w4a4") -> None:
+    export.run(
+        bits=bits, inputs=A / "dataset.json", teacher=A / "teacher", bank=A / "bank",
+        student=A / "student", out=A / "export" / bits,
+        metrics=M / "export" / f"{bits}.json", latency=M / "latency" / f"{bits}.json",
     )  # fmt: skip
 
 

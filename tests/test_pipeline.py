@@ -13,7 +13,7 @@ from conftest import child_environment, copy_project, dvc, edit_params
 from imports import ROOT
 
 WIDTHS = ["w4a4", "w3a3"]
-MATRIX = ("calibrate", "score", "quantize", "evaluate")
+MATRIX = ("calibrate", "score", "quantize", "evaluate", "export")
 ALWAYS = {"inputs"}  # looks at files that parameters name
 STAGES = (
     ALWAYS
@@ -119,7 +119,7 @@ def test_two_builds_give_identical_artifacts(built, tmp_path):
         ("score.bins", 10, all_widths("score")),
         ("quantize.alignment_weight", 500.0, all_widths("quantize")),
         ("quantize.seed", 1, all_widths("quantize")),
-        ("dataset.root", "elsewhere", all_widths("evaluate")),
+        ("dataset.root", "elsewhere", all_widths("evaluate") | all_widths("export")),
         ("bit_widths", ["w3a3", "w4a4"], {"report"}),
     ],
 )
@@ -137,7 +137,9 @@ def test_a_parameter_rebuilds_only_the_stages_that_depend_on_it(project, key, va
 def test_what_follows_a_changed_stage_is_rebuilt_and_the_rest_is_not(project):
     edit_params(project, lambda p: p["quantize"].update(promotion_step=0.0))
     ran = executed(dvc(project, "repro"))
-    assert ran == all_widths("quantize") | all_widths("evaluate") | {"report"}
+    assert ran == all_widths("quantize") | all_widths("evaluate") | all_widths("export") | {
+        "report"
+    }
 
 
 def test_another_bit_width_trains_one_student_and_touches_nothing_else(project):

@@ -5,7 +5,8 @@ from typing import Any
 
 from hast.errors import InputError
 from hast.loops.layer_errors import worst_layers
-from hast.report.provenance import flattened, provenance_of
+from hast.report.exports import export_table
+from hast.report.provenance import provenance_of
 from hast.report.record import Row, Run
 from hast.report.results import verdict
 from hast.report.sections import chapters
@@ -45,7 +46,7 @@ def render(run: Run, results: dict[str, dict[str, Any]]) -> str:
         verdicts=[verdict(name, row) for name, row in results.items() if name != "fp32"],
         chapters=chapters(run),
         layers={width.name: marked(width.layers) for width in run.widths},
-        exports={name: flattened(measures) for name, measures in run.exports.items()},
+        exports=export_table(run.exports, run.latency),
         provenance=provenance_of(run),
     )
 

@@ -66,6 +66,7 @@ class Run(NamedTuple):
     generator_curve: dict[str, list[float]]
     widths: list[Width]
     exports: dict[str, dict[str, Any]]  # metrics of `export` by width, where there are any
+    latency: dict[str, dict[str, Any]]  # milliseconds by width, format and batch
 
 
 def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
@@ -95,7 +96,8 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
             )
             for width, score in zip(widths, scores, strict=True)
         ],
-        exports=dict(_exports(sources.metrics / "export", widths)),
+        exports=dict(_by_width(sources.metrics / "export", widths)),
+        latency=dict(_by_width(sources.metrics / "latency", widths)),
     )
 
 
@@ -124,7 +126,7 @@ def _layers(sources: Sources, width: str) -> list[Row]:
     return [*rows.values()]
 
 
-def _exports(folder: Path, widths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _by_width(folder: Path, widths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for width in widths:
         if (folder / f"{width}.json").is_file():
             yield width, read_json(folder / f"{width}.json")

@@ -1,6 +1,7 @@
 """Labelled images for training the built-in teacher and for the final measurement.
 
-Only the stages `teacher` and `evaluate` may import this module: everything between is data-free.
+Only the stages `teacher`, `evaluate` and `export` may import this module, the last two to measure:
+everything that trains a student is data-free.
 """
 
 from collections.abc import Iterator

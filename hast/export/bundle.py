@@ -1,0 +1,165 @@
+"""All forms of one student in one folder, each compared with the student itself."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hast.config import Section
+from hast.errors import InputError
+from hast.export.inputs import Inputs, spec_of, takes
+from hast.export.onnx_graph import export_onnx, require_onnx
+from hast.export.parity import (
+    Parity,
+    Predict,
+    compare,
+    logits_of,
+    onnx_predictor,
+    reference_predictor,
+    torch_predictor,
+)
+from hast.export.program import export_program
+from hast.networks.integer import integer_network
+
+Format = Literal["onnx", "onnxruntime-cpu", "program"]
+FILES: dict[Format, str] = {
+    "onnx": "student.onnx",
+    "onnxruntime-cpu": "student.onnxruntime-cpu.onnx",
+    "program": "student.pt2",
+}
+PACKED = ("config.json", "model.safetensors")
+
+
+class ExportConfig(Section):
+    """What leaves the project beside the packed checkpoint, and how well it must agree.
+
+    Attributes:
+        formats: `onnx`, readable by any runtime; `onnxruntime-cpu`, the same in bytes and with
+            BatchNorm folded, for its integer kernels; `program`, of `torch.export`.
+        fold_batch_norm: let scales and biases take in the BatchNorm layers of all formats.
+        inputs: what the formats take: `normalized` images, `pixels` in [0, 1], or `bytes`.
+        samples: images of the bank, and of the test split, on which answers are compared.
+        reference_samples: how many of them the slow ones see: ONNX's own evaluator and the
+            integer reference.
+        min_agreement: least share of equal first answers, in [0, 1], of every program.
+        max_mean_difference: largest mean difference of logits, in standard deviations of them.
+    """
+
+    formats: tuple[Format, ...] = ("onnx", "onnxruntime-cpu", "program")
+    fold_batch_norm: bool = False
+    inputs: Inputs = "normalized"
+    samples: int = Field(default=512, ge=1)
+    reference_samples: int = Field(default=64, ge=1)
+    min_agreement: float = Field(default=0.97, ge=0, le=1)
+    max_mean_difference: float = Field(default=0.1, ge=0)
+
+
+class Compared(NamedTuple):
+    """One program on one set of images."""
+
+    format: str
+    program: str
+    images: str
+    parity: Parity
+
+
+def write_formats(student: nn.Module, folder: Path, config: ExportConfig) -> dict[Format, Path]:
+    """Write the formats of `config` to `folder`.
+
+    Raises:
+        InputError: a package is missing, or the network cannot be traced.
+    """
+    onnx = [name for name in config.formats if name != "program"]
+    if onnx:
+        try:
+            require_onnx()
+        except InputError as error:
+            raise InputError(f"{error}, or take {' and '.join(onnx)} out of `formats`") from None
+    written: dict[Format, Path] = {}
+    for name in config.formats:
+        path = folder / FILES[name]
+        if name == "program":
+            written[name] = export_program(student, path, inputs=config.inputs)
+        else:
+            target = "generic" if name == "onnx" else name
+            fold = config.fold_batch_norm or None
+            written[name] = export_onnx(
+                student, path, target=target, inputs=config.inputs, fold_batch_norm=fold
+            )
+    return written
+
+
+def compare_formats(
+    student: nn.Module,
+    files: Mapping[Format, Path],
+    images: Mapping[str, Tensor],
+    config: ExportConfig,
+) -> Iterator[Compared]:
+    """Compare what was written, and the integer reference, with the student.
+
+    Args:
+        student: as `hast.load` gives it.
+        files: as `write_formats` gives them.
+        images: by name, normalized (N, C, H, W).
+        config: the same as of `write_formats`.
+    """
+    known = takes(student, spec_of(student), config.inputs)
+    integer = integer_network(student)
+    for name, normalized in images.items():
+        given = _given(normalized[: config.samples], student, config)
+        expected = logits_of(torch_predictor(known), given)
+        few = slice(config.reference_samples)
+        own = logits_of(torch_predictor(student), normalized[few])
+        integers = compare(own, logits_of(integer.__call__, normalized[few]))
+        yield Compared("packed", "integer reference", name, integers)
+        for kind, path in files.items():
+            for program, (predict, part) in _programs(kind, path, few).items():
+                found = logits_of(predict, given[part])
+                yield Compared(kind, program, name, compare(expected[part], found))
+
+
+def check(compared: Compared, config: ExportConfig) -> None:
+    """Raises:
+    InputError: the answers are further apart than `config` allows; names the figures.
+    """
+    parity = compared.parity
+    difference = parity.mean_difference / max(parity.logit_spread, 1e-12)
+    if parity.agreement < config.min_agreement or difference > config.max_mean_difference:
+        raise InputError(
+            f"{compared.format} in {compared.program} gives the student's answer on"
+            f" {parity.agreement:.2%} of {parity.samples} images of {compared.images}, at least"
+            f" {config.min_agreement:.2%} is asked for (min_agreement); its logits differ by"
+            f" {difference:.3f} standard deviations on average, at most"
+            f" {config.max_mean_difference} is allowed (max_mean_difference)"
+        )
+
+
+def bytes_of(folder: Path, files: Mapping[Format, Path]) -> dict[str, int]:
+    """Size on disk of every form."""
+    packed = sum(os.path.getsize(folder / name) for name in PACKED)
+    return {"packed": packed} | {name: os.path.getsize(path) for name, path in files.items()}
+
+
+def _programs(kind: Format, path: Path, few: slice) -> dict[str, tuple[Predict, slice]]:
+    if kind == "program":
+        program: Any = torch.export.load(path).module()
+        return {"torch": (program, slice(None))}
+    return {
+        "onnxruntime": (onnx_predictor(path, optimize=True), slice(None)),
+        "onnxruntime without optimizations": (onnx_predictor(path, optimize=False), slice(None)),
+        "onnx reference": (reference_predictor(path), few),
+    }
+
+
+def _given(normalized: Tensor, student: nn.Module, config: ExportConfig) -> Tensor:
+    """Images as the formats take them."""
+    if config.inputs == "normalized":
+        return normalized
+    spec = spec_of(student)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    pixels = (normalized * std + mean).clamp(0, 1)
+    return (pixels * 255).round().to(torch.uint8) if config.inputs == "bytes" else pixels

@@ -1,0 +1,57 @@
+"""How long ONNX Runtime takes, side by side."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from hast.export.inputs import Inputs, example_images
+from hast.export.parity import open_session
+from hast.networks.spec import ModelSpec
+
+_SECONDS = 1.0  # for each model and batch, at least
+_ROUNDS = 5  # at least
+
+
+def measure_latency(
+    models: Mapping[str, Path],
+    spec: ModelSpec,
+    batches: Sequence[int] = (1, 64),
+    *,
+    inputs: Inputs = "normalized",
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of one call in ONNX Runtime on the CPU, with its default optimizations.
+
+    The models take turns, so that what else the machine does falls on all of them. The median
+    counts.
+
+    Args:
+        models: ONNX files by name.
+        spec: tells the shape of an image.
+        batches: images of a call.
+        inputs: what the models take.
+
+    Returns:
+        By model, then by `batch_1`, `batch_64`, ...
+    """
+    sessions = {name: open_session(path) for name, path in models.items()}
+    found: dict[str, dict[str, float]] = {name: {} for name in models}
+    for batch in batches:
+        example = example_images(spec, inputs, batch)
+        if inputs != "bytes":
+            example = torch.rand(example.shape)
+        images = {"images": example.numpy()}
+        for session in sessions.values():
+            session.run(None, images)  # the first call allocates
+        times: dict[str, list[float]] = {name: [] for name in models}
+        end = time.perf_counter() + _SECONDS * len(models)
+        while time.perf_counter() < end or len(times[next(iter(times))]) < _ROUNDS:
+            for name, session in sessions.items():
+                start = time.perf_counter()
+                session.run(None, images)
+                times[name].append(time.perf_counter() - start)
+        for name in models:
+            found[name][f"batch_{batch}"] = 1000 * statistics.median(times[name])
+    return found

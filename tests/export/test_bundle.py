@@ -1,0 +1,119 @@
+"""All forms of a student: the stage, the command, the table."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import edit_params
+from stage_runs import (
+    A,
+    M,
+    run_export,
+    run_generator,
+    run_report,
+    run_student,
+    run_synthesize,
+    run_teacher,
+)
+from typer.testing import CliRunner
+
+import hast
+from hast.cli import app
+from hast.errors import InputError
+from hast.storage.tables import read_json
+
+pytest.importorskip("onnx", reason="onnx is an optional extra")
+pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
+pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
+
+
+@pytest.fixture
+def finished(project):
+    """A run of all stages, its last one with every format."""
+    run_teacher()
+    run_generator()
+    run_synthesize()
+    run_student()
+    formats = ["onnx", "onnxruntime-cpu", "program"]
+    edit_params(project, lambda p: p["export"].update(formats=formats, min_agreement=0.0))
+    edit_params(project, lambda p: p["export"].update(max_mean_difference=100.0))
+    return project
+
+
+def hast_export(*arguments: str):
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(finished):
+    run_export()
+    files = {path.name for path in (A / "export/w4a4").iterdir()}
+    assert files == {
+        "config.json", "model.safetensors", "student.onnx", "student.onnxruntime-cpu.onnx",
+        "student.pt2",
+    }  # fmt: skip
+    measured = read_json(M / "export/w4a4.json")
+    assert list(measured) == ["packed", "onnx", "onnxruntime-cpu", "program"]
+    for images in ("bank", "test"):
+        assert measured["program"][images]["torch"]["agreement"] == 1.0
+        assert measured["program"][images]["torch"]["max_difference"] == 0.0
+        assert set(measured["onnx"][images]) == {
+            "onnxruntime", "onnxruntime without optimizations", "onnx reference",
+        }  # fmt: skip
+        assert measured["packed"][images]["integer reference"]["agreement"] > 0.8
+    assert 20 <= measured["onnx"]["test"]["onnxruntime"]["samples"] <= 32
+    assert measured["onnx"]["bank"]["onnx reference"]["samples"] == 8
+    size = (A / "export/w4a4/student.onnx").stat().st_size
+    assert measured["onnx"]["bytes"] == size
+    latency = read_json(M / "latency/w4a4.json")
+    assert list(latency) == ["fp32", "onnx", "onnxruntime-cpu"]
+    assert all(set(row) == {"batch_1", "batch_64"} for row in latency.values())
+
+    run_report_of_one_width(finished)
+    table = (finished / "report/exports.md").read_text()
+    assert len(table.splitlines()) == 2 + 5
+    assert f"| W4A4 | ONNX | {size:,} |" in table
+    page = (finished / "report/index.html").read_text()
+    assert f"<td>{size:,}</td>" in page
+    assert "below 1.0× it is slower" in page
+
+    # An answer that is further away than allowed fails the stage with its figures.
+    edit_params(finished, lambda p: p["export"].update(formats=["onnxruntime-cpu"]))
+    edit_params(finished, lambda p: p["export"].update(max_mean_difference=0.0))
+    with pytest.raises(InputError, match=r"of \d+ images of bank.*max_mean_difference"):
+        run_export()
+
+
+def run_report_of_one_width(project):
+    run_report()
+    assert json.loads((project / "report/results.json").read_text())["w4a4"]
+
+
+def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
+    done = hast_export(str(A / "student"), "packed")
+    assert done.exit_code == 0, done.output
+    size = sum(p.stat().st_size for p in (finished / "packed").iterdir())
+    assert f"packed: {size:,} bytes" in done.output
+    done = hast_export("packed", "student.pt2", "--bank", str(A / "bank"))
+    assert done.exit_code == 0, done.output
+    assert re.search(r"torch: 100.00% of 24 answers equal", done.output)
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(torch.export.load("student.pt2").module()(x), hast.load("packed")(x))
+    done = hast_export("packed", "student.onnx", "--inputs", "bytes")
+    assert done.exit_code == 0, done.output
+    assert (finished / "student.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing", "x.onnx"), "nothing: no such folder"),
+        (("artifacts/student", "x.tflite"), "must end with .onnx or .pt2"),
+        (("artifacts/student", "x.onnx", "--target", "npu"), "target must be one of"),
+        (("artifacts/student", "x.pt2", "--inputs", "jpeg"), "inputs must be one of"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(finished, arguments, message):
+    done = hast_export(*arguments)
+    assert isinstance(done.exception, InputError)
+    assert message in str(done.exception)
