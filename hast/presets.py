@@ -25,6 +25,7 @@ _IMAGENET_SECTIONS: Settings = {
         "augment_probability": 0.5,
     },
     "quantize": {"batch_size": 16, "learning_rate": 1e-6, "milestones": [20000]},
+    "export": {"samples": 256, "reference_samples": 4},  # the references take seconds an image
 }
 _IMAGENET_QUICK: Settings = {
     "generator": {"steps": 50},
