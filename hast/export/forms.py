@@ -53,17 +53,20 @@ class OnnxWeight(nn.Module):
     """DequantizeLinear of stored codes.
 
     Where the container has room for it, it holds `code - zero_point`: the same weight with a zero
-    point of 0, which is what runtimes with integer kernels ask of weights.
+    point of 0, which is what runtimes with integer kernels ask of weights. Spread, it holds that
+    times the largest power of two that fits, with a scale so much smaller: still the same weight to
+    the bit, but a runtime that rounds biases to multiples of `scale_x * scale_w` rounds them finer.
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, qparams: QParams, *, container_bits: int) -> None:
+    def __init__(self, qparams: QParams, *, container_bits: int, spread: bool) -> None:
         """
         Args:
             qparams: of shape (C_out, 1, ...).
             container_bits: 4 or 8, at least the width of the codes.
+            spread: use the whole range of a signed container.
         """
         super().__init__()
         scale, zero_point, quant_max = qparams
@@ -71,7 +74,9 @@ class OnnxWeight(nn.Module):
         self.signed = quant_max < 1 << (container_bits - 1)
         self.dtype = torch.int8 if self.signed else torch.uint8
         zero_point = torch.zeros_like(zero_point) if self.signed else zero_point
-        self.register_buffer("scale", scale.flatten().clone())
+        room = (1 << (container_bits - 1)) // (quant_max + 1)
+        self.factor = room if spread and self.signed else 1
+        self.register_buffer("scale", scale.flatten() / self.factor)
         self.register_buffer("zero_point", zero_point.flatten().to(self.dtype))
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -84,11 +89,11 @@ class OnnxWeight(nn.Module):
         )
 
 
-def onnx_weight(weight: Codes, *, container_bits: int) -> tuple[nn.Module, Tensor]:
+def onnx_weight(weight: Codes, *, container_bits: int, spread: bool) -> tuple[nn.Module, Tensor]:
     """What `lower` asks for: codes in the bytes of a container, and their DequantizeLinear."""
-    form = OnnxWeight(weight.qparams, container_bits=container_bits)
+    form = OnnxWeight(weight.qparams, container_bits=container_bits, spread=spread)
     codes = weight.codes - weight.qparams.zero_point if form.signed else weight.codes
-    return form, codes.to(form.dtype).contiguous()
+    return form, (codes * form.factor).to(form.dtype).contiguous()
 
 
 class OnnxActivation(nn.Module):

@@ -105,7 +105,9 @@ def require_onnx() -> ModuleType:
 
 def _weight(weight: Codes, *, target: Target) -> tuple[nn.Module, Tensor]:
     narrow = target == "generic" and weight.bits <= 4
-    return onnx_weight(weight, container_bits=4 if narrow else 8)
+    return onnx_weight(
+        weight, container_bits=4 if narrow else 8, spread=target == "onnxruntime-cpu"
+    )
 
 
 def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:

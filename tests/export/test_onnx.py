@@ -133,6 +133,29 @@ def test_codes_take_the_narrowest_type_of_the_standard(network, bits, kind, tmp_
     assert len(weights[0].raw_data) == -(-values.size * (4 if "4" in kind else 8) // 8)
 
 
+@pytest.mark.parametrize(("bits", "factor"), [("w2a4", 32), ("w4a4", 8), ("w7a4", 1)])
+def test_the_profile_spreads_codes_over_the_byte_without_changing_a_weight(
+    network, bits, factor, tmp_path
+):
+    student = calibrated(network, SPEC, bits)
+    path = hast.export_onnx(
+        student, tmp_path / "s.onnx", target="onnxruntime-cpu", fold_batch_norm=False
+    )
+    stored = initializers(path)
+    node = next(
+        n
+        for n in onnx.load(path).graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in stored
+    )
+    codes, scale, zero_point = (onnx.numpy_helper.to_array(stored[name]) for name in node.input)
+    assert codes.dtype == "int8"
+    assert not zero_point.any()
+    assert (codes % factor == 0).all()
+    assert abs(codes.astype(int)).max() > 63 - factor
+    weight = torch.tensor(codes) * torch.tensor(scale).view(-1, 1, 1, 1)
+    assert any(torch.equal(weight, m.weight) for m in (student.stem, student.deep))
+
+
 def test_activations_keep_their_range_inside_the_byte(network, tmp_path):
     path = hast.export_onnx(calibrated(network, SPEC, "w3a3"), tmp_path / "student.onnx")
     model, stored = onnx.load(path), initializers(path)
