@@ -49,7 +49,7 @@ class ExportConfig(Section):
         max_mean_difference: largest mean difference of logits, in standard deviations of them.
     """
 
-    formats: tuple[Format, ...] = ("onnx", "onnxruntime-cpu", "program")
+    formats: tuple[Format, ...] = ("onnx", "program")
     fold_batch_norm: bool = False
     inputs: Inputs = "normalized"
     samples: int = Field(default=512, ge=1)
