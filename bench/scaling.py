@@ -29,7 +29,7 @@ from hast.storage.teachers import load_teacher
 from stages.cluster import make_with_dask
 from stages.shards import Job
 
-CONFIG = SynthesisConfig(samples=1024, batch_size=64, steps=20)
+CONFIG = SynthesisConfig(samples=1024, batch_size=64, steps=6)
 
 
 def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B008
