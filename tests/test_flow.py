@@ -43,7 +43,11 @@ def run_flows(
 
     In a process of its own: Prefect's server and settings are global to a process.
     """
-    environment = child_environment() | {"DO_NOT_TRACK": "1", "HAST_TASKS_PER_DEVICE": "1"}
+    environment = child_environment() | {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "HAST_TASKS_PER_DEVICE": "1",
+    }
     environment["PATH"] = os.pathsep.join(filter(None, [path, environment["PATH"]]))
     done = subprocess.run(
         [sys.executable, "-c", PROBE, json.dumps(runs)],

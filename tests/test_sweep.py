@@ -82,9 +82,10 @@ def project(tmp_path) -> Path:
 
 def run_sweep(project: Path, **parameters: Any) -> list[Any]:
     """Name, message and result of the flow's state, and the published table."""
+    quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     done = subprocess.run(
         [sys.executable, "-c", PROBE, json.dumps(parameters)],
-        cwd=project, env=child_environment() | {"DO_NOT_TRACK": "1"},
+        cwd=project, env=child_environment() | quiet,
         capture_output=True, text=True, check=False, timeout=580,
     )  # fmt: skip
     shown = [x for x in done.stdout.splitlines() if x.startswith("STATE ")]
