@@ -143,30 +143,27 @@ def _confusion(run: Run) -> Chapter:
 
 def _training(run: Run) -> Chapter:
     curves = {w.name.upper(): w.curve for w in run.widths}
+    pictures = [
+        _drawn(
+            training_curves(curves, columns=_CURVES), "curves", "Fine-tuning by step.", whole=True
+        ),
+        _drawn(bns_gap(run.gaps), "bns", "BNS gap of the bank by layer (logarithmic)."),
+    ]
+    if run.generator_curve:  # none is trained for a bank that others made
+        curve = {"generator": run.generator_curve}
+        pictures.append(
+            _drawn(
+                training_curves(curve, columns=("cross_entropy", "bns")),
+                "generator",
+                "Training of the generator, whose images set the activation ranges.",
+            )
+        )
     return Chapter(
         "Training",
         "How well the bank matches the statistics stored in each BatchNorm layer, and whether the"
         " losses had settled when training ended.",
-        [
-            _drawn(
-                training_curves(curves, columns=_CURVES),
-                "curves",
-                "Fine-tuning by step.",
-                whole=True,
-            ),
-            _drawn(bns_gap(run.gaps), "bns", "BNS gap of the bank by layer (logarithmic)."),
-            *_generator(run),
-        ],
+        pictures,
     )
-
-
-def _generator(run: Run) -> list[Picture]:
-    """Nothing where a bank was taken that others made: then no generator was trained."""
-    if not run.generator_curve:
-        return []
-    figure = training_curves({"generator": run.generator_curve}, columns=("cross_entropy", "bns"))
-    caption = "Training of the generator, whose images set the activation ranges."
-    return [_drawn(figure, "generator", caption)]
 
 
 def _drawn(figure: Figure, name: str, caption: str, *, whole: bool = False) -> Picture:

@@ -176,6 +176,8 @@ def test_without_test_images_it_says_what_is_not_known(browser, run_folder, tmp_
     edit_params(Path(), lambda p: p["dataset"].update(name="none"))
     for width in WIDTHS:
         run_evaluate(width)
+    curve = Path("plots/generator.tsv")  # as it is where a bank of others is taken
+    curve.write_text(curve.read_text().partition("\n")[0] + "\n")
     run_report()
     results = read_json(Path("report/results.json"))
     assert results["w4a4"].keys() == {"size_bytes", "samples", "compression", "bank_agreement"}
