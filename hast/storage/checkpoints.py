@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from hast import __version__
@@ -198,9 +199,8 @@ def _check_it_reads_back(path: Path, product: nn.Module, card: CheckpointCard) -
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    partial = path / f".{WEIGHTS}.partial"
-    save_file(tensors, partial)
-    partial.replace(path / WEIGHTS)
+    # Not `save_file`: what it writes only its owner may read.
+    _replace(path / WEIGHTS, serialize(tensors))
 
 
 def _read_tensors(path: Path, card: CheckpointCard) -> dict[str, Tensor]:
