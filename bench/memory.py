@@ -36,7 +36,8 @@ def main(sizes: list[int] = typer.Argument(default=None)) -> None:  # noqa: B008
         with tempfile.TemporaryDirectory() as folder:
             peak, took = measure(Path(folder), samples)
         stored = samples * 4 * torch.Size(SPEC.input_shape).numel() / 1e6
-        print(f"{samples} images ({stored:.0f} MB as float32): {peak:.0f} MB of memory, {took:.0f} s")
+        size = f"{samples} images ({stored:.0f} MB as float32)"
+        print(f"{size}: {peak:.0f} MB of memory, {took:.0f} s")
 
 
 def measure(folder: Path, samples: int) -> tuple[float, float]:

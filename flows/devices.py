@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
+from hast.errors import InputError
+
 _GPU = "gpu:"
 
 
@@ -47,8 +49,13 @@ def ensure_limits(devices: Sequence[str]) -> None:
 
     HAST_TASKS_PER_DEVICE sets another number; without it a limit that somebody has changed on the
     server stays as it is.
+
+    Raises:
+        InputError: the variable is no positive number.
     """
     wanted = os.environ.get("HAST_TASKS_PER_DEVICE")
+    if wanted is not None and not (wanted.isdecimal() and int(wanted) > 0):
+        raise InputError(f"HAST_TASKS_PER_DEVICE must be a positive number, got {wanted!r}")
     with get_client(sync_client=True) as client:
         for tag in devices:
             name = f"tag:{tag}"
