@@ -1,6 +1,7 @@
 """What tests share: a tiny residual classifier, its spec, and a copy of the project to run in."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,10 @@ from torch import nn
 from hast.networks.batch_norm import freeze
 from hast.networks.digits_resnet import DigitsResNet
 from hast.networks.spec import ModelSpec
+
+# A background job of a shell ignores Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every stage in its smallest real form.
 TINY: dict[str, dict[str, Any]] = {

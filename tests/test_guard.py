@@ -46,7 +46,7 @@ def test_no_process_outlives_the_one_that_asked_for_it(number):
     flow = subprocess.Popen([sys.executable, "-c", FLOW], stderr=subprocess.DEVNULL)
     process = child()
     os.kill(flow.pid, number)
-    flow.wait()
+    flow.wait(timeout=60)
     assert psutil.wait_procs([process], timeout=20)[1] == []
 
 

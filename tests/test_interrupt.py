@@ -36,7 +36,7 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
     edit_params(project, lambda p: p["synthesize"].update(samples=32, steps=2000))
     process = start(project, "stages.pipeline")
     shards = project / ".partial"
-    wait_for(lambda: [*shards.glob("*/bank.zarr/labels/c/0")])
+    wait_for(lambda: [*shards.glob("*/done/0*")])
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -46,11 +46,11 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
     with pytest.raises(ProcessLookupError):  # nothing of it is left running
         os.killpg(process.pid, 0)
     assert (project / "artifacts/generator").is_dir()
-    (first,) = shards.glob("*/bank.zarr/labels/c/0")
+    (first,) = shards.glob("*/done/0*")
     made = first.stat().st_mtime_ns
 
     again = start(project, "stages.pipeline")
-    wait_for(lambda: [*shards.glob("*/bank.zarr/labels/c/1")])
+    wait_for(lambda: [*shards.glob("*/done/1*")])
     assert first.stat().st_mtime_ns == made
     os.killpg(again.pid, signal.SIGINT)
     output, _ = again.communicate(timeout=60)
