@@ -13,6 +13,7 @@ try:
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 except ImportError:
     raise InputError("pictures need matplotlib; run `pip install 'hast[report]'`") from None
 
@@ -20,6 +21,7 @@ except ImportError:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF")
 _INK = "#0a0b0c"  # stands for `currentColor`, which matplotlib does not know
 _STYLE: Any = {
+    "axes.axisbelow": True,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
     "axes.spines.right": False,
@@ -38,7 +40,9 @@ _STYLE: Any = {
     "ytick.color": _INK,
 }
 
-__all__ = ["PALETTE", "Axes", "Figure", "canvas", "to_data_uri", "to_png", "to_svg"]
+__all__ = ["PALETTE", "Axes", "Figure", "canvas", "scale_by_log", "to_data_uri", "to_png", "to_svg"]
+
+_NARROW = 30.0  # less than this between the ends of a logarithmic axis needs ticks inside a decade
 
 
 @contextmanager
@@ -55,6 +59,15 @@ def canvas(
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         yield figure, [*axes.flat]
+
+
+def scale_by_log(axes: Axes) -> None:
+    """Make the vertical axis logarithmic with plain numbers at its ticks; call it after drawing."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _NARROW else (1,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def to_png(figure: Figure, *, dpi: int = 144, background: str = "white") -> bytes:

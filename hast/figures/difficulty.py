@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hast.figures.canvas import PALETTE, Figure, canvas
+from hast.figures.canvas import PALETTE, Figure, canvas, scale_by_log
 from hast.math.intervals import wilson_interval
 
 _DIFFICULTY = "difficulty 1 − p(label)"
@@ -27,8 +27,8 @@ def difficulty_histogram(series: Mapping[str, Tensor], *, bins: int = 20) -> Fig
             smallest = min(smallest, 1 / len(values))
             ax.stairs(shares.tolist(), edges, label=name, color=colour, linewidth=1.5)
         # Nearly all samples of an easy set fall into one bin; on a linear axis nothing else shows.
-        ax.set_yscale("log")
         ax.set(xlim=(0, 1), ylim=(smallest / 2, 1.5), xlabel=_DIFFICULTY, ylabel="share of samples")
+        scale_by_log(ax)
         ax.grid(axis="y")
         ax.legend()
     return figure

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from hast.figures.canvas import PALETTE, Figure, canvas
+from hast.figures.canvas import PALETTE, Figure, canvas, scale_by_log
 
 Curve = Mapping[str, Sequence[float]]  # columns of equal length, `step` among them
 
@@ -21,7 +21,7 @@ def training_curves(curves: Mapping[str, Curve], *, columns: Sequence[str]) -> F
                 mean = moving_mean(curve[column])
                 ax.plot(curve["step"], mean, color=colour, linewidth=1.5, label=name)
             if all(value > 0 for curve in curves.values() for value in curve[column]):
-                ax.set_yscale("log")
+                scale_by_log(ax)
             ax.set(xlabel="step", title=column.replace("_", " "))
             ax.grid(axis="y")
         if len(curves) > 1:
@@ -46,7 +46,7 @@ def bns_gap(gaps: Sequence[float], *, names: Sequence[str] = ()) -> Figure:
     with canvas(height=2.6) as (figure, (ax,)):
         ax.bar(range(len(gaps)), gaps, color=PALETTE[0])
         if min(gaps, default=0) > 0:
-            ax.set_yscale("log")
+            scale_by_log(ax)
         if names:
             ax.set_xticks(range(len(gaps)), labels=[*names], rotation=90, fontsize=7)
         ax.set(xlabel="BatchNorm layer, input to output", ylabel="BNS gap")

@@ -120,3 +120,14 @@ def test_a_png_travels_in_a_page():
     png = to_png(bns_gap([0.1]))
     assert png.startswith(b"\x89PNG")
     assert to_data_uri(png).startswith("data:image/png;base64,iVBOR")
+
+
+@pytest.mark.parametrize(
+    ("gaps", "labels"),
+    [([0.8, 1.6, 6.0], {"1", "2", "5"}), ([0.0002, 0.03, 2.0], {"0.001", "0.01", "0.1", "1"})],
+)
+def test_a_logarithmic_axis_has_plain_numbers(gaps, labels):
+    svg = to_svg(bns_gap(gaps), "gap", description="a gap")
+    texts = {t.strip() for t in ElementTree.fromstring(svg).itertext() if t.strip()}
+    assert labels <= texts
+    assert not any("$" in t for t in texts)
