@@ -30,10 +30,19 @@ def load_section(path: Path, key: str, section: type[SectionT]) -> SectionT:
         InputError: the file, the key or a value is wrong; the message names `key.field`, the rule
             and the value.
     """
+    return parse_section(read_section(path, key), section, name=f"{path}: {key}")
+
+
+def read_section(path: Path, key: str) -> dict[str, Any]:
+    """The values of the section `key` of a params file, as they are written.
+
+    Raises:
+        InputError: the file is wrong, or the section is missing or no mapping.
+    """
     values = read_yaml(path).get(key)
     if not isinstance(values, dict):
         raise InputError(f"{path}: section '{key}' must be a mapping, got {values!r}")
-    return parse_section(values, section, name=f"{path}: {key}")
+    return values
 
 
 def parse_section(values: dict[str, Any], section: type[SectionT], *, name: str) -> SectionT:
@@ -69,7 +78,7 @@ def write_yaml(path: Path, values: dict[str, Any], *, comment: str) -> None:
     yaml.indent(mapping=2, sequence=4, offset=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        file.write(f"# Written by `{comment}`. What is not here has the paper's value.\n")
+        file.write(f"# Written by `{comment}`. What is not here is the recipe's or the paper's.\n")
         yaml.dump(values, file)
 
 

@@ -1,11 +1,14 @@
 """Named sets of parameters: a recipe says how, a size says how much. What a user sets wins.
 
-`hast` is the paper. `best` is what did best in docs/results.md at the same compute.
+`hast` is the paper. `best` is what did best in docs/results.md at the same compute. The word
+`recipe` in a params file decides every value of a recipe that the file leaves out or sets to null.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hast.config import SectionT, parse_section, read_section, read_yaml
 from hast.errors import InputError
 
 Recipe = Literal["hast", "best"]
@@ -13,7 +16,17 @@ Size = Literal["quick", "paper"]
 Settings = dict[str, dict[str, Any]]  # by section of params.yaml
 
 _RECIPES: dict[str, Settings] = {
-    "hast": {},  # the sections' own defaults
+    "hast": {
+        "layers": {"quantizer": "minmax"},
+        "calibrate": {"images": "generator"},
+        "quantize": {
+            "optimizer": "sgd",
+            "schedule": "milestones",
+            "learning_rate": 1e-5,
+            "scale_rate_factor": 1.0,
+            "weight_decay": 1e-4,
+        },
+    },
     "best": {
         "layers": {"quantizer": "learned"},
         "calibrate": {"images": "bank"},
@@ -23,7 +36,6 @@ _RECIPES: dict[str, Settings] = {
             "learning_rate": 1e-3,
             "scale_rate_factor": 10.0,
             "weight_decay": 0.0,
-            "milestones": [],
         },
     },
 }
@@ -50,7 +62,7 @@ def recipe_settings(recipe: str, size: str) -> Settings:
     return merged([size_settings(size), method_settings(recipe)])
 
 
-def method_settings(recipe: str) -> Settings:
+def method_settings(recipe: Any) -> Settings:
     """How: what a recipe sets at any size."""
     return _RECIPES[_known("recipe", recipe, Recipe)]
 
@@ -58,6 +70,41 @@ def method_settings(recipe: str) -> Settings:
 def size_settings(size: str) -> Settings:
     """How much: what a size sets in any recipe."""
     return _SIZES[_known("size", size, Size)]
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """All of a params file, with its recipe's values where it leaves them open.
+
+    Raises:
+        InputError: the file or the recipe is wrong.
+    """
+    values = read_yaml(path)
+    recipe = values.get("recipe", "hast")
+    return {
+        key: complete(key, value, recipe) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+
+
+def load_section_by_recipe(path: Path, key: str, section: type[SectionT]) -> SectionT:
+    """Read the section `key` of a params file, with the file's recipe for what it leaves open.
+
+    Raises:
+        InputError: the file, the recipe, the key or a value is wrong.
+    """
+    recipe = read_yaml(path).get("recipe", "hast")
+    values = complete(key, read_section(path, key), recipe)
+    return parse_section(values, section, name=f"{path}: {key}")
+
+
+def complete(section: str, values: dict[str, Any], recipe: Any) -> dict[str, Any]:
+    """Values of a section, with the recipe's in place of what is missing or null.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    decided = method_settings(recipe).get(section, {})
+    return values | {k: v for k, v in decided.items() if values.get(k) is None}
 
 
 def merged(parts: Iterable[Settings]) -> Settings:
@@ -69,7 +116,7 @@ def merged(parts: Iterable[Settings]) -> Settings:
     return result
 
 
-def _known(what: str, name: str, names: Any) -> str:
+def _known(what: str, name: Any, names: Any) -> str:
     if name not in get_args(names):
         raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {name!r}")
-    return name
+    return str(name)

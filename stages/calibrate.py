@@ -28,6 +28,7 @@ from hast.networks.plan import (
 from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
 from hast.progress import drain, is_quiet
+from hast.recipes import load_section_by_recipe
 from hast.storage.bank import open_bank
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
@@ -52,8 +53,8 @@ def run(
     device: Device = "auto",
 ) -> None:
     """Write the calibrated, untrained student to OUT and its bits by layer to LAYERS."""
-    rules = load_section(params, "layers", PlanConfig)
-    config = load_section(params, "calibrate", CalibrationConfig)
+    rules = load_section_by_recipe(params, "layers", PlanConfig)
+    config = load_section_by_recipe(params, "calibrate", CalibrationConfig)
     width = BitWidth.parse(bits)
     where = select_device(device)
     source = load_teacher(teacher, where)

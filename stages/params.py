@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hast.bank import BankConfig
 from hast.bit_width import load_bit_widths
-from hast.config import Section, load_section, read_yaml
+from hast.config import Section, read_yaml
 from hast.errors import InputError
 from hast.export.bundle import ExportConfig
 from hast.loops.calibrate import CalibrationConfig
@@ -13,6 +13,7 @@ from hast.loops.sensitivity import SensitivityConfig
 from hast.loops.synthesize import SynthesisConfig
 from hast.loops.train_generator import GeneratorConfig
 from hast.networks.plan import PlanConfig
+from hast.recipes import load_section_by_recipe
 from hast.storage.datasets import DatasetConfig
 from stages.score import ScoreConfig
 from stages.teacher import TeacherConfig
@@ -38,12 +39,14 @@ def check_params(path: Path) -> None:
     Raises:
         InputError: at the first wrong value, missing section or unknown section.
     """
-    known = {"bit_widths", *SECTIONS}
+    known = {"recipe", "bit_widths", *SECTIONS}
     unknown = read_yaml(path).keys() - known
     if unknown:
         raise InputError(f"{path}: unknown section {min(unknown)!r}; known are {sorted(known)}")
     load_bit_widths(path)
-    sections = {key: load_section(path, key, section) for key, section in SECTIONS.items()}
+    sections = {
+        key: load_section_by_recipe(path, key, section) for key, section in SECTIONS.items()
+    }
     layers, sensitivity = sections["layers"], sections["sensitivity"]
     assert isinstance(layers, PlanConfig)
     assert isinstance(sensitivity, SensitivityConfig)

@@ -2,7 +2,6 @@
 
 import torch
 
-from hast.config import load_section
 from hast.distributed import joined_ranks, launch, launched
 from hast.engine import choose_engine, select_device
 from hast.loops.finetune import (
@@ -17,6 +16,7 @@ from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import forward_macs
 from hast.progress import track
+from hast.recipes import load_section_by_recipe
 from hast.storage.bank import MANIFEST, open_bank
 from hast.storage.hardness import load_hardness
 from hast.storage.manifest import sha256_of
@@ -66,7 +66,7 @@ def run(
     With several workers each computes its part of every batch, and the first one writes.
     """
     options = dict(locals())
-    config = load_section(params, "quantize", FinetuneConfig)
+    config = load_section_by_recipe(params, "quantize", FinetuneConfig)
     if workers > 1 and not launched():
         launch(workers, "stages.quantize", [f"--{name}={value}" for name, value in options.items()])
         return

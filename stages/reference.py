@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hast.config import Section
+from hast.recipes import Recipe, method_settings
 from stages.params import SECTIONS
 
 PAGE = Path("docs/parameters.md")
@@ -29,6 +30,13 @@ Everything in `params.yaml`, written by `python -m stages.reference` from the mo
 A value outside its range ends the run with one line before any work. The defaults are the paper's;
 `params.yaml` of this repository has smaller numbers for the built-in digits. Pixels are normalized
 ones, rates and weights have no unit, accuracies and shares lie in [0, 1].
+
+## recipe
+
+`hast` (the paper) or `best` ([what did best](results.md)). One word decides the values below
+wherever the file leaves them out or sets them to null; a value that is written wins.
+
+{recipes}
 
 ## bit_widths
 
@@ -65,10 +73,22 @@ _BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt"
 
 def page() -> str:
     """The whole page as Markdown."""
-    parts = [_HEAD]
+    parts = [_HEAD.format(recipes="\n".join(_recipes()))]
     for name, section in SECTIONS.items():
         parts += [f"\n## {name}\n", _intro(section), *_tables(name, section)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
+
+
+def _recipes() -> Iterator[str]:
+    """A table of what the recipes decide."""
+    names = get_args(Recipe)
+    yield f"| parameter | {' | '.join(f'`{name}`' for name in names)} |"
+    yield "| --- |" + " --- |" * len(names)
+    settings = [method_settings(name) for name in names]
+    for section, values in settings[0].items():
+        for key in values:
+            cells = (f"`{chosen[section][key]}`" for chosen in settings)
+            yield f"| `{section}.{key}` | {' | '.join(cells)} |"
 
 
 def descriptions(section: type[Section]) -> dict[str, str]:

@@ -105,7 +105,7 @@ def test_a_preset_replaces_the_params_file_and_keeps_the_old_one(tmp_path):
     written = read_yaml(tmp_path / "params.yaml")
     assert written["teacher"]["weights"] == "teacher.safetensors"
     assert written["dataset"]["root"] == "images"
-    assert written["layers"]["quantizer"] == "learned"
+    assert written["recipe"] == "best"
 
 
 def test_an_unknown_preset_ends_in_one_line_and_changes_nothing(tmp_path):

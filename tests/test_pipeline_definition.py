@@ -39,12 +39,14 @@ def sections_loaded_by(stage: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id == "load_section":
+            if node.func.id.startswith("load_section"):
                 found.add(ast.literal_eval(node.args[1]))
+            if node.func.id == "load_section_by_recipe":
+                found.add("recipe")
             elif node.func.id == "load_bit_widths":
                 found.add("bit_widths")
             elif node.func.id == "read_run":  # the report shows the whole file
-                found |= {"bit_widths", *SECTIONS}
+                found |= {"recipe", "bit_widths", *SECTIONS}
     return found
 
 
@@ -56,7 +58,7 @@ def test_declared_parameters_are_those_the_stage_loads(stage):
 
 def test_every_section_of_the_params_file_is_loaded_by_a_stage():
     top_level = set(YAML(typ="safe").load(ROOT / "params.yaml"))
-    assert top_level == {"bit_widths", *SECTIONS}
+    assert top_level == {"recipe", "bit_widths", *SECTIONS}
     assert top_level == set().union(*map(sections_loaded_by, STAGES))
 
 

@@ -1,14 +1,16 @@
 """Recipes and presets are valid parameters, and a preset is a complete params file."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 from imports import ROOT
 
-from hast.config import read_yaml, write_yaml
+from hast.config import Section, read_yaml, write_yaml
 from hast.errors import InputError
+from hast.loops.finetune import FinetuneConfig
 from hast.presets import PRESETS, own_network, preset
-from hast.recipes import recipe_settings
+from hast.recipes import load_section_by_recipe, recipe_settings
 from stages.params import SECTIONS, check_params
 
 RECIPES, SIZES = ("hast", "best"), ("quick", "paper")
@@ -21,11 +23,45 @@ def test_every_preset_is_a_complete_params_file(name, recipe, size, tmp_path):
     check_params(path)
 
 
-def test_the_digits_preset_is_the_shipped_file():
-    shipped, written = read_yaml(ROOT / "params.yaml"), preset("digits")
-    assert shipped["bit_widths"] == written["bit_widths"]
-    for key, section in SECTIONS.items():
-        assert section.model_validate(written[key]) == section.model_validate(shipped[key]), key
+def load_all(path: Path) -> dict[str, Section]:
+    return {key: load_section_by_recipe(path, key, s) for key, s in SECTIONS.items()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_shipped_file_with_one_word_changed_is_the_digits_preset(recipe, tmp_path):
+    shipped, written = tmp_path / "shipped.yaml", tmp_path / "written.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    shipped.write_text(text.replace("recipe: hast", f"recipe: {recipe}", 1))
+    write_yaml(written, preset("digits", recipe=recipe), comment="test")
+    assert load_all(shipped) == load_all(written)
+    assert read_yaml(shipped)["bit_widths"] == read_yaml(written)["bit_widths"]
+    assert read_yaml(shipped)["recipe"] == read_yaml(written)["recipe"] == recipe
+
+
+def test_every_word_chooses_its_own_values(tmp_path):
+    path = tmp_path / "params.yaml"
+    for recipe in RECIPES:
+        path.write_text(f"recipe: {recipe}\nquantize: {{learning_rate: null}}")
+        config = load_section_by_recipe(path, "quantize", FinetuneConfig)
+        settings = recipe_settings(recipe, "quick")["quantize"]
+        assert config.learning_rate == settings["learning_rate"]
+        assert config.optimizer == settings["optimizer"]
+
+
+def test_what_a_user_sets_wins_over_the_recipe(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("recipe: best\nquantize: {learning_rate: 0.5, scale_rate_factor: null}")
+    config = load_section_by_recipe(path, "quantize", FinetuneConfig)
+    assert (config.learning_rate, config.scale_rate_factor) == (0.5, 10.0)
+    assert config.optimizer == "adamw"
+
+
+@pytest.mark.parametrize("word", ["worst", "[best]", "null"])
+def test_an_unknown_recipe_is_one_line(word, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(f"recipe: {word}\nquantize: {{}}")
+    with pytest.raises(InputError, match="recipe must be one of hast, best, got"):
+        load_section_by_recipe(path, "quantize", FinetuneConfig)
 
 
 def test_the_paper_at_its_size_is_the_default_of_every_section():
