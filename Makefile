@@ -32,8 +32,9 @@ $(READY): requirements.lock pyproject.toml
 run: $(READY)
 	@$(PY) -m stages.pipeline $(if $(QUIET),--quiet)
 
+# One process a core, one thread a process: several processes with several threads each stall.
 test: $(READY)
-	@$(PY) -m pytest -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 check: $(READY)
 	@$(VENV)/bin/ruff check .

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hast.bit_width import BitWidth
-from hast.loops.calibrate import calibrate
+from hast.loops.calibrate import observe_ranges
 from hast.loops.layer_errors import measure_layer_errors, worst_layers
 from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.student import prepare_student
@@ -14,7 +14,7 @@ from hast.networks.student import prepare_student
 def student_of(teacher, spec, bits: BitWidth, **rules) -> nn.Module:
     plan = plan_quantization(teacher, spec, bits, PlanConfig(**rules))
     student = prepare_student(teacher, spec, plan)
-    list(calibrate(student, iter([torch.randn(64, *spec.input_shape)])))
+    list(observe_ranges(student, [torch.randn(64, *spec.input_shape)]))
     return student
 
 
