@@ -34,7 +34,8 @@ run: $(READY)
 
 # One process a core, one thread a process: several processes with several threads each stall.
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not gpu"
 
 check: $(READY)
 	@$(VENV)/bin/ruff check .

@@ -33,6 +33,13 @@ TINY: dict[str, dict[str, Any]] = {
     "export": {"formats": [], "samples": 32, "reference_samples": 8, "min_agreement": 0.5},
 }
 
+# They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
+LONG = ("test_pipeline.py", "test_resume.py", "test_flow.py", "test_sharing.py", "test_sweep.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture
 def spec() -> ModelSpec:

@@ -72,7 +72,7 @@ def finished(project: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in done}
 
 
-@pytest.mark.parametrize("shards", [0, 1, 3])
+@pytest.mark.parametrize("shards", [0, pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(project, whole, shards):
     forget(project, "synthesize")
     shutil.rmtree(project / BANK)
