@@ -21,6 +21,7 @@ from torch import Tensor
 from bench.experiment import (
     Images,
     Mean,
+    Shape,
     Source,
     Std,
     Teacher,
@@ -85,6 +86,7 @@ def main(
     images: Images,
     mean: Mean,
     std: Std,
+    shape: Shape = "",
     variants: Annotated[str, typer.Option(help="Separated by semicolons, or `all`.")] = "hast;best",
     widths: Widths = "w4a4,w3a3",
     size: str = "quick",
@@ -96,7 +98,7 @@ def main(
     device: str = "auto",
 ) -> None:
     options = {name: str(value) for name, value in locals().items()}
-    teacher = open_teacher(source, weights, images, mean, std, device)
+    teacher = open_teacher(source, weights, images, mean, std, device, shape)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
     results = [{"variant": "teacher", **halves(*correct_answers(teacher.network, teacher))}]
     for seed in range(first_seed, first_seed + seeds):

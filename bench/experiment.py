@@ -32,6 +32,7 @@ Weights = Annotated[Path, typer.Option(help="Its checkpoint.")]
 Images = Annotated[Path, typer.Option(help="Folder that holds test/CLASS/IMAGE.")]
 Mean = Annotated[str, typer.Option(help="Of the channels, comma-separated.")]
 Std = Annotated[str, typer.Option(help="Of the channels, comma-separated.")]
+Shape = Annotated[str, typer.Option(help="Of an image, CxHxW, where the source knows none.")]
 Widths = Annotated[str, typer.Option(help="Comma-separated, such as w4a4,w3a3.")]
 
 
@@ -42,10 +43,12 @@ class Teacher(NamedTuple):
 
 
 def open_teacher(
-    source: str, weights: Path, images: Path, mean: str, std: str, device: str
+    source: str, weights: Path, images: Path, mean: str, std: str, device: str, shape: str = ""
 ) -> Teacher:
-    statistics_of = {"mean": _floats(mean), "std": _floats(std)}
-    network, spec = load_classifier(source, weights=str(weights), spec=statistics_of)
+    known: dict[str, Any] = {"mean": floats(mean), "std": floats(std)}
+    if shape:
+        known["input_shape"] = tuple(map(int, shape.split("x")))
+    network, spec = load_classifier(source, weights=str(weights), spec=known)
     return Teacher(place(freeze(network), select_device(device)), spec, images)
 
 
@@ -130,5 +133,5 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
-def _floats(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+def floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
