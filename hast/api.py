@@ -163,8 +163,7 @@ def quantize(
         seed: of ranges, order of samples and augmentation.
         placement, quantizer, first_last_bits, overrides, skip: see `hast.networks.plan.PlanConfig`.
         calibration: settings of `hast.loops.calibrate.CalibrationConfig`.
-        generator: its images set the activation ranges, unless the bank's do; by default one is
-            trained for it.
+        generator: its images set the activation ranges, as in the paper; without one the bank's do.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
         settings: other fields of `hast.loops.finetune.FinetuneConfig`.
@@ -198,11 +197,9 @@ def quantize(
         {"seed": seed, **(calibration or {})}, CalibrationConfig, name="calibration"
     )
     student = prepare_student(source, spec, plan, range_momentum=ranges.range_momentum)
-    if ranges.images == "bank":
+    if generator is None or ranges.images == "bank":
         batches = partial(bank_batches, bank.images, ranges, device_of(source))
     else:
-        if generator is None:
-            generator = train_generator(source, spec, seed=seed, progress=progress)
         generator = place(copy.deepcopy(generator), device_of(source))
         batches = partial(generator_batches, generator, ranges)
     observed = calibrate(student, source, batches, ranges)

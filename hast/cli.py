@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -21,7 +22,6 @@ _EPILOG = (
 app = typer.Typer(
     help="Zero-shot quantization: make a trained vision network small without its data.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 for command in (init, inspect, preset, export, doctor, results, report, plots):
@@ -33,6 +33,22 @@ app.add_typer(bank_cli.app, name="bank")
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def options(
+    asked: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Zero-shot quantization: make a trained vision network small without its data."""
 
 
 def main() -> None:

@@ -88,4 +88,5 @@ def _describe(name: str, error: Any) -> str:
         return f"{key}: unknown parameter, got {error['input']!r}; remove it or mend its name"
     if error["type"] == "missing":
         return f"{key}: required parameter is missing"
-    return f"{key}: {error['msg']}, got {error['input']!r}"
+    rule = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {rule}, got {error['input']!r}"

@@ -24,6 +24,7 @@ from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.plan import forward_macs
 from hast.networks.sources import is_trained_here
+from hast.storage.datasets import ClassFolders, DatasetConfig, check_classes, class_folders
 
 _IMAGENET_MEAN, _IMAGENET_STD = "0.485,0.456,0.406", "0.229,0.224,0.225"
 Numbers = Annotated[str | None, typer.Option(help="One number a channel, such as 0.5,0.5,0.5.")]
@@ -74,8 +75,13 @@ def init(
         if source is None
         else _Answers(source, weights, spec, data_root)
     )
-    _check_data_root(answers.data_root)
+    data = DatasetConfig(name="folder", root=Path(answers.data_root)) if answers.data_root else None
+    folders = class_folders(data, "test") if data else None
     found = _load(answers, arguments)
+    if data and folders:
+        check_classes(folders, data, "test", found.spec.num_classes)
+        if not found.spec.class_names:
+            answers.spec["class_names"] = folders.names
     values = presets.own_network(
         {
             "source": answers.source,
@@ -91,7 +97,7 @@ def init(
         size=size,
     )
     replace_params(out, values, f"hast init {answers.source}")
-    _say(found, answers, out)
+    _say(found, answers, folders, out)
 
 
 def _load(answers: _Answers, arguments: dict[str, Any]) -> Classifier:
@@ -110,16 +116,19 @@ def _load(answers: _Answers, arguments: dict[str, Any]) -> Classifier:
     return found
 
 
-def _say(found: Classifier, answers: _Answers, out: Path) -> None:
+def _say(found: Classifier, answers: _Answers, folders: ClassFolders | None, out: Path) -> None:
     shape = "x".join(map(str, found.spec.input_shape))
     blocks = find_blocks(found.network, found.spec)
     trained = answers.weights is None and is_trained_here(answers.source)
     print(f"{answers.source}: {'will be trained' if trained else 'loads'}")
     print(f"  takes {shape} images and answers {found.spec.num_classes} classes")
     print(f"  {len(batch_norms(found.network))} BatchNorm layers, {len(blocks)} blocks to align")
-    if answers.data_root is None:
+    if folders:
+        print(f"  {folders.images:,} test images in {len(folders.names)} classes")
+    else:
         print("  no test images: the student will be compared with the teacher on the bank alone")
-    print(f"{out} is written; now run `make run` (or `dvc repro`)")
+    used = out == Path("params.yaml")
+    print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
 
 
 def _ask(weights: str | None, spec: dict[str, Any], data_root: str | None) -> _Answers:
@@ -151,8 +160,3 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{name} must be numbers separated by commas, got {text!r}") from None
-
-
-def _check_data_root(root: str | None) -> None:
-    if root is not None and not (Path(root) / "test").is_dir():
-        raise InputError(f"{root} must hold test/CLASS/IMAGE; there is no folder {root}/test")

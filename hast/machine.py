@@ -49,12 +49,13 @@ def git(*arguments: str, folder: Path | None = None) -> str | None:
 
 
 def commit(folder: Path | None = None) -> str | None:
-    """The commit that is checked out, marked where tracked files differ from it."""
-    name = git("rev-parse", "HEAD", folder=folder)
-    if name is None:
-        return None
-    changed = git("status", "--porcelain", "--untracked-files=no", folder=folder)
-    return f"{name} with uncommitted changes" if changed else name
+    """The commit that is checked out."""
+    return git("rev-parse", "HEAD", folder=folder)
+
+
+def is_changed(folder: Path | None = None) -> bool:
+    """Whether tracked files differ from the commit."""
+    return bool(git("status", "--porcelain", "--untracked-files=no", folder=folder))
 
 
 def _cpu_model() -> str:

@@ -7,8 +7,19 @@ differ from their configuration files.
 
 from typing import Any
 
+from hast.bank import BankConfig
+from hast.config import Section
 from hast.errors import InputError
+from hast.export.bundle import ExportConfig
+from hast.loops.calibrate import CalibrationConfig
+from hast.loops.finetune import FinetuneConfig
+from hast.loops.score import ScoreConfig
+from hast.loops.sensitivity import SensitivityConfig
+from hast.loops.synthesize import SynthesisConfig
+from hast.loops.train_generator import GeneratorConfig
+from hast.networks.plan import PlanConfig
 from hast.recipes import Settings, merged, method_settings, size_settings
+from hast.storage.datasets import DatasetConfig
 
 _CIFAR10 = {
     "mean": [0.49139968, 0.48215827, 0.44653124],
@@ -36,14 +47,19 @@ _IMAGENET_QUICK: Settings = {
 
 
 def _composed(parts: list[Settings], recipe: str) -> Settings:
-    # DVC wants to find what a stage names one by one, such as `bank.source`, also where it is null.
-    base: Settings = {key: {} for key in _SECTIONS} | {"bank": {"source": None}}
-    # The numbers above are the paper's; another recipe has its own.
-    decided = {} if recipe == "hast" else method_settings(recipe)
-    return {
-        key: {name: value for name, value in values.items() if name not in decided.get(key, {})}
-        for key, values in merged([base, *parts]).items()
-    }
+    """Every parameter, so that `dvc exp run --set-param` and the report find it; what the recipe
+    decides is null."""
+    chosen = merged(parts)
+    decided = method_settings(recipe)
+    complete: Settings = {"teacher": chosen["teacher"]}
+    for key, section in _SECTIONS.items():
+        own = chosen.get(key, {})
+        # The numbers above are the paper's; another recipe has its own.
+        if recipe != "hast":
+            own = {name: value for name, value in own.items() if name not in decided.get(key, {})}
+        unset = dict.fromkeys(decided.get(key, {}).keys() - own.keys())
+        complete[key] = section.model_validate(own).model_dump(mode="json") | unset
+    return complete
 
 
 def _folder(root: str, **options: Any) -> dict[str, Any]:
@@ -97,10 +113,18 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
     ),
 }
 PRESETS = tuple(_PRESETS)
-_SECTIONS = (
-    "dataset", "teacher", "generator", "synthesize", "bank", "sensitivity", "layers", "calibrate",
-    "score", "quantize", "export",
-)  # fmt: skip
+_SECTIONS: dict[str, type[Section]] = {
+    "dataset": DatasetConfig,
+    "generator": GeneratorConfig,
+    "synthesize": SynthesisConfig,
+    "bank": BankConfig,
+    "sensitivity": SensitivityConfig,
+    "layers": PlanConfig,
+    "calibrate": CalibrationConfig,
+    "score": ScoreConfig,
+    "quantize": FinetuneConfig,
+    "export": ExportConfig,
+}
 
 
 def own_network(

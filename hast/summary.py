@@ -51,7 +51,7 @@ def results_table(results: Results) -> Table:
 def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
     """Bits of every layer and its share of size and work."""
     table = Table(title=title)
-    for column in ("layer", "weight", "W bits", "A bits", "parameters", "size", "MACs"):
+    for column in ("layer", "weight", "W", "A", "weights", "size", "MACs"):
         width = 16 if column == "layer" else None
         side: Literal["left", "right"] = "left" if column in ("layer", "weight") else "right"
         table.add_column(column, justify=side, overflow="fold", min_width=width)

@@ -1,7 +1,8 @@
 """inputs: fingerprint what the parameters point to outside the project.
 
 Runs each time, for DVC cannot see that a file named by a parameter was replaced. Its outputs stay
-the same while the files do, and then nothing is rebuilt.
+the same while the files do, and then nothing is rebuilt. As the first stage it checks all
+parameters, and that the test images can be opened, before any work.
 """
 
 import hashlib
@@ -11,16 +12,18 @@ from pathlib import Path
 from hast.bank import BankConfig
 from hast.config import load_section
 from hast.errors import InputError
-from hast.storage.datasets import DatasetConfig
+from hast.storage.datasets import DatasetConfig, class_folders
 from hast.storage.tables import write_json
 from hast.storage.weights import is_checkpoint
 from stages.entry import PARAMS, Out, Params, main
+from stages.params import check_params
 from stages.teacher import TeacherConfig
 
 
 def run(*, teacher: Out, dataset: Out, bank: Out, params: Params = PARAMS) -> None:
     """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET, of a bank
     that others made to BANK."""
+    check_params(params)
     config = load_section(params, "teacher", TeacherConfig)
     checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
     write_json(
@@ -31,6 +34,8 @@ def run(*, teacher: Out, dataset: Out, bank: Out, params: Params = PARAMS) -> No
         },
     )
     images = load_section(params, "dataset", DatasetConfig)
+    if images.name == "folder":
+        class_folders(images, "test")
     write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
     source = load_section(params, "bank", BankConfig).source
     write_json(bank, {"manifest": _bank(source) if source else None})

@@ -9,13 +9,13 @@ from hast.errors import InputError
 from hast.export.bundle import ExportConfig
 from hast.loops.calibrate import CalibrationConfig
 from hast.loops.finetune import FinetuneConfig
+from hast.loops.score import ScoreConfig
 from hast.loops.sensitivity import SensitivityConfig
 from hast.loops.synthesize import SynthesisConfig
 from hast.loops.train_generator import GeneratorConfig
 from hast.networks.plan import PlanConfig
 from hast.recipes import load_section_by_recipe
 from hast.storage.datasets import DatasetConfig
-from stages.score import ScoreConfig
 from stages.teacher import TeacherConfig
 
 SECTIONS: dict[str, type[Section]] = {

@@ -1,11 +1,10 @@
 """score: how hard is every sample of the bank for the teacher and the untrained student."""
 
 import torch
-from pydantic import Field
 
-from hast.config import Section, load_section
+from hast.config import load_section
 from hast.engine import select_device
-from hast.loops.score import SCORED_TOGETHER, Hardness, score
+from hast.loops.score import SCORED_TOGETHER, Hardness, ScoreConfig, score
 from hast.progress import track
 from hast.storage.bank import open_bank
 from hast.storage.hardness import save_hardness
@@ -13,11 +12,6 @@ from hast.storage.students import load_student
 from hast.storage.tables import write_json, write_tsv
 from hast.storage.teachers import load_teacher
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
-
-
-class ScoreConfig(Section):
-    bins: int = Field(default=20, ge=2)  # of the difficulty histogram over [0, 1]
-    hard_above: float = Field(default=0.5, ge=0, le=1)  # a sample counts as hard from here
 
 
 def run(

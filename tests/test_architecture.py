@@ -11,7 +11,7 @@ ROOMS = [
     ["hast/cli"],
     ["hast/init_cli", "hast/run_cli", "hast/bank_cli", "hast/export_cli"],
     ["hast/network_cli"],
-    ["hast/report"],
+    ["hast/report", "hast/presets"],
     ["hast/bank_facts"],
     [
         "hast/doctor",
@@ -26,7 +26,6 @@ ROOMS = [
     ["hast/loops", "hast/storage"],  # side by side: neither knows the other
     ["hast/bank"],
     ["hast/networks"],
-    ["hast/presets"],
     ["hast/bit_width", "hast/recipes"],
     ["hast/engine", "hast/distributed", "hast/runtime", "hast/config", "hast/progress"],
     ["hast/machine", "hast/figures"],

@@ -41,7 +41,9 @@ def test_help_and_version():
     done = cli("--help")
     assert done.returncode == 0
     assert "bank" in done.stdout
-    assert cli("version").stdout.strip() == hast.__version__
+    for asked in ("version", "--version"):
+        assert cli(asked).stdout.strip() == hast.__version__
+    assert "Usage" in cli().stdout
 
 
 def test_a_bank_is_verified_and_described(bank):

@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import child_environment
+from PIL import Image
 from typer.testing import CliRunner
 
 from hast.cli import app
 from hast.config import read_yaml
 from hast.doctor import examine
+from hast.errors import InputError
 from hast.offline_plots import set_up
 from stages.params import check_params
 
@@ -47,6 +50,13 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
+def make_images(folder: Path, *, classes: int) -> None:
+    for name in (f"kind_{i}" for i in range(classes)):
+        (folder / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (12, 12)).save(folder / name / f"{i}.png")
+
+
 def run(*arguments: str, typed: str | None = None):
     return CliRunner().invoke(app, [*arguments], input=typed)
 
@@ -68,14 +78,16 @@ def test_init_takes_a_checkpoint_and_a_folder_and_keeps_the_old_file(mine):
     from mine import build
 
     torch.save(build(5).state_dict(), mine / "w.pth")
-    (mine / "images/test").mkdir(parents=True)
+    make_images(mine / "images/test", classes=5)
     (mine / "params.yaml").write_text("old\n")
     options = ["--weights", "w.pth", "--source-args", '{"classes": 5}', "--data-root", "images"]
     done = run("init", "python:mine:build", *SPEC, *options)
     assert done.exit_code == 0, done.exception
     assert (mine / "params.yaml.old").read_text() == "old\n"
     written = read_yaml(mine / "params.yaml")
-    assert written["dataset"] == {"name": "folder", "root": "images"}
+    assert "10 test images in 5 classes" in done.stdout
+    assert (written["dataset"]["name"], written["dataset"]["root"]) == ("folder", "images")
+    assert written["teacher"]["spec"]["class_names"] == [f"kind_{i}" for i in range(5)]
     assert written["teacher"]["weights"] == "w.pth"
 
 
@@ -85,14 +97,22 @@ def test_init_takes_a_checkpoint_and_a_folder_and_keeps_the_old_file(mine):
         (["python:mine:build"], "must be given.*--input-shape, --mean and --std"),
         (["python:mine:nothing", *SPEC], "cannot be imported"),
         (["python:torch.nn:Identity", *SPEC], "no BatchNorm|has no BatchNorm"),
-        (["python:mine:build", *SPEC, "--data-root", "nowhere"], "no folder nowhere/test"),
+        (["python:mine:build", *SPEC, "--data-root", "nowhere"], "must be a folder .* got nowhere"),
+        (["python:mine:build", *SPEC, "--data-root", "four"], "four/test holds 4 classes .* 3"),
+        (["python:mine:build", *SPEC, "--data-root", "empty"], "no valid file for the classes a"),
+        (
+            ["python:mine:build", *SPEC[:2], "--mean", "124,116,104", "--std", "58,57,57"],
+            "of pixels in .0, 1., so none is above 1; divide those of 0..255 by 255",
+        ),
         (["python:mine:build", *SPEC, "--bits", "4"], "bit width must be written"),
         (["python:mine:build", *SPEC[:2], "--mean", "a"], "mean must be numbers"),
         ([], "SOURCE is missing, and there is no terminal"),
     ],
 )
 def test_init_that_cannot_work_says_why_and_writes_nothing(mine, arguments, message):
-    with pytest.raises(Exception, match=message):
+    make_images(mine / "four/test", classes=4)
+    (mine / "empty/test/a").mkdir(parents=True)
+    with pytest.raises(InputError, match=message):
         raise run("init", *arguments).exception
     assert not (mine / "params.yaml").exists()
 

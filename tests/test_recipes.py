@@ -90,6 +90,15 @@ def test_an_unknown_word_is_refused_with_those_that_are_known(arguments, message
         preset(name, recipe=recipe, size=size)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_preset_writes_every_parameter(recipe):
+    """So that `dvc exp run --set-param` and the report find it."""
+    written = preset("cifar10_resnet20", recipe=recipe)
+    for key, section in SECTIONS.items():
+        if key != "teacher":
+            assert written[key].keys() == section.model_fields.keys()
+
+
 def test_a_quick_run_of_a_heavier_network_makes_less():
     def quick(macs: int, side: int = 32) -> dict:
         return own_network(

@@ -25,6 +25,22 @@ from stages import (
 from stages.params import SECTIONS
 
 
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("quantize", {"steps": 0}, "quantize.steps: .* greater than or equal to 1, got 0"),
+        ("dataset", {"name": "folder", "root": "images"}, "no valid file for the classes a"),
+        ("dataset", {"name": "folder", "root": "nowhere"}, "must be a folder .* got nowhere"),
+    ],
+)
+def test_the_first_stage_finds_what_a_later_one_would_end_with(project, section, value, message):
+    (project / "images/test/a").mkdir(parents=True)
+    edit_params(project, lambda p: p[section].update(value))
+    with pytest.raises(InputError, match=message):
+        run_teacher()
+    assert not (project / A / "teacher").exists()
+
+
 def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     read = set()
     original = Section.__getattribute__

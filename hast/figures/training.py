@@ -73,6 +73,7 @@ def fidelity_gap(shares: Mapping[str, Mapping[str, float]]) -> Figure:
         lowest = min(value for by_set in shares.values() for value in by_set.values())
         room = max(0.02, 1 - lowest)
         ax.set_xlim(max(0.0, lowest - room / 2), 1.0 + room / 3)
-        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%" if value <= 1 else "")
+        ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= 1])
+        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(sets))
     return figure

@@ -4,12 +4,19 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from hast.config import Section
 from hast.math.hardness import entropy, gradient_norm, sample_difficulty
 from hast.runtime import device_of
 
 SCORED_TOGETHER = 256
+
+
+class ScoreConfig(Section):
+    bins: int = Field(default=20, ge=2)  # of the difficulty histogram over [0, 1]
+    hard_above: float = Field(default=0.5, ge=0, le=1)  # a sample counts as hard from here
 
 
 class Hardness(NamedTuple):

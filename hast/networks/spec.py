@@ -33,6 +33,11 @@ class ModelSpec(Section):
         channels = self.input_shape[0]
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(f"mean and std must have one value for each of {channels} channels")
+        if max(map(abs, self.mean)) > 1 or max(self.std) > 1:
+            raise ValueError(
+                "mean and std are of pixels in [0, 1], so none is above 1; divide those of 0..255"
+                " by 255"
+            )
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names must be empty or name all {self.num_classes} classes")
         return self

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import torch
 
 from hast.engine import select_device
-from hast.machine import commit, device_name, library_versions
+from hast.machine import commit, device_name, is_changed, library_versions
 from hast.report.record import Run
 from hast.storage.timings import Timing, read_timings
 
 
 class Provenance(NamedTuple):
     commit: str | None  # of the project's Git repository
+    uncommitted: bool  # whether files differ from it
     hardware: str  # of the machine that made the report
     libraries: dict[str, str]
     timings: list[Timing]  # of stages that ran on this machine, latest first
@@ -25,6 +26,7 @@ def provenance_of(run: Run) -> Provenance:
     """Facts about a run; those of machine and repository are the current ones."""
     return Provenance(
         commit=commit(Path.cwd()),
+        uncommitted=is_changed(Path.cwd()),
         hardware=f"{device_name(select_device())}, {torch.get_num_threads()} threads",
         libraries=library_versions(),
         timings=read_timings(),

@@ -58,7 +58,15 @@ def verdict(name: str, row: dict[str, Any]) -> str:
         f" {row['samples']:,} test images"
     )
     if abs(drop) <= margin or drop == 0:
-        return f"{answers}; on so few images its accuracy cannot be told from the teacher's."
-    if drop < 0:
-        return f"{answers} and is {-drop:.2f} ± {margin:.2f} points more accurate."
-    return f"{answers} and loses {drop:.2f} ± {margin:.2f} points of accuracy."
+        answers += "; on so few images its accuracy cannot be told from the teacher's."
+    elif drop < 0:
+        answers += f" and is {-drop:.2f} ± {margin:.2f} points more accurate."
+    else:
+        answers += f" and loses {drop:.2f} ± {margin:.2f} points of accuracy."
+    before = row.get("top1_before_finetuning", 0.0)
+    if before - row.get("top1", 1.0) > row["drop_margin"]:
+        answers += (
+            f" Fine-tuning made it worse than the {before:.2%} it had before: give it more samples,"
+            " more steps or a smaller learning rate."
+        )
+    return answers

@@ -1,6 +1,6 @@
 """The pictures of the page, each with the sentence that says what to look for."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
 from hast.figures.confusion import confusion_change
@@ -155,7 +155,7 @@ def _training(run: Run) -> Chapter:
             _drawn(
                 training_curves(curve, columns=("cross_entropy", "bns")),
                 "generator",
-                "Training of the generator, whose images set the activation ranges.",
+                f"Training of the generator; {_use_of_generator(run.params)}.",
             )
         )
     return Chapter(
@@ -164,6 +164,12 @@ def _training(run: Run) -> Chapter:
         " losses had settled when training ended.",
         pictures,
     )
+
+
+def _use_of_generator(params: dict[str, Any]) -> str:
+    if params.get("calibrate", {}).get("images") == "bank":
+        return "activation ranges were taken from the bank's images instead"
+    return "its images set the activation ranges"
 
 
 def _drawn(figure: Figure, name: str, caption: str, *, whole: bool = False) -> Picture:

@@ -100,11 +100,50 @@ def _digits_batches(split: Split, spec: ModelSpec) -> Batches:
     return [*zip(images.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True)]
 
 
-def _folder_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batches:
+class ClassFolders(NamedTuple):
+    """A split of an image folder, before any image is read."""
+
+    names: list[str]  # of the classes, in the order of their numbers
+    images: int
+
+
+def class_folders(config: DatasetConfig, split: Split) -> ClassFolders:
+    """Look at an image folder without reading its images.
+
+    Raises:
+        InputError: the folder is not there, or a class has no images.
+    """
+    found = _open_folder(config, split)
+    return ClassFolders(found.classes, len(found))
+
+
+def check_classes(found: ClassFolders, config: DatasetConfig, split: Split, classes: int) -> None:
+    """Check that the folder has as many classes as the network answers.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    if len(found.names) != classes:
+        raise InputError(
+            f"{config.root}/{split} holds {len(found.names)} classes but the teacher answers"
+            f" {classes}"
+        )
+
+
+def _open_folder(
+    config: DatasetConfig, split: Split, transform: v2.Compose | None = None
+) -> ImageFolder:
     if config.root is None or not (config.root / split).is_dir():
         raise InputError(
             f"dataset.root must be a folder that holds '{split}/<class>/<image>', got {config.root}"
         )
+    try:
+        return ImageFolder(str(config.root / split), transform, loader=_read_image)
+    except FileNotFoundError as error:  # no class folder, or an empty one
+        raise InputError(f"{config.root / split}: {str(error).splitlines()[0]}") from None
+
+
+def _folder_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batches:
     channels, height, width = spec.input_shape
     if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels but the teacher expects {channels}")
@@ -116,15 +155,8 @@ def _folder_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Bat
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(list(spec.mean), list(spec.std)),
     ]
-    try:
-        folder = ImageFolder(str(config.root / split), v2.Compose(steps), loader=_read_image)
-    except FileNotFoundError as error:  # no class folder, or an empty one
-        raise InputError(f"{config.root / split}: {str(error).splitlines()[0]}") from None
-    if len(folder.classes) != spec.num_classes:
-        raise InputError(
-            f"{config.root / split} holds {len(folder.classes)} classes but the teacher answers"
-            f" {spec.num_classes}"
-        )
+    folder = _open_folder(config, split, v2.Compose(steps))
+    check_classes(ClassFolders(folder.classes, len(folder)), config, split, spec.num_classes)
     return DataLoader(folder, batch_size=_BATCH_SIZE)
 
 

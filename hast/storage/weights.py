@@ -48,6 +48,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on garbage, torch's reader raises nearly anything
         reason = str(error).splitlines()[0]
+        if "Weights only load failed" in reason:
+            reason = "it holds pickled objects, perhaps a whole module; save its state_dict()"
         raise InputError(
             f"{path}: not a readable checkpoint ({reason}); it must be safetensors or a state dict"
             " that torch.load(weights_only=True) accepts"

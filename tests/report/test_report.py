@@ -100,6 +100,21 @@ def test_the_verdict_knows_what_noise_is(row, expected):
     assert expected in verdict("w4a4", row | {"agreement": 0.9, "samples": 100})
 
 
+@pytest.mark.parametrize(("before", "warned"), [(0.95, True), (0.81, False), (0.5, False)])
+def test_the_verdict_says_when_fine_tuning_did_harm(before, warned):
+    row = {"drop": 0.1, "drop_margin": 0.02, "agreement": 0.9, "samples": 100}
+    text = verdict("w4a4", row | {"top1": 0.8, "top1_before_finetuning": before})
+    assert ("Fine-tuning made it worse" in text) == warned
+
+
+def test_what_is_folded_on_the_screen_is_printed(browser, page, tmp_path):
+    with opened(browser, page) as tab:
+        folded = "#provenance details table"
+        assert not tab.page.is_visible(folded)
+        tab.page.emulate_media(media="print")
+        assert tab.page.is_visible(folded)
+
+
 def test_a_missing_file_is_named(run_folder, monkeypatch):
     monkeypatch.chdir(run_folder)
     with pytest.raises(InputError, match=r"nothing/w4a4\.tsv: no such file; run `dvc repro`"):
