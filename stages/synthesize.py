@@ -18,10 +18,10 @@ from hast.networks.generator import Generator
 from hast.networks.plan import forward_macs
 from hast.progress import drain, track
 from hast.storage.bank import StoredBank
+from hast.storage.bank_place import check_free
 from hast.storage.bank_tools import batch_size_of
 from hast.storage.bank_writer import BankWriter
 from hast.storage.generators import load_generator
-from hast.storage.placing import check_free
 from hast.storage.tables import read_json, write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
 from hast.storage.transfer import blocks_to_pull, pull_bank

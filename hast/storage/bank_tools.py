@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from hast.bank import Bank, BankCard, Derivation, Dtype, Parent
 from hast.errors import InputError
 from hast.storage.bank import MAX_CHUNK, StoredBank
+from hast.storage.bank_place import check_free
 from hast.storage.bank_writer import BankWriter
 from hast.storage.pixels import decode, encode
-from hast.storage.placing import check_free, side_folder
+from hast.storage.placing import side_folder
 
 Preference = Literal["first", "hardest", "easiest"]
 

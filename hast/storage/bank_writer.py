@@ -25,9 +25,10 @@ from zarr.codecs import ZstdCodec
 from hast.bank import BankCard
 from hast.errors import InputError
 from hast.storage.bank import MANIFEST, MAX_CHUNK, STORE
+from hast.storage.bank_place import place_bank
 from hast.storage.manifest import write_manifest
 from hast.storage.pixels import decode, encode
-from hast.storage.placing import disk_errors, place_folder, write_atomically
+from hast.storage.placing import disk_errors, write_atomically
 
 _SHARD = 1024  # samples; few files matter more than few bytes
 _MIN_SHARDS = 4  # where there are enough batches, so that a run that was killed keeps something
@@ -186,7 +187,7 @@ class BankWriter:
         Raises:
             InputError: something is at `target`, or the disk is full; what was there is kept.
         """
-        place_folder(self._bank, target, overwrite=overwrite, keep=keep)
+        place_bank(self._bank, target, overwrite=overwrite, keep=keep)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
             return

@@ -46,6 +46,16 @@ class Remote:
         self.url = url.rstrip("/")
         self._root = self._root.rstrip("/")
 
+    @property
+    def folder(self) -> Path | None:
+        """Where it is on a disk of this machine; None where it is elsewhere."""
+        return Path(self._root) if "file" in self._protocols else None
+
+    @property
+    def _protocols(self) -> set[str]:
+        protocol = self._files.protocol
+        return {protocol} if isinstance(protocol, str) else set(protocol)
+
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
 
@@ -149,8 +159,7 @@ class Remote:
         return f"{self._root}/{name}"
 
     def _make_folder_of(self, name: str) -> None:
-        protocol = self._files.protocol
-        if _OBJECT_STORES.isdisjoint([protocol] if isinstance(protocol, str) else protocol):
+        if _OBJECT_STORES.isdisjoint(self._protocols):
             folder = self._path(name).rpartition("/")[0]
             self._try(name, lambda: self._files.makedirs(folder, exist_ok=True))
 

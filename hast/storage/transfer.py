@@ -11,8 +11,9 @@ from pathlib import Path
 
 from hast.errors import InputError
 from hast.storage.bank import MANIFEST, STORE, StoredBank
+from hast.storage.bank_place import check_free, place_bank
 from hast.storage.manifest import parse_manifest, read_manifest, sha256_of
-from hast.storage.placing import check_free, disk_errors, place_folder, write_atomically
+from hast.storage.placing import disk_errors, write_atomically
 from hast.storage.remote import BLOCK, Block, Remote
 
 _MAX_MANIFEST = 64 << 20
@@ -28,15 +29,15 @@ def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[Bl
         InputError: the bank is damaged, `url` holds something else, or the transfer keeps failing.
     """
     StoredBank(folder)
-    files = read_manifest(folder / MANIFEST)
     content = (folder / MANIFEST).read_bytes()
     remote = Remote(url)
-    _make_room(remote, files, content, overwrite=overwrite)
-    for name, digest in files.items():
-        yield from remote.upload(f"{STORE}/{name}", folder / STORE / name, digest)
-    remote.write(MANIFEST, content)
-    if remote.read(MANIFEST) != content:
-        raise InputError(f"{url}/{MANIFEST}: differs from what was sent; run again")
+    if _holds(remote, read_manifest(folder / MANIFEST), content):
+        yield from _send(folder, remote)  # only what is damaged there
+    elif remote.folder is None:
+        _make_room(remote, read_manifest(folder / MANIFEST), overwrite=overwrite)
+        yield from _send(folder, remote)
+    else:
+        yield from _push_to_folder(folder, remote.folder, content, overwrite=overwrite)
 
 
 def pull_bank(
@@ -63,7 +64,7 @@ def pull_bank(
     if content is None:
         raise InputError(f"{url}: no {MANIFEST}; there is no bank, or its push has not ended")
     files = parse_manifest(content, name=f"{url}/{MANIFEST}")
-    side = _side_of(folder, content)
+    side = _side_of(folder, content, "pull")
     _check_room(remote, files, side)
     for name, digest in files.items():
         target = side / STORE / name
@@ -76,7 +77,7 @@ def pull_bank(
     except InputError as error:
         shutil.rmtree(side, ignore_errors=True)
         raise InputError(str(error).replace(str(side), url)) from None
-    place_folder(side, folder, overwrite=overwrite)
+    place_bank(side, folder, overwrite=overwrite)
 
 
 def source_digest(source: str) -> str:
@@ -119,21 +120,63 @@ def blocks_to_pull(url: str) -> int:
     return sum(-(-(remote.size(f"{STORE}/{name}") or 0) // BLOCK) for name in files)
 
 
-def _make_room(remote: Remote, files: dict[str, str], content: bytes, *, overwrite: bool) -> None:
-    """Refuse to write over another bank, or take its manifest away first."""
-    there = remote_manifest(remote)
-    strange = [name for name in remote.names(STORE) if name.removeprefix(f"{STORE}/") not in files]
-    if there == content and not strange:
-        return
+def _push_to_folder(
+    folder: Path, target: Path, content: bytes, *, overwrite: bool
+) -> Iterator[Block]:
+    """Send to a disk of this machine: beside `target` first, so that what is there is kept until
+    the new bank is whole."""
+    empty = target.is_dir() and not any(target.iterdir())
+    check_free(target, overwrite=overwrite or empty)
+    side = _side_of(target, content, "push")
+    yield from _send(folder, Remote(str(side)))
+    place_bank(side, target, overwrite=overwrite or empty)
+
+
+def _send(folder: Path, remote: Remote) -> Iterator[Block]:
+    """Send every file that is not there yet, the manifest last."""
+    for name, digest in read_manifest(folder / MANIFEST).items():
+        yield from remote.upload(f"{STORE}/{name}", folder / STORE / name, digest)
+    content = (folder / MANIFEST).read_bytes()
+    remote.write(MANIFEST, content)
+    if remote.read(MANIFEST) != content:
+        raise InputError(f"{remote.url}/{MANIFEST}: differs from what was sent; run again")
+
+
+def _holds(remote: Remote, files: dict[str, str], content: bytes) -> bool:
+    """Whether this bank is there already, perhaps damaged."""
+    return remote_manifest(remote) == content and not _strange(remote, files)
+
+
+def _strange(remote: Remote, files: dict[str, str]) -> list[str]:
+    """Files of a store there that belong to another bank."""
+    return [name for name in remote.names(STORE) if name.removeprefix(f"{STORE}/") not in files]
+
+
+def _make_room(remote: Remote, files: dict[str, str], *, overwrite: bool) -> None:
+    """Refuse to write over another bank, or take its manifest away first: where nothing can be
+    renamed as a whole, it must not pass for one while its files change."""
+    there, strange = remote_manifest(remote), _strange(remote, files)
     if (there is not None or strange) and not overwrite:
         raise InputError(
             f"{remote.url}: holds another bank, or files of one; name another place or give"
             " --overwrite"
         )
     if there is not None:
+        _check_is_manifest(there, remote.url)
         remote.remove(MANIFEST)
     for name in strange:
         remote.remove(name)
+
+
+def _check_is_manifest(content: bytes, url: str) -> None:
+    try:
+        files = parse_manifest(content, name=url)
+    except InputError:
+        files = {}
+    if not files:
+        raise InputError(
+            f"{url}: its {MANIFEST} is no bank's; only a bank is overwritten by a bank"
+        )
 
 
 def _check_room(remote: Remote, files: dict[str, str], side: Path) -> None:
@@ -147,9 +190,9 @@ def _check_room(remote: Remote, files: dict[str, str], side: Path) -> None:
         )
 
 
-def _side_of(folder: Path, content: bytes) -> Path:
+def _side_of(folder: Path, content: bytes, what: str) -> Path:
     """Where files are gathered until all are there; the same again for the same bank."""
-    side = folder.parent / f".{folder.name}.pull-{hashlib.sha256(content).hexdigest()[:16]}"
+    side = folder.parent / f".{folder.name}.{what}-{hashlib.sha256(content).hexdigest()[:16]}"
     with disk_errors(folder):
         side.mkdir(parents=True, exist_ok=True)
     return side

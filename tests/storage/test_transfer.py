@@ -135,11 +135,42 @@ def test_an_interrupted_push_is_no_bank_and_goes_on(bank, place, tmp_path, monke
 def test_another_bank_at_the_far_end_is_replaced_only_when_asked(bank, place, tmp_path):
     filter_bank(bank, tmp_path / "other", count=70)
     run(push_bank(bank, place))
-    with pytest.raises(InputError, match="holds another bank, or files of one"):
+    with pytest.raises(InputError, match=r"holds another bank, or files of one|is there already"):
         run(push_bank(tmp_path / "other", place))
     run(push_bank(tmp_path / "other", place, overwrite=True))
     run(pull_bank(place, tmp_path / "back"))
     assert files(tmp_path / "back") == files(tmp_path / "other")
+
+
+def test_a_push_that_replaces_a_bank_in_a_folder_leaves_it_whole_until_the_end(bank, tmp_path):
+    far = tmp_path / "far"
+    filter_bank(bank, far, count=70)
+    before = files(far)
+    blocks = push_bank(bank, f"file://{far}", overwrite=True)
+    for _ in range(5):
+        next(blocks)
+    blocks.close()
+    assert files(far) == before
+    run(push_bank(bank, f"file://{far}", overwrite=True))
+    assert files(far) == files(bank)
+    assert [path.name for path in tmp_path.iterdir()] == ["far"]
+
+
+def test_a_push_into_an_empty_folder_needs_no_leave(bank, tmp_path):
+    (tmp_path / "far").mkdir()
+    run(push_bank(bank, str(tmp_path / "far")))
+    assert files(tmp_path / "far") == files(bank)
+
+
+@pytest.mark.parametrize("content", [b'{"name": "my site"}', b"{}", b"<html>"])
+def test_a_manifest_of_something_else_in_a_bucket_is_never_replaced(bank, s3, tmp_path, content):
+    url = f"s3://banks/{tmp_path.name}"
+    far = remote.Remote(url)
+    far.write("manifest.json", content)
+    with pytest.raises(InputError, match=r"its manifest.json is no bank's; only a bank is over"):
+        run(push_bank(bank, url, overwrite=True))
+    assert far.read("manifest.json") == content
+    assert far.names("") == ["manifest.json"]
 
 
 def test_a_bank_that_is_there_is_not_overwritten_by_a_pull(bank, tmp_path):
