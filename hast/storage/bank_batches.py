@@ -7,7 +7,7 @@ not fit is read a few shards at a time: their order is shuffled, and so are the 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import psutil
@@ -49,7 +49,12 @@ class BankDataset(Dataset[tuple[Tensor, Tensor]]):
             bank: see `open_stored`.
             held_shards: how many to hold in memory; by default all where they take less than a
                 quarter of the free memory, else 4.
+
+        Raises:
+            InputError: none shall be held.
         """
+        if held_shards is not None and held_shards < 1:
+            raise InputError(f"held_shards must be at least 1, got {held_shards}")
         self.bank = bank
         self.shards = bank.shards()
         size = np.prod(bank.card.spec.input_shape) * len(bank) * _FORMATS[bank.card.dtype]
@@ -69,8 +74,16 @@ class BankDataset(Dataset[tuple[Tensor, Tensor]]):
         return list(zip(*self.batch(index), strict=True))
 
     def batch(self, index: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and labels (B,) of the given samples."""
-        chosen = torch.as_tensor(index)
+        """Images (B, C, H, W) and labels (B,) of the given samples; negative ones count from the
+        end.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        chosen, samples = torch.as_tensor(index, dtype=torch.int64), len(self)
+        if ((chosen < -samples) | (chosen >= samples)).any():
+            raise IndexError(f"samples must lie in {-samples}..{samples - 1}, got {index}")
+        chosen = chosen % samples
         shard_of = chosen // self.bank.shard_size
         images = torch.empty(len(chosen), *self.bank.card.spec.input_shape)
         for number in shard_of.unique().tolist():
@@ -119,8 +132,11 @@ class BankBatches:
             balanced: draw every class equally often, with replacement.
 
         Raises:
-            InputError: a batch is larger than the bank.
+            InputError: a batch is larger than the bank, or the sampling is not known.
         """
+        if sampling not in get_args(Sampling):
+            known = " or ".join(get_args(Sampling))
+            raise InputError(f"sampling must be {known}, got {sampling!r}")
         if not 1 <= batch_size <= len(dataset):
             raise InputError(f"batch_size must lie in 1..{len(dataset)}, got {batch_size}")
         self._dataset, self._size, self._seed = dataset, batch_size, seed

@@ -109,6 +109,35 @@ def test_a_batch_larger_than_the_bank_is_refused(folder):
         BankBatches(BankDataset(open_stored(folder)), batch_size=1001)
 
 
+def test_negative_samples_count_from_the_end(folder, whole):
+    dataset = BankDataset(open_stored(folder))
+    for i in (-1, -249, -250, -251, -SAMPLES):
+        image, label = dataset[i]
+        assert torch.equal(image, whole.images[i])
+        assert label == whole.labels[i]
+    images, labels = dataset.batch(torch.tensor([-1, 0, -SAMPLES]))
+    assert torch.equal(images, whole.images[[-1, 0, 0]])
+    assert torch.equal(labels, whole.labels[[-1, 0, 0]])
+
+
+@pytest.mark.parametrize("index", [SAMPLES, -SAMPLES - 1, 10**9])
+def test_a_sample_that_is_not_there_is_an_index_error(folder, index):
+    with pytest.raises(IndexError, match=r"must lie in -1000\.\.999"):
+        BankDataset(open_stored(folder)).batch([0, index])
+
+
+def test_a_misspelled_sampling_is_refused(folder):
+    dataset = BankDataset(open_stored(folder))
+    with pytest.raises(InputError, match="sampling must be uniform or difficulty, got 'dificulty'"):
+        BankBatches(dataset, batch_size=4, sampling="dificulty")
+
+
+@pytest.mark.parametrize("held", [0, -1])
+def test_no_held_shard_is_refused(folder, held):
+    with pytest.raises(InputError, match=f"held_shards must be at least 1, got {held}"):
+        BankDataset(open_stored(folder), held_shards=held)
+
+
 def test_a_url_is_read_through_a_cache_that_stays_small(folder, whole, tmp_path):
     url = f"file://{folder}"
     size = max(p.stat().st_size for p in (folder / "bank.zarr/images/c").rglob("*") if p.is_file())
