@@ -273,6 +273,7 @@ def _check_bank(bank: Bank, teacher: nn.Module, spec: ModelSpec) -> None:
         raise InputError(
             f"the bank was made for teacher {bank.card.teacher} but the teacher is {expected}"
         )
+    bank.card.require_made_for(spec, name="the bank")
     if tuple(bank.images.shape[1:]) != spec.input_shape:
         raise InputError(
             f"the bank holds {'x'.join(map(str, bank.images.shape[1:]))} images but the spec says"

@@ -3,9 +3,11 @@
 import hashlib
 from typing import Any, Literal, NamedTuple
 
+from pydantic import Field
 from torch import Tensor
 
 from hast.config import Section
+from hast.errors import InputError
 from hast.networks.spec import ModelSpec
 
 FORMAT: Literal["hast-bank"] = "hast-bank"
@@ -17,7 +19,8 @@ Dtype = Literal["uint8", "float16", "float32"]
 class BankConfig(Section):
     """Where the pipeline's bank comes from, and how one of our own is stored."""
 
-    source: str | None = None  # folder or URL of a bank to take; then none is synthesized
+    # Folder or URL of a bank to take; then none is synthesized.
+    source: str | None = Field(default=None, min_length=1)
     dtype: Dtype = "uint8"  # of stored pixels
 
 
@@ -56,6 +59,21 @@ class BankCard(Section):
     def key(self) -> str:
         """Names the bank that these inputs make."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def require_made_for(self, spec: ModelSpec, *, name: str) -> None:
+        """Check that the pixels are what a teacher expects and the labels what it answers. The
+        names of classes may differ.
+
+        Raises:
+            InputError: with both values; `name` says which bank.
+        """
+        for what in ("input_shape", "num_classes", "mean", "std"):
+            ours, expected = getattr(self.spec, what), getattr(spec, what)
+            if ours != expected:
+                raise InputError(
+                    f"{name} was made for {what} {ours} but the teacher has {expected}; take a bank"
+                    " of this teacher, or mend the spec"
+                )
 
 
 class Bank(NamedTuple):

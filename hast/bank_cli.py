@@ -1,7 +1,7 @@
 """`hast bank`: look at sample banks, derive new ones, carry them between places."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.console import Console
 from hast.bank import Dtype
 from hast.bank_facts import bank_facts, facts_table
 from hast.errors import InputError
+from hast.networks.spec import ModelSpec
 from hast.progress import drain
 from hast.storage.bank import StoredBank
 from hast.storage.bank_tools import (
@@ -48,7 +49,7 @@ def info(
 @app.command()
 def verify(bank: BankFolder, teacher: TeacherFolder = None) -> None:
     """Check structure, hashes, labels, finiteness and duplicates."""
-    found = StoredBank(bank, teacher=_fingerprint(teacher))
+    found = StoredBank(bank, **_made_for(teacher))
     found.check_images()
     check_duplicates(found)
     print(f"{bank}: good, {len(found)} samples for teacher {found.card.teacher}")
@@ -102,7 +103,7 @@ def filter_(
     made = filter_bank(
         bank,
         out,
-        classes=[_class(part.strip(), names) for part in (classes or "").split(",") if part],
+        classes=[] if classes is None else _classes(classes, names),
         difficulty=_range(difficulty),
         count=count,
         prefer=prefer,
@@ -144,13 +145,30 @@ def pull(
     overwrite: Overwrite = False,
 ) -> None:
     """Fetch a bank from a URL and verify it. Run again, it goes on where it stopped."""
-    blocks = pull_bank(url, out, teacher=_fingerprint(teacher), overwrite=overwrite)
+    blocks = pull_bank(url, out, **_made_for(teacher), overwrite=overwrite)
     drain(blocks, total=blocks_to_pull(url), label="pull")
     print(f"{out}: good, {StoredBank(out, verify=False).card.samples} samples")
 
 
-def _fingerprint(teacher: Path | None) -> str | None:
-    return load_card(teacher, TeacherCard).fingerprint if teacher else None
+class MadeFor(TypedDict, total=False):
+    """What a bank must agree with."""
+
+    teacher: str
+    spec: ModelSpec
+
+
+def _made_for(folder: Path | None) -> MadeFor:
+    if folder is None:
+        return {}
+    card = load_card(folder, TeacherCard)
+    return {"teacher": card.fingerprint, "spec": card.spec}
+
+
+def _classes(text: str, names: tuple[str, ...]) -> list[int]:
+    found = [_class(part.strip(), names) for part in text.split(",") if part.strip()]
+    if not found:
+        raise InputError(f"classes: {text!r} names none; leave --classes out to keep all")
+    return found
 
 
 def _class(text: str, names: tuple[str, ...]) -> int:

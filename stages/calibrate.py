@@ -66,7 +66,7 @@ def run(
     )
     # No generator was trained for a bank that others made.
     if config.images == "bank" or load_section(params, "bank", BankConfig).source is not None:
-        samples = open_bank(bank, teacher=source.card.fingerprint)
+        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
         batches = partial(bank_batches, samples.images, config, where)
     else:
         batches = partial(generator_batches, load_generator(generator, source, where), config)

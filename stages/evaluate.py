@@ -49,7 +49,7 @@ def run(
     config = load_section(params, "dataset", DatasetConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
-    samples = open_bank(bank, teacher=source.card.fingerprint)
+    samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
     networks = {
         "teacher": source.network,
         "calibrated": load_student(calibrated, source, where),

@@ -57,7 +57,8 @@ def run(
     product = load(out, trust_source=True)
     files = write_formats(product, out, config)
 
-    images = {"bank": open_bank(bank, teacher=source.card.fingerprint).images[: config.samples]}
+    samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    images = {"bank": samples.images[: config.samples]}
     batches = open_batches(load_section(params, "dataset", DatasetConfig), "test", source.spec)
     if len(batches):
         images["test"] = _spread(batches, config.samples)

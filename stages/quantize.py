@@ -76,7 +76,7 @@ def run(
         work = forward_macs(source.network, source.spec) * WORK_PER_IMAGE * images
         engine = choose_engine(where, work=work, precision=precision, compile=compile)
         student = load_student(calibrated, source, where)
-        samples = open_bank(bank, teacher=source.card.fingerprint)
+        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, "student_difficulty", bank=samples.card.key())
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 

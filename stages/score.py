@@ -31,7 +31,7 @@ def run(
     where = select_device(device)
     source = load_teacher(teacher, where)
     student = load_student(calibrated, source, where)
-    samples = open_bank(bank, teacher=source.card.fingerprint)
+    samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
 
     batches = score(source.network, student, samples.images, samples.labels)
     parts = [

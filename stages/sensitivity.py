@@ -19,7 +19,7 @@ def run(
     damage: dict[str, dict[int, float]] = {}
     if config.enabled:
         source = load_teacher(teacher, select_device(device))
-        samples = open_bank(bank, teacher=source.card.fingerprint)
+        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
         layers = list(probe_layers(source.network, source.spec, WEIGHTED))
         measured = measure_sensitivity(
             source.network, samples.images[: config.samples], layers, config.candidates

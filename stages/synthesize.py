@@ -124,7 +124,9 @@ def _profile(source: Teacher, batches: Iterable[tuple[Tensor, Tensor]]) -> Profi
 
 def _take(source: str, digest: str, teacher: Teacher, out: Out, *, overwrite: bool) -> None:
     """Copy a bank that others made to OUT, verified."""
-    fetched = pull_bank(source, out, teacher=teacher.card.fingerprint, overwrite=overwrite)
+    fetched = pull_bank(
+        source, out, teacher=teacher.card.fingerprint, spec=teacher.spec, overwrite=overwrite
+    )
     drain(fetched, total=blocks_to_pull(source), label="take the bank")
     if StoredBank(out, verify=False).digest != digest:
         raise InputError(f"bank.source: {source} changed while the pipeline ran; run again")

@@ -117,6 +117,11 @@ def test_a_bank_of_another_teacher_or_shape_is_refused(teacher, spec, bank, gene
     nn.init.zeros_(other.classifier.bias)
     with pytest.raises(hast.InputError, match="the bank was made for teacher"):
         hast.quantize(other, spec, bank, generator=generator, progress=False, **FINETUNING)
+    darker = spec.model_copy(update={"mean": (0.4,)})
+    with pytest.raises(
+        hast.InputError, match=r"made for mean \(.*\) but the teacher has \(0\.4,\)"
+    ):
+        hast.quantize(teacher, darker, bank, generator=generator, progress=False, **FINETUNING)
     small = bank._replace(images=bank.images[..., :6])
     with pytest.raises(hast.InputError, match="holds 1x8x6 images but the spec says 1x8x8"):
         hast.quantize(teacher, spec, small, generator=generator, progress=False, **FINETUNING)

@@ -26,10 +26,11 @@ import psutil
 import torch
 import zarr
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from hast.bank import FORMAT, VERSION, Bank, BankCard
+from hast.bank import Bank, BankCard
 from hast.errors import InputError
+from hast.networks.spec import ModelSpec
+from hast.storage.bank_card import read_card
 from hast.storage.chunks import check_chunks
 from hast.storage.manifest import sha256_of, verify_manifest
 from hast.storage.pixels import decode, identity_map
@@ -57,6 +58,7 @@ class StoredBank:
         folder: Path,
         *,
         teacher: str | None = None,
+        spec: ModelSpec | None = None,
         verify: bool = True,
         lazy: bool = False,
     ) -> None:
@@ -64,15 +66,16 @@ class StoredBank:
         Args:
             folder: holds `bank.zarr` and `manifest.json`.
             teacher: the fingerprint the bank must have been made for, if any.
+            spec: what that teacher expects and answers, if the bank must agree.
             verify: compare all files with the manifest; False leaves that to the caller.
             lazy: the images come later, and the caller verifies what comes.
 
         Raises:
             InputError: something is missing, malformed, too large for what is stored, not finite,
-                changed since it was written, or made for another teacher.
+                changed since it was written, or made for another teacher or spec.
         """
         self.folder, store = folder, folder / STORE
-        self.card, layouts = _inspect(store, teacher, lazy)
+        self.card, layouts = _inspect(store, teacher, spec, lazy)
         self.layouts = layouts
         if verify and not lazy:
             verify_manifest(store, folder / MANIFEST)
@@ -145,21 +148,28 @@ class StoredBank:
                 raise InputError(f"{self.folder}: {name} must be finite but holds NaN or infinity")
 
 
-def open_bank(folder: Path, *, teacher: str | None = None, in_memory: bool | None = None) -> Bank:
+def open_bank(
+    folder: Path,
+    *,
+    teacher: str | None = None,
+    spec: ModelSpec | None = None,
+    in_memory: bool | None = None,
+) -> Bank:
     """Read a bank, trusting nothing in it.
 
     Args:
         folder: holds `bank.zarr` and `manifest.json`.
         teacher: the fingerprint the bank must have been made for, if any.
+        spec: what that teacher expects and answers, if the bank must agree.
         in_memory: False maps the images from an unnamed scratch file beside the bank, so that only
             what is looked at takes memory; by default those are mapped that would take more than a
             quarter of the free memory.
 
     Raises:
         InputError: something is missing, malformed, too large for what is stored, not finite,
-            changed since it was written, or made for another teacher.
+            changed since it was written, or made for another teacher or spec.
     """
-    bank = StoredBank(Path(folder), teacher=teacher)
+    bank = StoredBank(Path(folder), teacher=teacher, spec=spec)
     shape = (len(bank), *bank.card.spec.input_shape)
     images = _room_for(shape, bank.folder.parent, in_memory)
     for rows in bank.shards():
@@ -173,34 +183,23 @@ def open_bank(folder: Path, *, teacher: str | None = None, in_memory: bool | Non
     )
 
 
-def _inspect(store: Path, teacher: str | None, lazy: bool) -> tuple[BankCard, dict[str, Layout]]:
+def _inspect(
+    store: Path, teacher: str | None, spec: ModelSpec | None, lazy: bool
+) -> tuple[BankCard, dict[str, Layout]]:
     """Card and layouts, from the metadata files alone."""
     if not store.is_dir():
         raise InputError(f"{store}: no such bank; run `dvc repro synthesize`")
     structure = check_store(store, _RULES, _OPTIONAL, ("images",) if lazy else ())
-    card = _read_card(store, structure.attributes)
+    card = read_card(store, structure.attributes)
     if teacher is not None and card.teacher != teacher:
         raise InputError(
             f"{store.parent}: the bank was made for teacher {card.teacher} but the teacher is"
             f" {teacher}; rerun `dvc repro synthesize`"
         )
+    if spec is not None:
+        card.require_made_for(spec, name=f"{store.parent}: the bank")
     _check_layouts(store, card, structure)
     return card, structure.arrays
-
-
-def _read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
-    if attributes.get("format") != FORMAT:
-        raise InputError(f"{store}: not a {FORMAT}; its format is {attributes.get('format')!r}")
-    if attributes.get("version") != VERSION:
-        raise InputError(
-            f"{store}: bank version {attributes.get('version')!r} is not known; this program reads"
-            f" version {VERSION}; update it"
-        )
-    try:
-        return BankCard.model_validate(attributes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{store}: attribute {first['loc']}: {first['msg']}") from None
 
 
 def _check_layouts(store: Path, card: BankCard, structure: Structure) -> None:

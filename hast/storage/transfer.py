@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hast.errors import InputError
+from hast.networks.spec import ModelSpec
 from hast.storage.bank import MANIFEST, STORE, StoredBank
 from hast.storage.bank_place import check_free, place_bank
 from hast.storage.manifest import parse_manifest, read_manifest, sha256_of
@@ -41,7 +42,12 @@ def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[Bl
 
 
 def pull_bank(
-    url: str, folder: Path, *, teacher: str | None = None, overwrite: bool = False
+    url: str,
+    folder: Path,
+    *,
+    teacher: str | None = None,
+    spec: ModelSpec | None = None,
+    overwrite: bool = False,
 ) -> Iterator[Block]:
     """Fetch the bank at `url`, verify it and put it at `folder`.
 
@@ -49,6 +55,7 @@ def pull_bank(
         url: any that fsspec knows.
         folder: where the bank shall be.
         teacher: the fingerprint it must have been made for, if any.
+        spec: what that teacher expects and answers, if the bank must agree.
         overwrite: another bank may be at `folder`.
 
     Yields:
@@ -73,7 +80,7 @@ def pull_bank(
     with disk_errors(side):
         write_atomically(side / MANIFEST, content)
     try:
-        StoredBank(side, teacher=teacher).check_images()
+        StoredBank(side, teacher=teacher, spec=spec).check_images()
     except InputError as error:
         shutil.rmtree(side, ignore_errors=True)
         raise InputError(str(error).replace(str(side), url)) from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -14,14 +15,18 @@ import torch
 import zarr
 from numcodecs.zstd import Zstd
 
-from hast.bank import Bank, BankCard
+from hast.bank import Bank, BankCard, BankConfig
 from hast.cli import main
+from hast.config import parse_section
 from hast.errors import InputError
 from hast.networks.spec import ModelSpec
 from hast.storage.bank import open_bank
 from hast.storage.bank_batches import open_stored
 from hast.storage.bank_tools import save_bank
 from hast.storage.manifest import write_manifest
+from hast.storage.teachers import TeacherCard
+from hast.storage.transfer import pull_bank
+from hast.storage.weights import save_with_card
 
 SPEC = ModelSpec(input_shape=(3, 8, 8), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
 TEACHER = "a" * 64
@@ -45,6 +50,10 @@ def edit(path: Path, change) -> None:
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
+
+
+def edit_spec(store: Path, **values) -> None:
+    edit(store / "zarr.json", lambda v: v["attributes"]["spec"].update(values))
 
 
 def edit_images(store: Path, change) -> None:
@@ -259,6 +268,24 @@ HOSTILE = {
         lambda s: edit(s / "zarr.json", lambda v: v["attributes"].update(hook="os.system")),
         r"attribute \('hook',\)",
     ),
+    **{
+        f"{classes} classes": (
+            lambda s, classes=classes: edit_spec(s, num_classes=classes),
+            f"num_classes must be at most 1000000, got {classes}",
+        )
+        for classes in (10**6 + 1, 3 * 10**8, 10**11)
+    },
+    **{
+        f"a class named {name!a}": (
+            lambda s, name=name: edit_spec(s, class_names=[name, "b", "c", "d", "e"]),
+            "with characters that cannot be shown",
+        )
+        for name in ("\ud800", "\x00", "\x1b[31mred", "two\nlines", "\x9b2J")
+    },
+    "a library that is no text": (
+        lambda s: edit(s / "zarr.json", lambda v: v["attributes"].update(libraries={"\udfff": ""})),
+        "with characters that cannot be shown",
+    ),
     "no attributes": (
         lambda s: edit(s / "zarr.json", lambda v: v.pop("attributes")), "must have attributes",
     ),
@@ -348,6 +375,61 @@ def test_a_hostile_shard_behind_a_url_is_refused_every_time_it_is_read(good, tmp
         for _ in range(2):
             with pytest.raises(InputError, match="damaged or hostile"):
                 bank.stored(slice(0, SAMPLES))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"mean": (0.5, 0.5, 0.4)},
+        {"std": (0.2, 0.2, 0.3)},
+        {"num_classes": 6},
+        {"input_shape": (3, 8, 9)},
+    ],
+)
+def test_a_bank_for_another_spec_of_the_same_teacher_is_refused_with_both_values(
+    good, tmp_path, monkeypatch, capsys, other
+):
+    ((name, value),) = other.items()
+    spec = SPEC.model_copy(update=other)
+    message = re.escape(f"made for {name} {getattr(SPEC, name)} but the teacher has {value}")
+    with pytest.raises(InputError, match=message):
+        open_bank(good, teacher=TEACHER, spec=spec)
+    with pytest.raises(InputError, match=message):
+        list(pull_bank(str(good), tmp_path / "bank", teacher=TEACHER, spec=spec))
+    assert not (tmp_path / "bank").exists()
+
+    card = TeacherCard(
+        source="builtin:digits_resnet", source_args={}, spec=spec, fingerprint=TEACHER
+    )
+    save_with_card(tmp_path / "teacher", torch.nn.Linear(1, 1), card)
+    arguments = ["hast", "bank", "verify", str(good), "--teacher", str(tmp_path / "teacher")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_names_of_classes_may_differ_from_those_of_the_teacher(good):
+    named = SPEC.model_copy(update={"class_names": ("a", "b", "c", "d", "e")})
+    assert len(open_bank(good, teacher=TEACHER, spec=named).images) == SAMPLES
+
+
+@pytest.mark.parametrize("classes", [",", "", " , "])
+def test_a_filter_by_no_class_is_refused(good, tmp_path, monkeypatch, capsys, classes):
+    arguments = ["hast", "bank", "filter", str(good), str(tmp_path / "x"), "--classes", classes]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "names none; leave --classes out to keep all" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_empty_bank_source_is_neither_none_nor_a_bank():
+    with pytest.raises(InputError, match="source"):
+        parse_section({"source": ""}, BankConfig, name="bank")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
