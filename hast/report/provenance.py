@@ -24,10 +24,11 @@ class Provenance(NamedTuple):
 
 def provenance_of(run: Run) -> Provenance:
     """Facts about a run; those of machine and repository are the current ones."""
+    threads = torch.get_num_threads()
     return Provenance(
         commit=commit(Path.cwd()),
         uncommitted=is_changed(Path.cwd()),
-        hardware=f"{device_name(select_device())}, {torch.get_num_threads()} threads",
+        hardware=f"{device_name(select_device())}, {threads} thread{'s' * (threads != 1)}",
         libraries=library_versions(),
         timings=read_timings(),
         seeds=dict(_seeds(run.params)),
