@@ -1,6 +1,5 @@
-"""What an exported network takes, and the file that it becomes."""
+"""What an exported network takes."""
 
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -67,12 +66,3 @@ def spec_of(student: nn.Module) -> ModelSpec:
     if known.spec is None or known.plan is None:
         raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
     return known.spec
-
-
-def replace_file(path: Path, content: bytes) -> Path:
-    """Write a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-    return path

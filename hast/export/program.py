@@ -10,8 +10,9 @@ from torch import nn
 
 from hast.errors import InputError
 from hast.export.forms import RoundedActivation, stored_weight
-from hast.export.inputs import Inputs, example_images, replace_file, spec_of, takes
+from hast.export.inputs import Inputs, example_images, spec_of, takes
 from hast.networks.codes import lower
+from hast.storage.placing import write_file
 
 
 def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "normalized") -> Path:
@@ -25,7 +26,8 @@ def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "no
         inputs: what the program takes, see `hast.export_onnx`.
 
     Raises:
-        InputError: it is no student, an option is unknown, or the network cannot be traced.
+        InputError: it is no student, an option is unknown, the network cannot be traced, or the
+            file cannot be written.
     """
     spec = spec_of(student)
     lowered = takes(lower(student, stored_weight, RoundedActivation), spec, inputs)
@@ -38,7 +40,7 @@ def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "no
         # It warns of every tensor that is laid out channels-last, and saves it rightly.
         warnings.simplefilter("ignore")
         torch.export.save(program, content)
-    return replace_file(Path(path), content.getvalue())
+    return write_file(Path(path), content.getvalue())
 
 
 def trace(network: nn.Module, images: torch.Tensor) -> Any:

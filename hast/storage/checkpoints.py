@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from hast.networks.sources import build_network
 from hast.networks.student import prepare_student, remove_quantizers
 from hast.runtime import seeded
 from hast.storage.checkpoint_schema import VERSION, CheckpointCard, describe_plan, plan_of
+from hast.storage.placing import disk_errors, side_folder
 from hast.storage.weights import WEIGHTS
 
 CONFIG = "config.json"
@@ -48,7 +50,10 @@ def save(
     source: str | None = None,
     source_args: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a student as a packed checkpoint, and read it back to see that it answers the same.
+    """Write a student as a packed checkpoint.
+
+    What will be written is first read back to see that it answers the same. Until then, and where
+    it does not, a checkpoint that lies there stays as it is.
 
     Args:
         student: of `hast.quantize` or `hast.load`, on any device.
@@ -59,7 +64,8 @@ def save(
             from `hast.load_classifier`. Without it `hast.load` has to be given the network.
 
     Raises:
-        InputError: no calibrated student, or its source builds another network.
+        InputError: no calibrated student, its source builds another network, or the folder cannot
+            be written.
     """
     path = Path(path)
     known = provenance_of(student)
@@ -71,7 +77,7 @@ def save(
     if fold_batch_norm:
         product = fold(product, known.spec)
     layout = Layout.of(product)
-    _write_tensors(path, layout.read(product))
+    tensors = serialize(layout.read(product))
     card = CheckpointCard(
         source=source,
         source_args=dict(source_args or {}),
@@ -79,12 +85,12 @@ def save(
         teacher=known.teacher,
         batch_norm="folded" if fold_batch_norm or known.batch_norm_folded else "kept",
         layout=layout.key(),
-        sha256=_sha256(path / WEIGHTS),
+        sha256=hashlib.sha256(tensors).hexdigest(),
         libraries={"hast": __version__, "torch": str(torch.__version__)},
         quantization_config=describe_plan(product, known.plan),
     )
-    _replace(path / CONFIG, card.model_dump_json(exclude_none=True).encode())
-    _check_it_reads_back(path, product, card)
+    _check_it_reads_back(path, product, card, tensors)
+    _write(path, {WEIGHTS: tensors, CONFIG: _as_json(card)})
     return path
 
 
@@ -111,19 +117,8 @@ def load(
     path = Path(path)
     card = read_checkpoint_card(path)
     network = _architecture(card, path, network, trust_source)
-    plan = plan_of(network, card.quantization_config)
-    student = prepare_student(network, card.spec, plan)
-    layout = Layout.of(student)
-    if layout.key() != card.layout:
-        raise InputError(
-            f"{path}: {card.source or 'the given network'} has other layers than the checkpoint"
-            f" (layout {layout.key()}, expected {card.layout}); was it written with another version"
-            f" of the library? It was {card.libraries}"
-        )
-    layout.write(student, _read_tensors(path, card))
-    remember(student, source=card.source, source_args=card.source_args, teacher=card.teacher)
-    remember(student, batch_norm_folded=card.batch_norm == "folded")
-    return place(freeze(student), select_device(str(device or "cpu")))
+    student = _rebuild(card, path, network, _read_tensors(path, card))
+    return place(student, select_device(str(device or "cpu")))
 
 
 def read_checkpoint_card(path: Path) -> CheckpointCard:
@@ -134,8 +129,38 @@ def read_checkpoint_card(path: Path) -> CheckpointCard:
     """
     file = path / CONFIG
     try:
-        values = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        return _parse_card(file.read_bytes(), file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
+
+
+def _rebuild(
+    card: CheckpointCard, path: Path, network: nn.Module, tensors: dict[str, Tensor]
+) -> nn.Module:
+    """The student on the CPU: `network` with the quantizers of the card and these tensors."""
+    plan = plan_of(network, card.quantization_config)
+    student = prepare_student(network, card.spec, plan)
+    layout = Layout.of(student)
+    if layout.key() != card.layout:
+        raise InputError(
+            f"{path}: {card.source or 'the given network'} has other layers than the checkpoint"
+            f" (layout {layout.key()}, expected {card.layout}); was it written with another version"
+            f" of the library? It was {card.libraries}"
+        )
+    layout.write(student, tensors)
+    remember(student, source=card.source, source_args=card.source_args, teacher=card.teacher)
+    remember(student, batch_norm_folded=card.batch_norm == "folded")
+    return freeze(student)
+
+
+def _as_json(card: CheckpointCard) -> bytes:
+    return card.model_dump_json(exclude_none=True).encode()
+
+
+def _parse_card(content: bytes, file: Path) -> CheckpointCard:
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
     if not isinstance(values, dict) or values.get("format") != "hast-checkpoint":
         raise InputError(f"{file}: is not the card of a packed checkpoint")
@@ -182,31 +207,50 @@ def _architecture(
     return fold(network, card.spec) if card.batch_norm == "folded" else network
 
 
-def _check_it_reads_back(path: Path, product: nn.Module, card: CheckpointCard) -> None:
+def _check_it_reads_back(
+    path: Path, product: nn.Module, card: CheckpointCard, tensors: bytes
+) -> None:
     network = None
     if card.source is None:
         network = remove_quantizers(copy.deepcopy(product))
-    twin = load(path, network=network, trust_source=True)
     noise = torch.randn(2, *card.spec.input_shape, generator=seeded(0, "checkpoint", "twin"))
-    with torch.no_grad():
-        same = torch.equal(twin(noise), product(noise))
+    way_out = "name the source that made it: hast.save(..., source=..., source_args=...)"
+    try:
+        read = _parse_card(_as_json(card), path / CONFIG)
+        network = _architecture(read, path, network, trusted=True)
+        twin = place(_rebuild(read, path, network, deserialize(tensors)), torch.device("cpu"))
+        with torch.no_grad():
+            same = torch.equal(twin(noise), product(noise))
+    except InputError:
+        raise
+    except Exception as error:  # the source is any code, and may build any network
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise InputError(
+            f"{path}: {card.source or 'the network'} with {card.source_args} does not rebuild the"
+            f" student ({reason}); {way_out}"
+        ) from error
     if not same:
         raise InputError(
-            f"{path}: {card.source} builds a network that answers otherwise than the student; name"
-            " the source that made it: hast.save(..., source=..., source_args=...)"
+            f"{path}: {card.source} builds a network that answers otherwise than the student;"
+            f" {way_out}"
         )
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    # Not `save_file`: what it writes only its owner may read.
-    _replace(path / WEIGHTS, serialize(tensors))
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files, then put them into their places."""
+    with side_folder(folder / CONFIG) as side, disk_errors(folder):
+        # Not safetensors' `save_file`: what it writes only its owner may read.
+        for name, content in files.items():
+            (side / name).write_bytes(content)
+        for name in files:
+            (side / name).replace(folder / name)
 
 
 def _read_tensors(path: Path, card: CheckpointCard) -> dict[str, Tensor]:
     file = path / WEIGHTS
     try:
-        found = _sha256(file)
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != card.sha256:
             raise InputError(
                 f"{file}: has sha256 {found} but {CONFIG} says {card.sha256}; fetch it again"
@@ -214,14 +258,3 @@ def _read_tensors(path: Path, card: CheckpointCard) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from None
-
-
-def _replace(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,17 +22,27 @@ def disk_errors(place: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) or error.errno is None:
             raise
-        reason = os.strerror(error.errno)
-        raise InputError(
-            f"{place}: cannot be written ({reason}); what was there is kept: free some room or"
-            " name another place, then run again"
-        ) from None
+        raise _unwritable(place, os.strerror(error.errno)) from None
+
+
+@contextmanager
+def creation_errors(place: Path) -> Iterator[None]:
+    """As `disk_errors`, also where a folder such as /proc calls a new file missing.
+
+    Raises:
+        InputError: `place` cannot be made.
+    """
+    try:
+        with disk_errors(place):
+            yield
+    except FileNotFoundError as error:
+        raise _unwritable(place, str(error.strerror)) from None
 
 
 @contextmanager
 def side_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target`, on the same disk, that is gone afterwards."""
-    with disk_errors(target):
+    with creation_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -50,3 +60,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         side.replace(path)
     finally:
         side.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> Path:
+    """Write a file that the user named: whole, or not at all.
+
+    Raises:
+        InputError: there can be no such file. What was there is kept.
+    """
+    with creation_errors(path):
+        write_atomically(path, content)
+    return path
+
+
+def _unwritable(place: Path, reason: str) -> InputError:
+    return InputError(
+        f"{place}: cannot be written ({reason}); what was there is kept: free some room or name"
+        " another place, then run again"
+    )
