@@ -131,10 +131,10 @@ def check(compared: Compared, config: ExportConfig) -> None:
     if parity.agreement < config.min_agreement or difference > config.max_mean_difference:
         raise InputError(
             f"{compared.format} in {compared.program} gives the student's answer on"
-            f" {parity.agreement:.2%} of {parity.samples} images of {compared.images}, at least"
-            f" {config.min_agreement:.2%} is asked for (min_agreement); its logits differ by"
-            f" {difference:.3f} standard deviations on average, at most"
-            f" {config.max_mean_difference} is allowed (max_mean_difference)"
+            f" {100 * parity.agreement:.6g}% of {parity.samples} images of {compared.images}, at"
+            f" least {100 * config.min_agreement:.6g}% is asked for (min_agreement); its logits"
+            f" differ by {difference:.6g} standard deviations on average, at most"
+            f" {config.max_mean_difference:.6g} is allowed (max_mean_difference)"
         )
 
 

@@ -23,12 +23,13 @@ from hast import __version__
 from hast.errors import InputError
 from hast.export import TARGETS, Target
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
-from hast.export.inputs import Inputs, example_images, replace_file, spec_of, takes
+from hast.export.inputs import Inputs, example_images, spec_of, takes
 from hast.export.program import trace
 from hast.networks.codes import Codes, lower
 from hast.networks.folding import fold_batch_norm as fold
 from hast.networks.provenance import provenance_of
 from hast.networks.spec import ModelSpec
+from hast.storage.placing import write_file
 
 OPSET = 21  # the first with types of four bits
 
@@ -54,8 +55,8 @@ def export_onnx(
             rounding; kept, they are computed in the student's own order.
 
     Raises:
-        InputError: `onnx` is not installed, an option is unknown, the student is none, or the
-            network cannot be traced.
+        InputError: `onnx` is not installed, an option is unknown, the student is none, the
+            network cannot be traced, or the file cannot be written.
     """
     require_onnx()
     if target not in TARGETS:
@@ -125,6 +126,9 @@ def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:
             opset_version=OPSET,
         )
     assert exported is not None
+    for value in (*exported.model.graph.inputs, *exported.model.graph.outputs):
+        assert value.shape is not None
+        value.shape[0] = "batch"  # torch calls it s34 or so
     return exported.model
 
 
@@ -182,4 +186,4 @@ def _write(
     texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
     onnx.helper.set_model_props(proto, {f"hast.{key}": text for key, text in texts.items()})
     onnx.checker.check_model(proto, full_check=True)
-    return replace_file(path, proto.SerializeToString(deterministic=True))
+    return write_file(path, proto.SerializeToString(deterministic=True))

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 import hast
 from hast.cli import app
 from hast.errors import InputError
+from hast.export.bundle import Compared, ExportConfig, check
+from hast.export.parity import Parity
 from hast.storage.tables import read_json
 
 pytest.importorskip("onnx", reason="onnx is an optional extra")
@@ -84,6 +86,22 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
         run_export()
 
 
+@pytest.mark.parametrize(
+    ("parity", "figures"),
+    [
+        (Parity(30000, 29999 / 30000, 0.1, 0.1, 1.0), r"answer on 99\.9967% of .* least 100% is"),
+        (
+            Parity(30000, 1.0, 2e-5, 1.23e-5, 1.0),
+            r"by 1\.23e-05 standard .* at most 1e-05 is allowed",
+        ),
+    ],
+)
+def test_the_figure_that_decides_is_not_rounded_away(parity, figures):
+    config = ExportConfig(min_agreement=1.0, max_mean_difference=1e-5)
+    with pytest.raises(InputError, match=figures):
+        check(Compared("onnx", "onnxruntime", "bank", parity), config)
+
+
 def run_report_of_one_width(project):
     run_report()
     assert json.loads((project / "report/results.json").read_text())["w4a4"]
@@ -111,6 +129,8 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
         (("artifacts/student", "x.tflite"), "must end with .onnx or .pt2"),
         (("artifacts/student", "x.onnx", "--target", "npu"), "target must be one of"),
         (("artifacts/student", "x.pt2", "--inputs", "jpeg"), "inputs must be one of"),
+        (("artifacts/student", "params.yaml/x.onnx"), "x.onnx: cannot be written"),
+        (("artifacts/student", "/proc/packed"), "/proc/packed/config.json: cannot be written"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(finished, arguments, message):

@@ -201,6 +201,9 @@ def test_the_model_says_what_it_is(network, tmp_path):
     assert len(about["hast.teacher"]) == 64
     assert [i.name for i in model.graph.input] == ["images"]
     assert [o.name for o in model.graph.output] == ["logits"]
+    for value, sizes in ((model.graph.input[0], [3, 12, 12]), (model.graph.output[0], [5])):
+        batch, *others = value.type.tensor_type.shape.dim
+        assert (batch.dim_param, [d.dim_value for d in others]) == ("batch", sizes)
     assert b"/" + b"networks/quantizers.py" not in path.read_bytes()  # no path of this machine
 
 
@@ -285,6 +288,19 @@ def test_what_cannot_be_exported_is_one_clear_line(network, tmp_path):
     with pytest.raises(hast.InputError, match="Branching cannot be exported"):
         hast.export_onnx(branching, tmp_path / "student.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(network, tmp_path):
+    student = calibrated(network, SPEC, "w4a4")
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").write_text("mine")
+    for export, name in ((hast.export_onnx, "student.onnx"), (hast.export_program, "student.pt2")):
+        for place in (tmp_path / "folder.onnx", tmp_path / "file" / name, f"/proc/{name}"):
+            with pytest.raises(hast.InputError, match="cannot be written") as caught:
+                export(student, place)
+            assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder.onnx"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_without_the_extra_the_library_imports_and_the_export_says_what_to_install(tmp_path):
