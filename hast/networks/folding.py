@@ -38,8 +38,7 @@ def fold_batch_norm(network: nn.Module, spec: ModelSpec) -> nn.Module:
     folded = copy.deepcopy(network)
     for layer, norm in foldable(folded, spec).items():
         _fold(folded.get_submodule(layer), folded.get_submodule(norm))
-        parent, _, leaf = norm.rpartition(".")
-        folded.get_submodule(parent)._modules[leaf] = nn.Identity()
+        _take_out(folded, folded.get_submodule(norm))
     return folded
 
 
@@ -120,6 +119,14 @@ def _fold(layer: Any, norm: Any) -> None:
     else:
         layer.weight.data = layer.weight * _per_channel(gain, layer.weight)
     layer.bias = nn.Parameter(shift)
+
+
+def _take_out(network: nn.Module, norm: nn.Module) -> None:
+    """Put an identity in the place of `norm`, under all its names."""
+    for parent in list(network.modules()):
+        for leaf, child in parent._modules.items():
+            if child is norm:
+                parent._modules[leaf] = nn.Identity()
 
 
 def _scaled(codes: Codes, gain: Tensor) -> Codes:

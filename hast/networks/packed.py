@@ -19,6 +19,8 @@ from hast.networks.codes import (
 )
 from hast.networks.student import remove_quantizers
 
+_FLOAT_BYTES = 4
+
 
 class Layout(NamedTuple):
     """What stands where in the tensors of the file."""
@@ -72,6 +74,14 @@ class Layout(NamedTuple):
             **{f"unquantized.{name}": shape.numel() for name, (shape, _) in self.others.items()},
         }
 
+    def bytes(self) -> int:
+        """Of all tensors of the file."""
+        widths = {"weight_packed": 1, "weight_zero_point": 1, "activation_zero_point": 1}
+        widths |= {
+            f"unquantized.{name}": dtype.itemsize for name, (_, dtype) in self.others.items()
+        }
+        return sum(count * widths.get(name, _FLOAT_BYTES) for name, count in self.sizes().items())
+
     def write(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Set codes, scales and all other tensors of `student`."""
         found = {name: tensor.numel() for name, tensor in tensors.items()}
@@ -79,7 +89,7 @@ class Layout(NamedTuple):
             raise InputError(
                 f"the checkpoint's tensors must have sizes {self.sizes()}, got {found}"
             )
-        _check_numbers(tensors)
+        _check_scales(tensors)
         self._write_weights(student, tensors)
         self._write_sites(student, tensors)
         rest = tensors["unquantized"].split([shape.numel() for shape in self.rest.values()])
@@ -88,8 +98,9 @@ class Layout(NamedTuple):
             for (name, shape), values in zip(self.rest.items(), rest, strict=True)
         }
         state |= {name: tensors[f"unquantized.{name}"] for name in self.others}
-        own = student.state_dict()
+        own, learned = student.state_dict(), dict(student.named_parameters())
         for name, value in state.items():
+            _check_numbers(name, value, finite=name in learned)
             own[name].copy_(value)
 
     def _write_weights(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -120,23 +131,34 @@ class Layout(NamedTuple):
             quantizer.fix(QParams(scale, zero_point, quant_max_of(quantizer.bits)))
 
 
-def _check_numbers(tensors: dict[str, Tensor]) -> None:
+def _check_scales(tensors: dict[str, Tensor]) -> None:
     for name in ("weight_scale", "activation_scale"):
         if not (tensors[name].isfinite() & (tensors[name] > 0)).all():
             raise InputError(f"the checkpoint's {name}: scales must be positive numbers")
-    if not tensors["unquantized"].isfinite().all():
-        raise InputError("the checkpoint's unquantized tensors must be finite numbers")
+
+
+def _check_numbers(name: str, values: Tensor, *, finite: bool) -> None:
+    """A buffer may be infinite, as the masks of attention are; no tensor may be NaN."""
+    if not values.is_floating_point():
+        return
+    wide = values.double()  # not every narrow type knows `isfinite`
+    if not (wide.isfinite() if finite else ~wide.isnan()).all():
+        raise InputError(f"the checkpoint's {name} must hold {'finite ' * finite}numbers")
 
 
 def _unquantized(student: nn.Module) -> dict[str, Tensor]:
     """All tensors of the network but the quantized weights; BatchNorm's step counter is none of
-    its function."""
+    its function. What a module with two names holds comes once, as its codes do."""
+    aliases = {name for name, _ in student.named_modules(remove_duplicate=False)}
+    aliases -= {name for name, _ in student.named_modules()}
     quantized = {f"{name}.weight".lstrip(".") for name in weight_codes(student)}
     state = remove_quantizers(copy.deepcopy(student)).state_dict()
     return {
         name: tensor.detach().cpu()
         for name, tensor in state.items()
-        if name not in quantized and not name.endswith("num_batches_tracked")
+        if name not in quantized
+        and name.rpartition(".")[0] not in aliases
+        and not name.endswith("num_batches_tracked")
     }
 
 

@@ -87,7 +87,10 @@ class _Bits(NamedTuple):
 
 
 def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationConfig:
-    """A plan as groups: what most modules of a class have stands under the class's name."""
+    """A plan as groups: what most modules of a class have stands under the class's name.
+
+    A class that has the name of a module is no target, for a target would mean both.
+    """
     inputs, outputs = (
         (plan.activations, {}) if plan.placement == "inputs" else ({}, plan.activations)
     )
@@ -100,16 +103,17 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
     usual = {
         kind: Counter(bits[name] for name in names if name in bits).most_common(1)[0][0]
         for kind, names in _by_class(modules).items()
-        if any(name in bits for name in names)
+        if kind not in modules and any(name in bits for name in names)
     }
     targets: dict[_Bits, list[str]] = {}
     for kind, scheme in usual.items():
         targets.setdefault(scheme, []).append(kind)
     for name, scheme in bits.items():
-        if scheme != usual[_class_of(modules[name])]:
+        if scheme != usual.get(_class_of(modules[name])):
             targets.setdefault(scheme, []).append(name)
     groups = {f"group_{i}": _group(t, b) for i, (b, t) in enumerate(targets.items())}
-    ignore = [n for n, m in modules.items() if _class_of(m) in usual and n not in bits]
+    named = {target for group in targets.values() for target in group}
+    ignore = [n for n, m in modules.items() if _class_of(m) in named and n not in bits]
     return QuantizationConfig(config_groups=groups, ignore=tuple(ignore))
 
 

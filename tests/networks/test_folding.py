@@ -48,6 +48,23 @@ def test_a_channel_without_gain_is_the_batch_norms_bias_alone(teacher, spec):
     assert folded.stem[0].weight.isfinite().all()
 
 
+def test_a_batch_norm_with_two_names_goes_under_both():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 7)
+            self.same = self.norm
+
+        def forward(self, x):
+            return self.fc(self.same(self.conv(x)).mean((2, 3)))
+
+    network = warm_network(Twice(), SPEC)
+    folded = fold_batch_norm(network, SPEC)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    x = torch.randn(4, *SPEC.input_shape)
+    torch.testing.assert_close(folded(x), network(x), rtol=1e-3, atol=1e-3)
+
+
 class ReadTwice(nn.Module):
     """Something else than the BatchNorm reads the convolution, too."""
 

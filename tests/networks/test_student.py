@@ -190,7 +190,8 @@ def test_packed_size_counts_bits():
     spec = ModelSpec(input_shape=(2, 8, 8), num_classes=5, mean=(0, 0), std=(1, 1))
     student = prepared(layer, spec, BitWidth(3, 4))
     codes = -(-90 * 3 // 8)
-    assert packed_size(student) == codes + 5 * 5 + 5 + 4 * (4 * 2 + 5)
+    zero_points = -(-5 * 3 // 8)
+    assert packed_size(student) == codes + zero_points + 5 * 4 + 5 + 4 * (4 * 2 + 5)
 
 
 def test_quantizers_come_off_again_and_leave_the_teacher(teacher, spec):

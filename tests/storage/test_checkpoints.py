@@ -86,6 +86,17 @@ def test_the_size_on_disk_is_what_the_bits_promise(bits, tmp_path):
     assert size > weights * width / 8
 
 
+@pytest.mark.parametrize("bits", ["w4a4", "w3a3"])
+def test_the_tensors_take_what_is_reported_and_the_rest_1300_bytes(bits, tmp_path):
+    network, spec = warm_classifier("builtin:digits_resnet", {}, (1, 8, 8))
+    student = calibrated(network, spec, bits)
+    path = hast.save(student, tmp_path / bits)
+    tensors = load_file(path / "model.safetensors")
+    assert sum(t.nbytes for t in tensors.values()) == packed_size(student)
+    size = sum(os.path.getsize(path / name) for name in os.listdir(path))
+    assert size - packed_size(student) < 1300
+
+
 def test_folded_batch_norm_is_smaller_and_equals_the_folded_student(student, spec, tmp_path):
     kept = hast.save(student, tmp_path / "kept")
     folded = hast.save(student, tmp_path / "folded", fold_batch_norm=True)
@@ -147,6 +158,101 @@ def test_other_tensors_than_floats_are_kept(spec, tmp_path):
     assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
 
 
+class Tied(nn.Module):
+    """A convolution and a BatchNorm with two names each, and a linear layer of the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.deep, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+        self.again, self.norm_again, self.fc = self.deep, self.norm, nn.Linear(4, 10)
+
+    def forward(self, x):
+        x = self.relu(self.norm_again(self.conv(x)))
+        x = self.again(self.relu(self.deep(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("rules", [{}, {"placement": "relu"}, {"skip": ["deep"]}])
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_module_with_two_names_is_stored_once_and_comes_back(rules, folded, spec, tmp_path):
+    student = calibrated(warm_network(Tied(), spec), spec, "w3a3", **rules)
+    path = hast.save(student, tmp_path / "student", fold_batch_norm=folded)
+    loaded = hast.load(path, network=Tied())
+    expected = fold_batch_norm(student, spec) if folded else student
+    assert torch.equal(answers_of(loaded, spec), answers_of(expected, spec))
+    assert loaded.again is loaded.deep
+    tensors = load_file(path / "model.safetensors")
+    assert sum(t.nbytes for t in tensors.values()) == packed_size(expected)
+
+
+def test_names_of_layers_that_are_names_of_classes_are_not_mixed_up(spec, tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.Conv2d, self.ReLU = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.Linear, self.kept, self.BatchNorm2d = (
+                nn.Conv2d(8, 8, 1),
+                nn.Linear(8, 8),
+                nn.ReLU(),
+            )
+            self.deep, self.fc = nn.Linear(8, 8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = self.BatchNorm2d(self.ReLU(self.Conv2d(x)))
+            x = self.BatchNorm2d(self.Linear(x)).mean((2, 3))
+            return self.fc(self.BatchNorm2d(self.kept(self.deep(x))))
+
+    for placement in ("inputs", "relu"):
+        student = calibrated(
+            warm_network(Named(), spec), spec, "w3a4", first_last_bits=8, skip=["kept"],
+            placement=placement,
+        )  # fmt: skip
+        loaded = hast.load(hast.save(student, tmp_path / "student"), network=Named())
+        widths = {name: codes.bits for name, codes in weight_codes(loaded).items()}
+        assert widths == {"Conv2d": 8, "Linear": 3, "deep": 3, "fc": 8}
+        assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+class Masked(nn.Module):
+    """Adds a mask of minus infinity to logits, as attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        mask = torch.zeros(10)
+        mask[3] = -torch.inf
+        self.register_buffer("mask", mask)
+        self.register_buffer("wide_mask", mask.double())
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3))) + self.mask
+
+
+def test_an_infinite_buffer_is_kept(spec, tmp_path):
+    student = calibrated(warm_network(Masked(), spec), spec)
+    loaded = hast.load(hast.save(student, tmp_path / "student"), network=Masked())
+    assert torch.equal(loaded.mask, student.mask)
+    assert torch.equal(loaded.wide_mask, student.wide_mask)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mask", torch.nan, "the checkpoint's mask must hold numbers"),
+        ("wide_mask", torch.nan, "the checkpoint's wide_mask must hold numbers"),
+        ("fc.bias", torch.inf, r"the checkpoint's fc\.bias must hold finite numbers"),
+    ],
+)
+def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
+    student = calibrated(warm_network(Masked(), spec), spec)
+    dict(student.state_dict())[name].view(-1)[0] = value
+    with pytest.raises(hast.InputError, match=message):
+        hast.save(student, tmp_path / "student")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_network_without_a_source_needs_the_architecture(spec, tmp_path):
     class Mine(nn.Module):
         def __init__(self, channels=4):
@@ -189,6 +295,36 @@ def test_a_source_that_builds_another_network_is_refused_when_saving(student, tm
         hast.save(
             student, tmp_path / "s", source="builtin:digits_resnet", source_args={"widths": [8, 8]}
         )
+
+
+@pytest.mark.parametrize(
+    "source", ["torchvision:resnet18", "builtin:digits_resnet", "timm:no_such"]
+)
+def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(student, source, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    for place in (path, tmp_path / "new"):
+        with pytest.raises(hast.InputError) as caught:
+            hast.save(student, place, source=source)
+        assert str(caught.value).count("\n") == 0
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_arguments_of_a_source_that_json_cannot_hold_are_one_clear_line(student, tmp_path):
+    arguments = {"num_classes": 10, "widths": torch.zeros(2)}
+    with pytest.raises(hast.InputError, match="does not rebuild the student"):
+        hast.save(student, tmp_path / "s", source="builtin:digits_resnet", source_args=arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(student, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file/below", "/proc/packed"):
+        with pytest.raises(hast.InputError, match="cannot be written"):
+            hast.save(student, place)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_what_is_no_student_or_not_calibrated_is_refused(teacher, spec, tmp_path):
