@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from dvc.repo import Repo
 from prefect import State
 from prefect.states import Completed, Failed
+from pydantic import Field
 
 from flows.processes import Outcome, run
 from hast.errors import TRY_AGAIN
@@ -22,6 +23,12 @@ _MAY_PASS = re.compile(
     r"|failed to (push|pull|fetch|transfer|download|upload)|unable to (connect|access)"
     r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect",
 )
+
+# Prefect keeps at most 50 delays of a task.
+Retries = Annotated[int, Field(ge=0, le=50)]
+Delay = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # seconds
+Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds
+_LONGEST_DELAY = 3600.0
 
 
 class MayPass(NamedTuple):
@@ -57,6 +64,18 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
 def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     """Whether Prefect should try again."""
     return isinstance(state.data, MayPass)
+
+
+def retrying(retries: int, delay: float) -> dict[str, Any]:
+    """Options of a task that is tried again: the delay doubles each time, up to an hour.
+
+    Args:
+        retries: how often.
+        delay: seconds before the first of them.
+    """
+    longest = max(delay, _LONGEST_DELAY)
+    delays = [min(delay * 2**n, longest) for n in range(retries)]
+    return {"retries": retries, "retry_delay_seconds": delays}
 
 
 def has_remote() -> bool:

@@ -14,7 +14,7 @@ from prefect.runtime import task_run
 from prefect.states import Failed
 
 from flows.artifacts import SHOWN_FROM_FILES, publish
-from flows.commands import dvc, has_remote, may_pass, state_of
+from flows.commands import Delay, Retries, Timeout, dvc, has_remote, may_pass, retrying, state_of
 from flows.devices import ensure_limits, environment_of, shared_out, visible_devices
 from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
@@ -96,9 +96,9 @@ def pipeline(
     targets: list[str] | None = None,
     force: bool = False,
     share: bool | None = None,
-    retries: int = 4,
-    retry_delay_seconds: float = 15.0,
-    stage_timeout_seconds: float | None = None,
+    retries: Retries = 4,
+    retry_delay_seconds: Delay = 15.0,
+    stage_timeout_seconds: Timeout | None = None,
 ) -> Any:
     """Bring the stages up to date, those that do not need each other at the same time.
 
@@ -107,8 +107,9 @@ def pipeline(
         targets: stages to bring up to date, with what they need; none means all.
         force: build the targets even if they are up to date.
         share: pull before and push after every stage; by default where DVC has a default remote.
-        retries: how often a stage is tried again after what can pass, such as a full GPU.
-        retry_delay_seconds: before the first of them; it doubles each time.
+        retries: how often a stage is tried again after what can pass, such as a full GPU; at most
+            50.
+        retry_delay_seconds: before the first of them; it doubles each time, up to an hour.
         stage_timeout_seconds: after which a stage is stopped and fails.
 
     Returns:
@@ -118,10 +119,7 @@ def pipeline(
         check_params(PARAMS)
         states = _run(
             stages_in_order(targets or []),
-            run_stage.with_options(
-                retries=retries,
-                retry_delay_seconds=[retry_delay_seconds * 2**n for n in range(retries)],
-            ),
+            run_stage.with_options(**retrying(retries, retry_delay_seconds)),
             force=force,
             share=has_remote() if share is None else share,
             timeout_seconds=stage_timeout_seconds,

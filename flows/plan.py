@@ -38,6 +38,11 @@ def stages_in_order(targets: Sequence[str] = ()) -> list[Stage]:
     Raises:
         InputError: there is no such stage, or DVC cannot read the project.
     """
+    if not all(target.strip() for target in targets):
+        # DVC takes an empty name for all stages.
+        raise InputError(
+            f"targets: each must name a stage, got {list(targets)}; give no target for all stages"
+        )
     try:
         with Repo() as repo:
             # An edge points from a stage to what it depends on.

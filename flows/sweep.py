@@ -19,8 +19,8 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
+from flows.commands import Delay, Retries, may_pass, retrying, state_of
 from flows.commands import dvc as run_dvc
-from flows.commands import may_pass, state_of
 from flows.devices import ensure_limits, environment_of, shared_out, visible_devices
 from flows.pipeline import errors_as_states
 from flows.plan import Stage, stages_in_order
@@ -86,8 +86,8 @@ def sweep(
     seed_parameters: list[str] | None = None,
     overrides: dict[str, Any] | None = None,
     copy_paths: list[str] | None = None,
-    retries: int = 2,
-    retry_delay_seconds: float = 15.0,
+    retries: Retries = 2,
+    retry_delay_seconds: Delay = 15.0,
 ) -> Any:
     """Run every variant with every seed, and publish mean and standard deviation of top-1.
 
@@ -99,8 +99,8 @@ def sweep(
             a bank. Add synthesize.seed for a bank a seed.
         overrides: parameters of all variants.
         copy_paths: files outside Git that the stages read.
-        retries: of an experiment after what can pass.
-        retry_delay_seconds: before the first retry; it doubles each time.
+        retries: of an experiment after what can pass; at most 50.
+        retry_delay_seconds: before the first retry; it doubles each time, up to an hour.
 
     Returns:
         By variant and network, mean, standard deviation and number of top-1 accuracies.
@@ -117,10 +117,7 @@ def sweep(
             check_overrides(settings)
         states = _run(
             runs,
-            run_experiment.with_options(
-                retries=retries,
-                retry_delay_seconds=[retry_delay_seconds * 2**n for n in range(retries)],
-            ),
+            run_experiment.with_options(**retrying(retries, retry_delay_seconds)),
             copy_paths=copy_paths or [],
         )
         names = _names(runs)

@@ -1,0 +1,44 @@
+"""What a flow refuses before anything starts."""
+
+import pytest
+from light_project import light_project
+from prefect.exceptions import ParameterTypeError
+
+from flows.commands import retrying
+from flows.pipeline import pipeline, run_stage
+from flows.plan import stages_in_order
+from flows.sweep import sweep
+from hast.errors import InputError
+
+
+@pytest.mark.parametrize("flow", [pipeline, sweep])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"retries": -1}, {"retries": 51}, {"retry_delay_seconds": -5},
+     {"retry_delay_seconds": float("inf")}],
+)  # fmt: skip
+def test_retries_have_bounds_and_so_have_their_delays(flow, wrong):
+    (name,) = wrong
+    with pytest.raises(ParameterTypeError, match=f"- {name}: Input should be"):
+        flow.validate_parameters(wrong)
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_stage_has_some_time(seconds):
+    with pytest.raises(ParameterTypeError, match="- stage_timeout_seconds: Input should be"):
+        pipeline.validate_parameters({"stage_timeout_seconds": seconds})
+
+
+def test_as_many_retries_as_are_allowed_can_be_had():
+    assert pipeline.validate_parameters({"retries": 50})["retries"] == 50
+    delays = run_stage.with_options(**retrying(50, 15.0)).retry_delay_seconds
+    assert delays[:3] == [15, 30, 60]
+    assert (len(delays), delays[-1]) == (50, 3600)
+    assert retrying(2, 7200.0)["retry_delay_seconds"] == [7200, 7200]
+
+
+@pytest.mark.parametrize("targets", [[""], ["first", " "]])
+def test_an_empty_target_is_not_the_whole_pipeline(targets, tmp_path, monkeypatch):
+    monkeypatch.chdir(light_project(tmp_path / "project"))
+    with pytest.raises(InputError, match="targets: each must name a stage, got"):
+        stages_in_order(targets)
