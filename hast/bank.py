@@ -19,8 +19,9 @@ Dtype = Literal["uint8", "float16", "float32"]
 class BankConfig(Section):
     """Where the pipeline's bank comes from, and how one of our own is stored."""
 
-    # Folder or URL of a bank to take; then none is synthesized.
-    source: str | None = Field(default=None, min_length=1)
+    source: str | None = Field(
+        default=None, min_length=1
+    )  # folder or URL of a bank to take; then none is synthesized
     dtype: Dtype = "uint8"  # of stored pixels
 
 

@@ -63,6 +63,7 @@ def note(project: Path, name: str) -> dict[str, Any]:
     return dict(json.loads((project / f"out/{name}.json").read_text()))
 
 
+@pytest.mark.slow
 def test_matrix_items_run_side_by_side_each_on_a_gpu_of_its_own(tmp_path):
     project = light_project(tmp_path / "project")
     first, again = run_flows(project, ("true", {}), ("true", {}), path=two_gpus(tmp_path / "bin"))

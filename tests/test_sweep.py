@@ -120,6 +120,7 @@ def test_a_sweep_shares_banks_and_tells_mean_and_deviation(project, tmp_path):
     assert status.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_failed_experiment_fails_the_sweep_and_the_table_shows_the_others(project):
     name, message, _, table = run_sweep(project, variants={"full": {}}, seeds=[1, 13])
     assert name == "Failed"
