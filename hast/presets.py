@@ -52,7 +52,7 @@ def _composed(parts: list[Settings], recipe: str) -> Settings:
     chosen = merged(parts)
     decided = method_settings(recipe)
     complete: Settings = {"teacher": chosen["teacher"]}
-    for key, section in _SECTIONS.items():
+    for key, section in SECTIONS.items():
         own = chosen.get(key, {})
         # The numbers above are the paper's; another recipe has its own.
         if recipe != "hast":
@@ -113,7 +113,7 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
     ),
 }
 PRESETS = tuple(_PRESETS)
-_SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[Section]] = {
     "dataset": DatasetConfig,
     "generator": GeneratorConfig,
     "synthesize": SynthesisConfig,

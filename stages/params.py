@@ -2,34 +2,20 @@
 
 from pathlib import Path
 
-from hast.bank import BankConfig
+from hast import presets
 from hast.bit_width import load_bit_widths
 from hast.config import Section, read_yaml
 from hast.errors import InputError
-from hast.export.bundle import ExportConfig
-from hast.loops.calibrate import CalibrationConfig
-from hast.loops.finetune import FinetuneConfig
-from hast.loops.score import ScoreConfig
 from hast.loops.sensitivity import SensitivityConfig
-from hast.loops.synthesize import SynthesisConfig
-from hast.loops.train_generator import GeneratorConfig
 from hast.networks.plan import PlanConfig
 from hast.recipes import load_section_by_recipe
-from hast.storage.datasets import DatasetConfig
 from stages.teacher import TeacherConfig
 
+# All but the teacher's are the library's own; the order is that of params.yaml.
 SECTIONS: dict[str, type[Section]] = {
-    "dataset": DatasetConfig,
+    "dataset": presets.SECTIONS["dataset"],
     "teacher": TeacherConfig,
-    "generator": GeneratorConfig,
-    "synthesize": SynthesisConfig,
-    "bank": BankConfig,
-    "sensitivity": SensitivityConfig,
-    "layers": PlanConfig,
-    "calibrate": CalibrationConfig,
-    "score": ScoreConfig,
-    "quantize": FinetuneConfig,
-    "export": ExportConfig,
+    **presets.SECTIONS,
 }
 
 
