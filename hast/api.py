@@ -194,11 +194,19 @@ def quantize(
     plan = plan_quantization(source, spec, width, rules)
     blocks = find_blocks(source, spec, config.alignment_modules)
     ranges = parse_section(
-        {"seed": seed, **(calibration or {})}, CalibrationConfig, name="calibration"
+        {
+            "seed": seed,
+            "images": "bank" if generator is None else "generator",
+            **(calibration or {}),
+        },
+        CalibrationConfig,
+        name="calibration",
     )
     student = prepare_student(source, spec, plan, range_momentum=ranges.range_momentum)
-    if generator is None or ranges.images == "bank":
+    if ranges.images == "bank":
         batches = partial(bank_batches, bank.images, ranges, device_of(source))
+    elif generator is None:
+        raise InputError("calibration: images 'generator' needs a generator, got none")
     else:
         generator = place(copy.deepcopy(generator), device_of(source))
         batches = partial(generator_batches, generator, ranges)

@@ -20,7 +20,6 @@ _EPILOG = (
 )
 
 app = typer.Typer(
-    help="Zero-shot quantization: make a trained vision network small without its data.",
     epilog=_EPILOG,
     pretty_exceptions_enable=False,
 )

@@ -30,19 +30,19 @@ def load_section(path: Path, key: str, section: type[SectionT]) -> SectionT:
         InputError: the file, the key or a value is wrong; the message names `key.field`, the rule
             and the value.
     """
-    return parse_section(read_section(path, key), section, name=f"{path}: {key}")
+    return section_of(read_yaml(path), key, section, path)
 
 
-def read_section(path: Path, key: str) -> dict[str, Any]:
-    """The values of the section `key` of a params file, as they are written.
+def section_of(params: dict[str, Any], key: str, section: type[SectionT], path: Path) -> SectionT:
+    """Validate the section `key` of what a params file holds; errors name `path`.
 
     Raises:
-        InputError: the file is wrong, or the section is missing or no mapping.
+        InputError: the section is missing, or no mapping, or a value is wrong.
     """
-    values = read_yaml(path).get(key)
+    values = params.get(key)
     if not isinstance(values, dict):
         raise InputError(f"{path}: section '{key}' must be a mapping, got {values!r}")
-    return values
+    return parse_section(values, section, name=f"{path}: {key}")
 
 
 def parse_section(values: dict[str, Any], section: type[SectionT], *, name: str) -> SectionT:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hast.config import SectionT, parse_section, read_section, read_yaml
+from hast.config import SectionT, read_yaml, section_of
 from hast.errors import InputError
 
 Recipe = Literal["hast", "best"]
@@ -79,11 +79,13 @@ def read_params(path: Path) -> dict[str, Any]:
         InputError: the file or the recipe is wrong.
     """
     values = read_yaml(path)
-    recipe = values.get("recipe", "hast")
-    return {
-        key: complete(key, value, recipe) if isinstance(value, dict) else value
-        for key, value in values.items()
-    }
+    decided = method_settings(values.get("recipe", "hast"))
+    for key, settings in decided.items():
+        written = values.get(key)
+        if isinstance(written, dict):
+            unset = {name: v for name, v in settings.items() if written.get(name) is None}
+            values[key] = written | unset
+    return values
 
 
 def load_section_by_recipe(path: Path, key: str, section: type[SectionT]) -> SectionT:
@@ -92,19 +94,7 @@ def load_section_by_recipe(path: Path, key: str, section: type[SectionT]) -> Sec
     Raises:
         InputError: the file, the recipe, the key or a value is wrong.
     """
-    recipe = read_yaml(path).get("recipe", "hast")
-    values = complete(key, read_section(path, key), recipe)
-    return parse_section(values, section, name=f"{path}: {key}")
-
-
-def complete(section: str, values: dict[str, Any], recipe: Any) -> dict[str, Any]:
-    """Values of a section, with the recipe's in place of what is missing or null.
-
-    Raises:
-        InputError: there is no such recipe.
-    """
-    decided = method_settings(recipe).get(section, {})
-    return values | {k: v for k, v in decided.items() if values.get(k) is None}
+    return section_of(read_params(path), key, section, path)
 
 
 def merged(parts: Iterable[Settings]) -> Settings:

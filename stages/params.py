@@ -4,11 +4,11 @@ from pathlib import Path
 
 from hast import presets
 from hast.bit_width import load_bit_widths
-from hast.config import Section, read_yaml
+from hast.config import Section, section_of
 from hast.errors import InputError
 from hast.loops.sensitivity import SensitivityConfig
 from hast.networks.plan import PlanConfig
-from hast.recipes import load_section_by_recipe
+from hast.recipes import read_params
 from stages.teacher import TeacherConfig
 
 # All but the teacher's are the library's own; the order is that of params.yaml.
@@ -26,13 +26,12 @@ def check_params(path: Path) -> None:
         InputError: at the first wrong value, missing section or unknown section.
     """
     known = {"recipe", "bit_widths", *SECTIONS}
-    unknown = read_yaml(path).keys() - known
+    params = read_params(path)
+    unknown = params.keys() - known
     if unknown:
         raise InputError(f"{path}: unknown section {min(unknown)!r}; known are {sorted(known)}")
     load_bit_widths(path)
-    sections = {
-        key: load_section_by_recipe(path, key, section) for key, section in SECTIONS.items()
-    }
+    sections = {key: section_of(params, key, section, path) for key, section in SECTIONS.items()}
     layers, sensitivity = sections["layers"], sections["sensitivity"]
     assert isinstance(layers, PlanConfig)
     assert isinstance(sensitivity, SensitivityConfig)

@@ -112,6 +112,12 @@ def test_wrong_settings_are_one_clear_line(teacher, spec, settings, message):
         hast.synthesize(teacher, spec, progress=False, **settings)
 
 
+def test_ranges_of_a_generator_that_is_not_given_are_refused(teacher, spec, bank):
+    wrong = {"images": "generator"}
+    with pytest.raises(hast.InputError, match="images 'generator' needs a generator, got none"):
+        hast.quantize(teacher, spec, bank, calibration=wrong, progress=False, **FINETUNING)
+
+
 def test_a_bank_of_another_teacher_or_shape_is_refused(teacher, spec, bank, generator):
     other = copy.deepcopy(teacher)
     nn.init.zeros_(other.classifier.bias)

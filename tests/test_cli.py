@@ -46,6 +46,12 @@ def test_help_and_version():
     assert "Usage" in cli().stdout
 
 
+def test_the_command_line_starts_without_what_only_opens_images():
+    code = "import sys, hast.cli; print({'sklearn', 'torchvision', 'onnx'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_a_bank_is_verified_and_described(bank):
     assert "good, 10 samples" in cli("bank", "verify", str(bank)).stdout
     shown = json.loads(cli("bank", "info", "--json", str(bank)).stdout)

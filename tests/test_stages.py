@@ -76,7 +76,7 @@ def test_no_stage_but_teacher_and_evaluate_opens_the_dataset(project, monkeypatc
         raise AssertionError("the dataset was opened")
 
     monkeypatch.setattr("sklearn.datasets.load_digits", closed)
-    monkeypatch.setattr("hast.storage.datasets.load_digits", closed)
+    monkeypatch.setattr("sklearn.datasets.load_digits", closed)
     run_generator()
     run_synthesize()
     with pytest.raises(AssertionError, match="the dataset was opened"):

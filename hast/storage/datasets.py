@@ -2,26 +2,28 @@
 
 Only the stages `teacher`, `evaluate` and `export` may import this module, the last two to measure:
 everything that trains a student is data-free.
+
+The libraries that read data take seconds to import, so that happens where images are opened: most
+commands and the checks of a params file only need the section.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from PIL import Image
 from pydantic import Field
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from hast.config import Section
 from hast.errors import InputError
 from hast.networks.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 Split = Literal["train", "test"]
 _BATCH_SIZE = 256
@@ -59,6 +61,9 @@ class LabelledImages(NamedTuple):
 
 def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
     """Two thirds of the digits to train on, or the held-out third. The split never changes."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     train, test = train_test_split(
         range(len(digits.target)), test_size=1 / 3, stratify=digits.target, random_state=0
@@ -130,9 +135,9 @@ def check_classes(found: ClassFolders, config: DatasetConfig, split: Split, clas
         )
 
 
-def _open_folder(
-    config: DatasetConfig, split: Split, transform: v2.Compose | None = None
-) -> ImageFolder:
+def _open_folder(config: DatasetConfig, split: Split, transform: Any = None) -> "ImageFolder":
+    from torchvision.datasets import ImageFolder
+
     if config.root is None or not (config.root / split).is_dir():
         raise InputError(
             f"dataset.root must be a folder that holds '{split}/<class>/<image>', got {config.root}"
@@ -144,6 +149,8 @@ def _open_folder(
 
 
 def _folder_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batches:
+    from torchvision.transforms import v2
+
     channels, height, width = spec.input_shape
     if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels but the teacher expects {channels}")

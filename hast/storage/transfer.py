@@ -30,12 +30,12 @@ def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[Bl
         InputError: the bank is damaged, `url` holds something else, or the transfer keeps failing.
     """
     StoredBank(folder)
-    content = (folder / MANIFEST).read_bytes()
+    content, files = (folder / MANIFEST).read_bytes(), read_manifest(folder / MANIFEST)
     remote = Remote(url)
-    if _holds(remote, read_manifest(folder / MANIFEST), content):
+    if _holds(remote, files, content):
         yield from _send(folder, remote)  # only what is damaged there
     elif remote.folder is None:
-        _make_room(remote, read_manifest(folder / MANIFEST), overwrite=overwrite)
+        _make_room(remote, files, overwrite=overwrite)
         yield from _send(folder, remote)
     else:
         yield from _push_to_folder(folder, remote.folder, content, overwrite=overwrite)
