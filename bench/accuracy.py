@@ -5,19 +5,19 @@
         --std 0.24703233,0.24348505,0.26158768 --variants hast,best
 
 The last step is the result. Recipes are compared on the first half of each class of the test
-folder and reported on the other half. Prints a table and writes bench/out/accuracy.json after every
-student, so that a run that was stopped keeps what it has measured.
+folder and reported on the other half. Writes bench/out/NAME.json after every student; the same
+command again goes on where it was stopped, and with more seeds, widths or variants adds to it.
 """
 
 import json
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from bench.accuracy_results import Results, Row
 from bench.experiment import (
     Images,
     Mean,
@@ -31,15 +31,15 @@ from bench.experiment import (
     correct_answers,
     halves,
     make_bank,
-    mean_and_spread,
     open_teacher,
     parse_widths,
     tune,
 )
-from bench.machine import describe
 from bench.run import OUT
 from hast.api import train_generator
+from hast.bit_width import BitWidth
 from hast.engine import choose_engine, place
+from hast.networks.generator import Generator
 from hast.recipes import recipe_settings
 from hast.runtime import device_of
 from hast.storage.datasets import DatasetConfig, open_batches
@@ -97,91 +97,77 @@ def main(
     out: str = "accuracy",
     device: str = "auto",
 ) -> None:
-    options = {name: str(value) for name, value in locals().items()}
     teacher = open_teacher(source, weights, images, mean, std, device, shape)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
-    results = [{"variant": "teacher", **halves(*correct_answers(teacher.network, teacher))}]
+    conditions = {"source": source, "size": size, "samples": samples, "steps": steps}
+    results = Results.open(OUT / f"{out}.json", conditions, device_of(teacher.network))
+    if not results.teacher:
+        results.set_teacher(halves(*correct_answers(teacher.network, teacher)))
     for seed in range(first_seed, first_seed + seeds):
         shared = Shared(teacher, seed, size, samples)
         for name in names:
-            recipe, changes = VARIANTS[name]
-            settings = recipe_settings(recipe, size)
-            tuning = settings["quantize"] | changes.get("quantize", {}) | {"seed": seed}
-            if steps:
-                tuning |= {"steps": steps, "milestones": (steps // 2, steps * 3 // 4)}
-            rules = settings.get("layers", {}) | changes.get("layers", {})
-            ranges = settings.get("calibrate", {}) | changes.get("calibrate", {})
-            bank = shared.bank(changes)
             for width in parse_widths(widths):
-                student = calibrated(
-                    teacher, width, rules, ranges,
-                    generator=shared.generator, bank=bank, seed=seed,
-                )  # fmt: skip
-                before = halves(*correct_answers(student, teacher))["all"]
-                tune(student, teacher, bank, tuning, shared.engine, f"{name} {width}")
-                row = {"variant": name, "bits": str(width), "seed": seed, "before": before}
-                results.append(row | halves(*correct_answers(student, teacher)))
-                print(results[-1], flush=True)
-                keep(out, results, options, device_of(teacher.network))
-    report(results)
+                if not results.has(name, str(width), seed):
+                    measured = measure(name, width, shared, size, steps)
+                    results.add(Row(name, str(width), seed, **measured))
+    results.show()
+
+
+def measure(
+    name: str, width: BitWidth, shared: "Shared", size: str, steps: int
+) -> dict[str, float]:
+    """Top-1 of one student before and after fine-tuning."""
+    recipe, changes = VARIANTS[name]
+    settings = recipe_settings(recipe, size)
+    tuning = settings["quantize"] | changes.get("quantize", {}) | {"seed": shared.seed}
+    if steps:
+        tuning |= {"steps": steps, "milestones": (steps // 2, steps * 3 // 4)}
+    rules = settings.get("layers", {}) | changes.get("layers", {})
+    ranges = settings.get("calibrate", {}) | changes.get("calibrate", {})
+    generator = shared.generator if ranges["images"] == "generator" else None
+    synthesis = settings["synthesize"] | changes.get("synthesize", {})
+    bank = shared.bank("real" if changes.get("bank") == "train" else "synthetic", synthesis)
+    student = calibrated(
+        shared.teacher, width, rules, ranges, generator=generator, bank=bank, seed=shared.seed
+    )
+    before = halves(*correct_answers(student, shared.teacher))["all"]
+    tune(student, shared.teacher, bank, tuning, shared.engine, f"{name} {width}")
+    return {"before": before} | halves(*correct_answers(student, shared.teacher))
 
 
 class Shared:
     """What the variants of one seed have in common: generator and banks."""
 
     def __init__(self, teacher: Teacher, seed: int, size: str, samples: int) -> None:
-        settings = recipe_settings("hast", size)
         self.teacher, self.seed = teacher, seed
-        where = device_of(teacher.network)
-        self.engine = choose_engine(where, work=float("inf"))
-        self.generator = place(
-            train_generator(teacher.network, teacher.spec, seed=seed, **settings["generator"]),
-            where,
-        )
-        self._synthesis = settings["synthesize"] | {"seed": seed}
-        if samples:
-            self._synthesis["samples"] = samples
+        self.engine = choose_engine(device_of(teacher.network), work=float("inf"))
+        self._settings = recipe_settings("hast", size)
+        self._own = {"seed": seed} | ({"samples": samples} if samples else {})
         self._banks: dict[str, Tensor] = {}
 
-    def bank(self, changes: dict[str, Any]) -> Tensor:
-        kind = changes.get("bank") or json.dumps(changes.get("synthesize", {}))
-        if kind not in self._banks:
-            self._banks[kind] = (
-                self._real() if kind == "train" else self._synthetic(changes.get("synthesize", {}))
+    @cached_property
+    def generator(self) -> Generator:
+        network, spec, _ = self.teacher
+        trained = train_generator(network, spec, seed=self.seed, **self._settings["generator"])
+        return place(trained, device_of(network))
+
+    def bank(self, kind: Literal["real", "synthetic"], synthesis: dict[str, Any]) -> Tensor:
+        settings = synthesis | self._own
+        key = f"{kind} {json.dumps(settings)}"
+        if key not in self._banks:
+            self._banks[key] = (
+                self._real(settings["samples"])
+                if kind == "real"
+                else make_bank(self.teacher, settings, self.engine).cpu()
             )
-        return self._banks[kind]
+        return self._banks[key]
 
-    def _synthetic(self, changes: dict[str, Any]) -> Tensor:
-        return make_bank(self.teacher, self._synthesis | changes, self.engine).cpu()
-
-    def _real(self) -> Tensor:
+    def _real(self, samples: int) -> Tensor:
         """As many real training images as the bank has, evenly spread over the folder."""
         config = DatasetConfig(name="folder", root=self.teacher.images)
         batches = open_batches(config, "train", self.teacher.spec)
         images = torch.cat([x for x, _ in batches])
-        index = torch.linspace(0, len(images) - 1, self._synthesis["samples"]).long()
-        return images[index]
-
-
-def keep(
-    name: str, results: list[dict[str, Any]], options: dict[str, str], device: torch.device
-) -> None:
-    OUT.mkdir(exist_ok=True)
-    values = {"machine": describe(device), "options": options, "results": results}
-    (OUT / f"{name}.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def report(results: list[dict[str, Any]]) -> None:
-    teacher, *rows = results
-    table = Table(title=f"top-1, teacher {teacher['all']:.2f}")
-    for column in ("variant", "bits", "seeds", "before", "all", "first half", "second half"):
-        table.add_column(column, justify="right")
-    for variant, bits in dict.fromkeys((row["variant"], row["bits"]) for row in rows):
-        own = [row for row in rows if (row["variant"], row["bits"]) == (variant, bits)]
-        columns = ("before", "all", "first_half", "second_half")
-        cells = [mean_and_spread([row[column] for row in own]) for column in columns]
-        table.add_row(variant, bits, str(len(own)), *cells)
-    Console().print(table)
+        return images[torch.linspace(0, len(images) - 1, samples).long()]
 
 
 if __name__ == "__main__":

@@ -72,11 +72,14 @@ def calibrated(
     rules: Mapping[str, Any],
     ranges: Mapping[str, Any],
     *,
-    generator: Generator,
+    generator: Generator | None,
     bank: Tensor,
     seed: int,
 ) -> nn.Module:
-    """A student before fine-tuning; `rules` and `ranges` as in `layers` and `calibrate`."""
+    """A student before fine-tuning; `rules` and `ranges` as in `layers` and `calibrate`.
+
+    `generator` is only needed where its images set the ranges.
+    """
     config = parse_section({"seed": seed, **ranges}, CalibrationConfig, name="calibrate")
     plan = plan_quantization(
         teacher.network, teacher.spec, width, parse_section(dict(rules), PlanConfig, name="layers")
@@ -85,13 +88,19 @@ def calibrated(
     batches = (
         partial(bank_batches, bank, config, device_of(teacher.network))
         if config.images == "bank"
-        else partial(generator_batches, generator, config)
+        else partial(generator_batches, _given(generator), config)
     )
     drain(
         calibrate(student, teacher.network, batches, config),
         total=None, label="calibrate", show=False,
     )  # fmt: skip
     return student
+
+
+def _given(generator: Generator | None) -> Generator:
+    if generator is None:
+        raise ValueError("ranges come from a generator, but none was given")
+    return generator
 
 
 def tune(

@@ -25,6 +25,7 @@ _RECIPES: dict[str, Settings] = {
             "learning_rate": 1e-5,
             "scale_rate_factor": 1.0,
             "weight_decay": 1e-4,
+            "promotion_step": 0.01,
         },
     },
     "best": {
@@ -36,6 +37,7 @@ _RECIPES: dict[str, Settings] = {
             "learning_rate": 1e-3,
             "scale_rate_factor": 10.0,
             "weight_decay": 0.0,
+            "promotion_step": 0.1,
         },
     },
 }

@@ -1,0 +1,131 @@
+"""What `bench.accuracy` has measured: kept in a file, shown as a table, drawn.
+
+    python -m bench.accuracy_results bench/out/accuracy.json --picture accuracy.png
+
+prints the table in Markdown.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+import matplotlib as mpl
+import torch
+import typer
+
+from bench.experiment import mean_and_spread
+from bench.machine import describe
+
+_COLUMNS = ("before", "all", "first_half", "second_half")
+
+
+class Row(NamedTuple):
+    """One student; top-1 in percent."""
+
+    variant: str
+    bits: str
+    seed: int
+    before: float  # calibrated only, all test images
+    all: float
+    first_half: float
+    second_half: float
+
+
+class Results:
+    """The rows of one file. Conditions are the same for all of them."""
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        self._path, self._values = path, values
+        self.rows = [Row(**row) for row in values["rows"]]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls(path, json.loads(path.read_text()))
+
+    @classmethod
+    def open(cls, path: Path, conditions: dict[str, Any], device: torch.device) -> Self:
+        """Those of the file, or none yet."""
+        if not path.exists():
+            machine = describe(device)
+            empty = {"machine": machine, "conditions": conditions, "teacher": {}, "rows": []}
+            return cls(path, empty)
+        results = cls.read(path)
+        if (found := results._values["conditions"]) != conditions:
+            raise SystemExit(f"{path} was measured under {found}, not {conditions}; name another")
+        return results
+
+    @property
+    def teacher(self) -> dict[str, float]:
+        values: dict[str, float] = self._values["teacher"]
+        return values
+
+    def set_teacher(self, top1: dict[str, float]) -> None:
+        self._values["teacher"] = top1
+        self._write()
+
+    def has(self, variant: str, bits: str, seed: int) -> bool:
+        return any(row[:3] == (variant, bits, seed) for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        self._write()
+        print(row, flush=True)
+
+    def groups(self) -> dict[tuple[str, str], list[Row]]:
+        """The seeds of each variant and width, in the order of measuring."""
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((row.variant, row.bits), []).append(row)
+        return groups
+
+    def show(self) -> None:
+        """A Markdown table of mean ± standard deviation over the seeds."""
+        print(f"Teacher: {self.teacher['all']:.2f}\n")
+        print("| | width | seeds | before | all test images | first half | second half |")
+        print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+        for (variant, bits), rows in self.groups().items():
+            cells = [mean_and_spread([getattr(row, name) for row in rows]) for name in _COLUMNS]
+            print("|", " | ".join([variant, bits, str(len(rows)), *cells]), "|")
+
+    def draw(self, path: Path) -> None:
+        """Top-1 on all test images, every seed a dot, one panel for each width."""
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+
+        widths = sorted({row.bits for row in self.rows})
+        variants = list(dict.fromkeys(row.variant for row in self.rows))[::-1]
+        size = (1 + 3 * len(widths), 1 + 0.3 * len(variants))
+        figure, panels = plt.subplots(
+            1, len(widths), sharey=True, squeeze=False, figsize=size, layout="constrained"
+        )
+        for axes, bits in zip(panels[0], widths, strict=True):
+            for (variant, own), rows in self.groups().items():
+                if own == bits:
+                    top1 = [row.all for row in rows]
+                    place = [variants.index(variant)] * len(top1)
+                    axes.plot(top1, place, "o", alpha=0.6, color="tab:blue")
+                    axes.plot(sum(top1) / len(top1), place[0], "|", color="black", markersize=14)
+            axes.axvline(self.teacher["all"], color="tab:gray", linestyle=":")
+            axes.set(title=bits.upper(), xlabel="top-1, %", ylim=(-0.5, len(variants) - 0.5))
+            axes.set_yticks(range(len(variants)), labels=variants)
+            axes.grid(axis="x", alpha=0.3)
+        figure.savefig(path, dpi=120)
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(exist_ok=True)
+        values = self._values | {"rows": [row._asdict() for row in self.rows]}
+        self._path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def main(
+    path: Path,
+    picture: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
+) -> None:
+    results = Results.read(path)
+    results.show()
+    if picture:
+        results.draw(picture)
+
+
+if __name__ == "__main__":
+    typer.run(main)
