@@ -6,15 +6,16 @@ prints the table in Markdown.
 """
 
 import json
+import statistics
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
-import matplotlib as mpl
 import torch
 import typer
 
 from bench.experiment import mean_and_spread
 from bench.machine import describe
+from hast.figures.canvas import PALETTE, canvas, to_png
 
 _COLUMNS = ("before", "all", "first_half", "second_half")
 
@@ -88,28 +89,24 @@ class Results:
             print("|", " | ".join([variant, bits, str(len(rows)), *cells]), "|")
 
     def draw(self, path: Path) -> None:
-        """Top-1 on all test images, every seed a dot, one panel for each width."""
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt
-
-        widths = sorted({row.bits for row in self.rows})
-        variants = list(dict.fromkeys(row.variant for row in self.rows))[::-1]
-        size = (1 + 3 * len(widths), 1 + 0.3 * len(variants))
-        figure, panels = plt.subplots(
-            1, len(widths), sharey=True, squeeze=False, figsize=size, layout="constrained"
-        )
-        for axes, bits in zip(panels[0], widths, strict=True):
-            for (variant, own), rows in self.groups().items():
-                if own == bits:
-                    top1 = [row.all for row in rows]
-                    place = [variants.index(variant)] * len(top1)
-                    axes.plot(top1, place, "o", alpha=0.6, color="tab:blue")
-                    axes.plot(sum(top1) / len(top1), place[0], "|", color="black", markersize=14)
-            axes.axvline(self.teacher["all"], color="tab:gray", linestyle=":")
-            axes.set(title=bits.upper(), xlabel="top-1, %", ylim=(-0.5, len(variants) - 0.5))
-            axes.set_yticks(range(len(variants)), labels=variants)
-            axes.grid(axis="x", alpha=0.3)
-        figure.savefig(path, dpi=120)
+        """Top-1 on all test images: a dot for each seed, a line for the mean; dotted: teacher."""
+        groups = self.groups()
+        variants = list(dict.fromkeys(variant for variant, _ in groups))[::-1]
+        widths = sorted({bits for _, bits in groups})
+        size = {"width": 1.6 + 2.2 * len(widths), "height": 1.0 + 0.3 * len(variants)}
+        with canvas(1, len(widths), **size) as (figure, panels):
+            for axes, bits in zip(panels, widths, strict=True):
+                for place, variant in enumerate(variants):
+                    top1 = [row.all for row in groups.get((variant, bits), [])]
+                    axes.plot(top1, [place] * len(top1), "o", alpha=0.6, color=PALETTE[0])
+                    if top1:
+                        mean = statistics.mean(top1)
+                        axes.vlines(mean, place - 0.3, place + 0.3, color=PALETTE[1])
+                axes.axvline(self.teacher["all"], color="gray", linestyle=":")
+                axes.set(title=bits.upper(), xlabel="top-1, %", ylim=(-0.5, len(variants) - 0.5))
+                axes.set_yticks(range(len(variants)), labels=variants if axes is panels[0] else [])
+                axes.grid(axis="x")
+        path.write_bytes(to_png(figure))
 
     def _write(self) -> None:
         self._path.parent.mkdir(exist_ok=True)

@@ -1,0 +1,51 @@
+"""What bench.accuracy keeps: a stopped sweep goes on, other conditions stay apart."""
+
+import pytest
+import torch
+
+from bench.accuracy_results import Results, Row
+
+CONDITIONS = {"size": "quick", "steps": 0}
+CPU = torch.device("cpu")
+ROW = Row("best", "w3a3", 0, before=60.0, all=84.0, first_half=85.0, second_half=83.0)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    path = tmp_path / "out" / "sweep.json"
+    results = Results.open(path, CONDITIONS, CPU)
+    results.set_teacher({"all": 88.0, "first_half": 88.0, "second_half": 88.0})
+    results.add(ROW)
+    return path
+
+
+def test_a_stopped_sweep_goes_on(kept):
+    results = Results.open(kept, CONDITIONS, CPU)
+    assert results.teacher["all"] == 88.0
+    assert results.has("best", "w3a3", 0)
+    assert not results.has("best", "w3a3", 1)
+    assert not results.has("best", "w4a4", 0)
+    results.add(ROW._replace(seed=1, all=86.0))
+    assert [row.all for row in Results.read(kept).rows] == [84.0, 86.0]
+
+
+def test_figures_of_other_conditions_are_kept_apart(kept):
+    before = kept.read_bytes()
+    with pytest.raises(SystemExit, match="name another"):
+        Results.open(kept, CONDITIONS | {"steps": 100}, CPU)
+    assert kept.read_bytes() == before
+
+
+def test_the_table_has_the_mean_and_the_spread_of_the_seeds(kept, capsys):
+    results = Results.read(kept)
+    results.add(ROW._replace(seed=1, all=86.0))
+    capsys.readouterr()
+    results.show()
+    line = "| best | w3a3 | 2 | 60.00 ± 0.00 | 85.00 ± 1.41 | 85.00 ± 0.00 | 83.00 ± 0.00 |"
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_the_picture_is_drawn(kept, tmp_path):
+    picture = tmp_path / "sweep.png"
+    Results.read(kept).draw(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
