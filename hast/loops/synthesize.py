@@ -15,6 +15,7 @@ from hast.errors import InputError
 from hast.loops.checks import check_finite, check_result
 from hast.math.augmentation import random_resized_crop
 from hast.math.hardness import hard_sample_loss
+from hast.math.noise import pink_noise
 from hast.math.plateau import Plateau, reduce_on_plateau
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
@@ -38,7 +39,7 @@ class SynthesisConfig(Section):
     gamma: float = Field(default=2.0, ge=0)  # γ; 0 is plain cross-entropy
     augment_probability: float = Field(default=0.0, ge=0, le=1)  # of a step to see crops and flips
     min_crop_scale: float = Field(default=0.4, gt=0, le=1)
-    init: Literal["gaussian", "generator"] = "gaussian"  # where the pixels start
+    init: Literal["gaussian", "pink", "generator"] = "gaussian"  # pink has a photograph's spectrum
     seed: int = 0
 
 
@@ -117,6 +118,8 @@ def _start(
     if config.init == "generator" and generator is not None:
         with torch.no_grad():
             images = generator.sample(labels, random)
+    elif config.init == "pink":
+        images = pink_noise(size, spec.input_shape, random)
     else:
         images = torch.randn(size, *spec.input_shape, generator=random)
     return place_images(images, device), labels

@@ -44,7 +44,8 @@ def test_batches_in_one_go_are_those_made_alone(teacher, generator, spec):
 def test_seed_and_init_change_the_images(teacher, generator, spec):
     base = make(teacher, generator, spec)[-1].images
     assert not torch.equal(base, make(teacher, generator, spec, seed=1)[-1].images)
-    assert not torch.equal(base, make(teacher, generator, spec, init="generator")[-1].images)
+    for init in ("generator", "pink"):
+        assert not torch.equal(base, make(teacher, generator, spec, init=init)[-1].images)
 
 
 def test_the_loss_falls_and_labels_become_hard_to_miss(teacher, generator, spec):
