@@ -39,6 +39,7 @@ from bench.run import OUT
 from hast.api import train_generator
 from hast.bit_width import BitWidth
 from hast.engine import choose_engine, place
+from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.recipes import recipe_settings
 from hast.runtime import device_of
@@ -104,7 +105,8 @@ def main(
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, device, shape)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
-    conditions = {"source": source, "size": size, "samples": samples, "steps": steps}
+    known = fingerprint(teacher.network.state_dict())
+    conditions = {"teacher": known, "size": size, "samples": samples, "steps": steps}
     results = Results.open(OUT / f"{out}.json", conditions, device_of(teacher.network))
     if not results.teacher:
         results.set_teacher(halves(*correct_answers(teacher.network, teacher)))
