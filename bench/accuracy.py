@@ -11,7 +11,7 @@ command again goes on where it was stopped, and with more seeds, widths or varia
 
 import json
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import torch
 import typer
@@ -41,12 +41,12 @@ from hast.bit_width import BitWidth
 from hast.engine import choose_engine, place
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
-from hast.recipes import recipe_settings
+from hast.recipes import Settings, merged, recipe_settings, size_settings
 from hast.runtime import device_of
 from hast.storage.datasets import DatasetConfig, open_batches
 
 # What each variant changes, by section; `hast` and `best` are the recipes themselves.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[str, Settings]] = {
     "hast": ("hast", {}),
     "hast, γ = 0": ("hast", {"synthesize": {"gamma": 0.0}}),
     "hast, ε = 0": ("hast", {"quantize": {"promotion_step": 0.0}}),
@@ -58,7 +58,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "quantize": {"promotion_step": 0.0, "alignment_weight": 0.0},
         },
     ),
-    "hast, real data": ("hast", {"bank": "train"}),
+    "hast, real data": ("hast", {"bank": {"source": "train"}}),
     "best": ("best", {}),
     "best, ε = 0": ("best", {"quantize": {"promotion_step": 0.0}}),
     "best, ε = 0, twice the steps": (
@@ -82,7 +82,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "best, lr 3e-4": ("best", {"quantize": {"learning_rate": 3e-4}}),
     "best, lr 3e-3": ("best", {"quantize": {"learning_rate": 3e-3}}),
     "best, min/max": ("best", {"layers": {"quantizer": "minmax"}}),
-    "best, real data": ("best", {"bank": "train"}),
+    "best, real data": ("best", {"bank": {"source": "train"}}),
 }
 
 
@@ -106,66 +106,69 @@ def main(
     teacher = open_teacher(source, weights, images, mean, std, device, shape)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
     known = fingerprint(teacher.network.state_dict())
-    conditions = {"teacher": known, "size": size, "samples": samples, "steps": steps}
-    results = Results.open(OUT / f"{out}.json", conditions, device_of(teacher.network))
+    results = Results.open(OUT / f"{out}.json", known, device_of(teacher.network))
     if not results.teacher:
         results.set_teacher(halves(*correct_answers(teacher.network, teacher)))
+    overrides: Settings = {"synthesize": {"samples": samples}} if samples else {}
+    if steps:
+        overrides["quantize"] = {"steps": steps, "milestones": [steps // 2, steps * 3 // 4]}
+    variant_settings = {name: settings_of(name, size, overrides) for name in names}
+    for name, settings in variant_settings.items():
+        results.define(name, settings)
     for seed in range(first_seed, first_seed + seeds):
-        shared = Shared(teacher, seed, size, samples)
-        for name in names:
+        shared = Shared(teacher, seed, size)
+        for name, settings in variant_settings.items():
             for width in parse_widths(widths):
                 if not results.has(name, str(width), seed):
-                    measured = measure(name, width, shared, size, steps)
+                    measured = measure(settings, width, shared, f"{name} {width}")
                     results.add(Row(name, str(width), seed, **measured))
     results.show()
 
 
-def measure(
-    name: str, width: BitWidth, shared: "Shared", size: str, steps: int
-) -> dict[str, float]:
-    """Top-1 of one student before and after fine-tuning."""
+def settings_of(name: str, size: str, overrides: Settings) -> Settings:
+    """All that makes a variant what it is, by section."""
     recipe, changes = VARIANTS[name]
-    settings = recipe_settings(recipe, size)
-    tuning = settings["quantize"] | changes.get("quantize", {}) | {"seed": shared.seed}
-    if steps:
-        tuning |= {"steps": steps, "milestones": (steps // 2, steps * 3 // 4)}
-    rules = settings.get("layers", {}) | changes.get("layers", {})
-    ranges = settings.get("calibrate", {}) | changes.get("calibrate", {})
-    generator = shared.generator if ranges["images"] == "generator" else None
-    synthesis = settings["synthesize"] | changes.get("synthesize", {})
-    bank = shared.bank("real" if changes.get("bank") == "train" else "synthetic", synthesis)
+    return merged([recipe_settings(recipe, size), changes, overrides])
+
+
+def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -> dict[str, float]:
+    """Top-1 of one student before and after fine-tuning."""
+    teacher, seed = shared.teacher, shared.seed
+    bank = shared.bank(settings)
     student = calibrated(
-        shared.teacher, width, rules, ranges, generator=generator, bank=bank, seed=shared.seed
-    )
-    before = halves(*correct_answers(student, shared.teacher))["all"]
-    tune(student, shared.teacher, bank, tuning, shared.engine, f"{name} {width}")
-    return {"before": before} | halves(*correct_answers(student, shared.teacher))
+        teacher, width, settings["layers"], settings["calibrate"],
+        generator=shared.generator if settings["calibrate"]["images"] == "generator" else None,
+        bank=bank, seed=seed,
+    )  # fmt: skip
+    before = halves(*correct_answers(student, teacher))["all"]
+    tune(student, teacher, bank, settings["quantize"] | {"seed": seed}, shared.engine, label)
+    return {"before": before} | halves(*correct_answers(student, teacher))
 
 
 class Shared:
     """What the variants of one seed have in common: generator and banks."""
 
-    def __init__(self, teacher: Teacher, seed: int, size: str, samples: int) -> None:
+    def __init__(self, teacher: Teacher, seed: int, size: str) -> None:
         self.teacher, self.seed = teacher, seed
         self.engine = choose_engine(device_of(teacher.network), work=float("inf"))
-        self._settings = recipe_settings("hast", size)
-        self._own = {"seed": seed} | ({"samples": samples} if samples else {})
+        self._generator = size_settings(size)["generator"]
         self._banks: dict[str, Tensor] = {}
 
     @cached_property
     def generator(self) -> Generator:
         network, spec, _ = self.teacher
-        trained = train_generator(network, spec, seed=self.seed, **self._settings["generator"])
+        trained = train_generator(network, spec, seed=self.seed, **self._generator)
         return place(trained, device_of(network))
 
-    def bank(self, kind: Literal["real", "synthetic"], synthesis: dict[str, Any]) -> Tensor:
-        settings = synthesis | self._own
-        key = f"{kind} {json.dumps(settings)}"
+    def bank(self, settings: Settings) -> Tensor:
+        synthesis = settings["synthesize"] | {"seed": self.seed}
+        real = settings.get("bank", {}).get("source") == "train"
+        key = f"{real} {json.dumps(synthesis)}"
         if key not in self._banks:
             self._banks[key] = (
-                self._real(settings["samples"])
-                if kind == "real"
-                else make_bank(self.teacher, settings, self.engine).cpu()
+                self._real(synthesis["samples"])
+                if real
+                else make_bank(self.teacher, synthesis, self.engine).cpu()
             )
         return self._banks[key]
 

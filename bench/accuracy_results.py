@@ -5,8 +5,8 @@
 prints the table in Markdown.
 """
 
-import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -16,6 +16,8 @@ import typer
 from bench.experiment import mean_and_spread
 from bench.machine import describe
 from hast.figures.canvas import PALETTE, canvas, to_png
+from hast.machine import device_name
+from hast.storage.tables import read_json, write_json
 
 _COLUMNS = ("before", "all", "first_half", "second_half")
 
@@ -33,7 +35,7 @@ class Row(NamedTuple):
 
 
 class Results:
-    """The rows of one file. Conditions are the same for all of them."""
+    """The rows of one file: one teacher on one device, and each variant with one meaning."""
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         self._path, self._values = path, values
@@ -41,19 +43,29 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        return cls(path, json.loads(path.read_text()))
+        return cls(path, read_json(path))
 
     @classmethod
-    def open(cls, path: Path, conditions: dict[str, Any], device: torch.device) -> Self:
-        """Those of the file, or none yet."""
+    def open(cls, path: Path, teacher: str, device: torch.device) -> Self:
+        """Those of the file, or none yet; `teacher` is its fingerprint."""
+        conditions = {"teacher": teacher, "device": device_name(device)}
         if not path.exists():
-            machine = describe(device)
-            empty = {"machine": machine, "conditions": conditions, "teacher": {}, "rows": []}
-            return cls(path, empty)
+            empty = {"conditions": conditions, "machine": describe(device), "teacher": {}}
+            return cls(path, empty | {"settings": {}, "rows": []})
         results = cls.read(path)
-        if (found := results._values["conditions"]) != conditions:
-            raise SystemExit(f"{path} was measured under {found}, not {conditions}; name another")
+        results._agree("all rows", results._values["conditions"], conditions)
         return results
+
+    def define(self, variant: str, settings: Mapping[str, Any]) -> None:
+        """Say what the rows of `variant` mean; refuses where the file says otherwise."""
+        known = self._values["settings"].setdefault(variant, settings)
+        self._agree(variant, known, settings)
+
+    def _agree(self, what: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        if found != asked:
+            raise SystemExit(
+                f"{self._path}: {what} measured with {found}, not {asked}; name another --out"
+            )
 
     @property
     def teacher(self) -> dict[str, float]:
@@ -109,9 +121,7 @@ class Results:
         path.write_bytes(to_png(figure))
 
     def _write(self) -> None:
-        self._path.parent.mkdir(exist_ok=True)
-        values = self._values | {"rows": [row._asdict() for row in self.rows]}
-        self._path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_json(self._path, self._values | {"rows": [row._asdict() for row in self.rows]})
 
 
 def main(

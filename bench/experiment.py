@@ -1,7 +1,7 @@
 """What the accuracy experiments share: a teacher with its test folder, banks, students, top-1."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -85,22 +85,17 @@ def calibrated(
         teacher.network, teacher.spec, width, parse_section(dict(rules), PlanConfig, name="layers")
     )
     student = prepare_student(teacher.network, teacher.spec, plan)
-    batches = (
-        partial(bank_batches, bank, config, device_of(teacher.network))
-        if config.images == "bank"
-        else partial(generator_batches, _given(generator), config)
-    )
+    batches: Callable[[], Iterator[Tensor]]
+    if config.images == "bank":
+        batches = partial(bank_batches, bank, config, device_of(teacher.network))
+    else:
+        assert generator is not None, "its images set the ranges"
+        batches = partial(generator_batches, generator, config)
     drain(
         calibrate(student, teacher.network, batches, config),
         total=None, label="calibrate", show=False,
     )  # fmt: skip
     return student
-
-
-def _given(generator: Generator | None) -> Generator:
-    if generator is None:
-        raise ValueError("ranges come from a generator, but none was given")
-    return generator
 
 
 def tune(

@@ -5,7 +5,7 @@ import torch
 
 from bench.accuracy_results import Results, Row
 
-CONDITIONS = {"size": "quick", "steps": 0}
+SETTINGS = {"quantize": {"promotion_step": 0.1}}
 CPU = torch.device("cpu")
 ROW = Row("best", "w3a3", 0, before=60.0, all=84.0, first_half=85.0, second_half=83.0)
 
@@ -13,14 +13,15 @@ ROW = Row("best", "w3a3", 0, before=60.0, all=84.0, first_half=85.0, second_half
 @pytest.fixture
 def kept(tmp_path):
     path = tmp_path / "out" / "sweep.json"
-    results = Results.open(path, CONDITIONS, CPU)
+    results = Results.open(path, "abc", CPU)
+    results.define("best", SETTINGS)
     results.set_teacher({"all": 88.0, "first_half": 88.0, "second_half": 88.0})
     results.add(ROW)
     return path
 
 
 def test_a_stopped_sweep_goes_on(kept):
-    results = Results.open(kept, CONDITIONS, CPU)
+    results = Results.open(kept, "abc", CPU)
     assert results.teacher["all"] == 88.0
     assert results.has("best", "w3a3", 0)
     assert not results.has("best", "w3a3", 1)
@@ -29,11 +30,19 @@ def test_a_stopped_sweep_goes_on(kept):
     assert [row.all for row in Results.read(kept).rows] == [84.0, 86.0]
 
 
-def test_figures_of_other_conditions_are_kept_apart(kept):
+def test_figures_of_another_teacher_are_kept_apart(kept):
     before = kept.read_bytes()
-    with pytest.raises(SystemExit, match="name another"):
-        Results.open(kept, CONDITIONS | {"steps": 100}, CPU)
+    with pytest.raises(SystemExit, match=r"abc.*name another"):
+        Results.open(kept, "def", CPU)
     assert kept.read_bytes() == before
+
+
+def test_a_variant_that_means_something_else_now_is_refused(kept):
+    results = Results.open(kept, "abc", CPU)
+    results.define("best", SETTINGS)
+    results.define("hast", {})
+    with pytest.raises(SystemExit, match=r"best measured with .*0\.1.*0\.01.*name another"):
+        results.define("best", {"quantize": {"promotion_step": 0.01}})
 
 
 def test_the_table_has_the_mean_and_the_spread_of_the_seeds(kept, capsys):
