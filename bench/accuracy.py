@@ -9,12 +9,16 @@ folder and reported on the other half. Writes bench/out/NAME.json after every st
 command again goes on where it was stopped, and with more seeds, widths or variants adds to it.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import typer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.accuracy_results import Results, Row
@@ -84,6 +88,7 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     "best, min/max": ("best", {"layers": {"quantizer": "minmax"}}),
     "best, real data": ("best", {"bank": {"source": "train"}}),
 }
+_BANKS = "Folder to keep banks in for other runs; empty it after a change of the synthesis."
 
 
 def main(
@@ -101,6 +106,7 @@ def main(
     seeds: int = 3,
     first_seed: int = 0,
     out: str = "accuracy",
+    banks: Annotated[Path | None, typer.Option(help=_BANKS)] = None,
     device: str = "auto",
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, device, shape)
@@ -116,7 +122,7 @@ def main(
     for name, settings in variant_settings.items():
         results.define(name, settings)
     for seed in range(first_seed, first_seed + seeds):
-        shared = Shared(teacher, seed, size)
+        shared = Shared(teacher, seed, size, banks)
         for name, settings in variant_settings.items():
             for width in parse_widths(widths):
                 if not results.has(name, str(width), seed):
@@ -148,8 +154,8 @@ def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -
 class Shared:
     """What the variants of one seed have in common: generator and banks."""
 
-    def __init__(self, teacher: Teacher, seed: int, size: str) -> None:
-        self.teacher, self.seed = teacher, seed
+    def __init__(self, teacher: Teacher, seed: int, size: str, kept_in: Path | None) -> None:
+        self.teacher, self.seed, self._kept_in = teacher, seed, kept_in
         self.engine = choose_engine(device_of(teacher.network), work=float("inf"))
         self._generator = size_settings(size)["generator"]
         self._banks: dict[str, Tensor] = {}
@@ -166,11 +172,21 @@ class Shared:
         key = f"{real} {json.dumps(synthesis)}"
         if key not in self._banks:
             self._banks[key] = (
-                self._real(synthesis["samples"])
-                if real
-                else make_bank(self.teacher, synthesis, self.engine).cpu()
+                self._real(synthesis["samples"]) if real else self._synthetic(synthesis)
             )
         return self._banks[key]
+
+    def _synthetic(self, settings: Mapping[str, Any]) -> Tensor:
+        if self._kept_in is None:
+            return make_bank(self.teacher, settings, self.engine).cpu()
+        meaning = [fingerprint(self.teacher.network.state_dict()), settings]
+        name = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+        path = self._kept_in / f"{name}.safetensors"
+        if not path.exists():
+            self._kept_in.mkdir(parents=True, exist_ok=True)
+            images = make_bank(self.teacher, settings, self.engine).cpu().contiguous()
+            save_file({"images": images}, path)
+        return load_file(path)["images"].contiguous(memory_format=torch.channels_last)
 
     def _real(self, samples: int) -> Tensor:
         """As many real training images as the bank has, evenly spread over the folder."""
