@@ -2,7 +2,7 @@
 
     python -m bench.accuracy_results bench/out/accuracy.json --picture accuracy.png
 
-prints the table in Markdown.
+prints the table in Markdown. Several files, such as of several machines, become one table.
 """
 
 import statistics
@@ -79,6 +79,13 @@ class Results:
     def has(self, variant: str, bits: str, seed: int) -> bool:
         return any(row[:3] == (variant, bits, seed) for row in self.rows)
 
+    def include(self, other: Self) -> None:
+        """Add what only `other` has measured; refuses what is not comparable."""
+        self._agree("all rows", self._values["conditions"], other._values["conditions"])
+        for variant, settings in other._values["settings"].items():
+            self.define(variant, settings)
+        self.rows += [row for row in other.rows if not self.has(*row[:3])]
+
     def add(self, row: Row) -> None:
         self.rows.append(row)
         self._write()
@@ -120,16 +127,24 @@ class Results:
                 axes.grid(axis="x")
         path.write_bytes(to_png(figure))
 
+    def write(self, path: Path) -> None:
+        write_json(path, self._values | {"rows": [row._asdict() for row in self.rows]})
+
     def _write(self) -> None:
-        write_json(self._path, self._values | {"rows": [row._asdict() for row in self.rows]})
+        self.write(self._path)
 
 
 def main(
-    path: Path,
+    files: Annotated[list[Path], typer.Argument(help="Of the same teacher and device.")],
     picture: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
+    together: Annotated[Path | None, typer.Option(help="JSON to write the rows of all to.")] = None,
 ) -> None:
-    results = Results.read(path)
+    results = Results.read(files[0])
+    for path in files[1:]:
+        results.include(Results.read(path))
     results.show()
+    if together:
+        results.write(together)
     if picture:
         results.draw(picture)
 

@@ -45,6 +45,26 @@ def test_a_variant_that_means_something_else_now_is_refused(kept):
         results.define("best", {"quantize": {"promotion_step": 0.01}})
 
 
+def test_files_of_several_runs_become_one(kept, tmp_path):
+    other = Results.open(tmp_path / "other.json", "abc", CPU)
+    other.define("hast", {})
+    other.add(ROW._replace(all=1.0))  # measured twice: the first counts
+    other.add(ROW._replace(variant="hast", all=79.0))
+    results = Results.read(kept)
+    results.include(other)
+    results.write(tmp_path / "both.json")
+    both = Results.open(tmp_path / "both.json", "abc", CPU)
+    assert [(row.variant, row.all) for row in both.rows] == [("best", 84.0), ("hast", 79.0)]
+    with pytest.raises(SystemExit, match="hast measured with"):
+        both.define("hast", SETTINGS)
+
+
+def test_files_of_other_teachers_do_not_become_one(kept, tmp_path):
+    other = Results.open(tmp_path / "other.json", "def", CPU)
+    with pytest.raises(SystemExit, match=r"abc.*def"):
+        Results.read(kept).include(other)
+
+
 def test_the_table_has_the_mean_and_the_spread_of_the_seeds(kept, capsys):
     results = Results.read(kept)
     results.add(ROW._replace(seed=1, all=86.0))
