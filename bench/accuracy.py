@@ -71,7 +71,7 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     ),
     "best, ε = 0.01": ("best", {"quantize": {"promotion_step": 0.01}}),
     "best, ε = 0.04": ("best", {"quantize": {"promotion_step": 0.04}}),
-    "best, pink start": ("best", {"synthesize": {"init": "pink"}}),
+    "best, Gaussian start": ("best", {"synthesize": {"init": "gaussian"}}),
     "best, more images of fewer steps": ("best", {"synthesize": {"samples": 2560, "steps": 200}}),
     "best, T = 4": ("best", {"quantize": {"temperature": 4.0}}),
     "best, slow scales": ("best", {"quantize": {"scale_rate_factor": 1.0}}),

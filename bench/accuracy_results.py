@@ -92,20 +92,26 @@ class Results:
         print(row, flush=True)
 
     def groups(self) -> dict[tuple[str, str], list[Row]]:
-        """The seeds of each variant and width, in the order of measuring."""
+        """The seeds of each variant and width, widest first, else in the order of measuring."""
         groups: dict[tuple[str, str], list[Row]] = {}
-        for row in self.rows:
+        for row in sorted(self.rows, key=lambda row: row.bits, reverse=True):
             groups.setdefault((row.variant, row.bits), []).append(row)
         return groups
 
-    def show(self) -> None:
-        """A Markdown table of mean ± standard deviation over the seeds."""
-        print(f"Teacher: {self.teacher['all']:.2f}\n")
-        print("| | width | seeds | before | all test images | first half | second half |")
-        print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    def table(self) -> list[str]:
+        """Lines of a Markdown table: mean ± standard deviation over the seeds."""
+        lines = [
+            "| | width | seeds | before | all test images | first half | second half |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        ]
         for (variant, bits), rows in self.groups().items():
             cells = [mean_and_spread([getattr(row, name) for row in rows]) for name in _COLUMNS]
-            print("|", " | ".join([variant, bits, str(len(rows)), *cells]), "|")
+            line = " | ".join([variant, bits.upper(), str(len(rows)), *cells])
+            lines.append(f"| {line} |")
+        return lines
+
+    def show(self) -> None:
+        print(f"Teacher: {self.teacher['all']:.2f}", "", *self.table(), sep="\n")
 
     def draw(self, path: Path) -> None:
         """Top-1 on all test images: a dot for each seed, a line for the mean; dotted: teacher."""

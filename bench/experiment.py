@@ -133,8 +133,10 @@ def halves(right: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+    """Mean ± standard deviation; one value has no deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def floats(text: str) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ Settings = dict[str, dict[str, Any]]  # by section of params.yaml
 
 _RECIPES: dict[str, Settings] = {
     "hast": {
+        "synthesize": {"init": "gaussian"},
         "layers": {"quantizer": "minmax"},
         "calibrate": {"images": "generator"},
         "quantize": {
@@ -29,6 +30,7 @@ _RECIPES: dict[str, Settings] = {
         },
     },
     "best": {
+        "synthesize": {"init": "pink"},
         "layers": {"quantizer": "learned"},
         "calibrate": {"images": "bank"},
         "quantize": {
