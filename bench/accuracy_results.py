@@ -116,8 +116,8 @@ class Results:
     def draw(self, path: Path) -> None:
         """Top-1 on all test images: a dot for each seed, a line for the mean; dotted: teacher."""
         groups = self.groups()
-        variants = list(dict.fromkeys(variant for variant, _ in groups))[::-1]
-        widths = sorted({bits for _, bits in groups})
+        variants = list(dict.fromkeys(row.variant for row in self.rows))[::-1]  # first on top
+        widths = list(dict.fromkeys(bits for _, bits in groups))
         size = {"width": 1.6 + 2.2 * len(widths), "height": 1.0 + 0.3 * len(variants)}
         with canvas(1, len(widths), **size) as (figure, panels):
             for axes, bits in zip(panels, widths, strict=True):
