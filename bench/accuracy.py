@@ -185,7 +185,8 @@ class Shared:
         if not path.exists():
             self._kept_in.mkdir(parents=True, exist_ok=True)
             images = make_bank(self.teacher, settings, self.engine).cpu().contiguous()
-            save_file({"images": images}, path)
+            save_file({"images": images}, part := path.with_suffix(".part"))
+            part.rename(path)  # what a killed run leaves is no bank
         return load_file(path)["images"].contiguous(memory_format=torch.channels_last)
 
     def _real(self, samples: int) -> Tensor:

@@ -2,7 +2,7 @@
 
     python -m bench.accuracy_results bench/out/accuracy.json --picture accuracy.png
 
-prints the table in Markdown. Several files, such as of several machines, become one table.
+prints the table in Markdown. Files of several runs become one table.
 """
 
 import statistics
