@@ -41,6 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
+@pytest.fixture(autouse=True)
+def forget_written_modules(tmp_path_factory):
+    """A module that a test wrote and imported does not stand in for the next one of its name."""
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__dict__", {}).get("__file__")).startswith(written):
+            del sys.modules[name]
+
+
 @pytest.fixture
 def spec() -> ModelSpec:
     return ModelSpec(input_shape=(1, 8, 8), num_classes=10, mean=(0.5,), std=(0.5,))

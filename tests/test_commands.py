@@ -45,9 +45,7 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    sys.modules.pop("mine", None)
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    return tmp_path
 
 
 def make_images(folder: Path, *, classes: int) -> None:
