@@ -92,9 +92,10 @@ class Results:
         print(row, flush=True)
 
     def groups(self) -> dict[tuple[str, str], list[Row]]:
-        """The seeds of each variant and width, widest first, else in the order of measuring."""
+        """The seeds of each variant and width, widest first, then by name."""
         groups: dict[tuple[str, str], list[Row]] = {}
-        for row in sorted(self.rows, key=lambda row: row.bits, reverse=True):
+        by_name = sorted(self.rows, key=lambda row: row.variant)
+        for row in sorted(by_name, key=lambda row: row.bits, reverse=True):
             groups.setdefault((row.variant, row.bits), []).append(row)
         return groups
 
@@ -116,7 +117,7 @@ class Results:
     def draw(self, path: Path) -> None:
         """Top-1 on all test images: a dot for each seed, a line for the mean; dotted: teacher."""
         groups = self.groups()
-        variants = list(dict.fromkeys(row.variant for row in self.rows))[::-1]  # first on top
+        variants = sorted({row.variant for row in self.rows}, reverse=True)  # first on top
         widths = list(dict.fromkeys(bits for _, bits in groups))
         size = {"width": 1.6 + 2.2 * len(widths), "height": 1.0 + 0.3 * len(variants)}
         with canvas(1, len(widths), **size) as (figure, panels):
