@@ -56,7 +56,7 @@ def main(
     network = place(small_vgg(), select_device(device))
     records = train(network, pixels, labels, epochs=epochs, random=seeded(seed, "second teacher"))
     drain(records, total=epochs * (len(pixels) // _BATCH), label="train", fields=("loss",))
-    save_file(network.state_dict(), out)
+    save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, out)
     right, _ = correct_answers(network, Teacher(network, spec, images))
     print(f"{out}: top-1 {100 * right.double().mean():.2f}")
 

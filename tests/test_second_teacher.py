@@ -1,0 +1,41 @@
+"""bench.second_teacher: what it writes is the teacher that bench.accuracy opens."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import child_environment
+from imports import ROOT
+from PIL import Image
+
+from bench.experiment import correct_answers, open_teacher
+
+MEAN, STD = "0.5,0.5,0.5", "0.25,0.25,0.25"
+
+
+@pytest.mark.slow
+def test_a_trained_teacher_is_opened_and_answers_as_it_did(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    for split, count in (("train", 13), ("test", 4)):
+        for label in range(10):
+            folder = tmp_path / split / str(label)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(256, (32, 32, 3), generator=random, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    out = tmp_path / "vgg.safetensors"
+    options = ["--images", tmp_path, "--mean", MEAN, "--std", STD, "--out", out, "--epochs", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.second_teacher", *map(str, options), "--device", "cpu"],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=child_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    teacher = open_teacher(
+        "python:bench.second_teacher:small_vgg", out, tmp_path, MEAN, STD, "cpu", "3x32x32"
+    )
+    right, _ = correct_answers(teacher.network, teacher)
+    printed = re.search(r"top-1 ([\d.]+)", done.stdout)
+    assert printed
+    assert float(printed[1]) == pytest.approx(100 * right.double().mean().item(), abs=0.01)
