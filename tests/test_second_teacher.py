@@ -23,10 +23,11 @@ def test_a_trained_teacher_is_opened_and_answers_as_it_did(tmp_path):
             folder = tmp_path / split / str(label)
             folder.mkdir(parents=True)
             for i in range(count):
-                pixels = torch.randint(256, (32, 32, 3), generator=random, dtype=torch.uint8)
-                Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+                noise = torch.randint(-9, 10, (32, 32, 3), generator=random)
+                pixels = noise + torch.tensor([10 + 25 * label, 240 - 25 * label, 128])
+                Image.fromarray(pixels.byte().numpy()).save(folder / f"{i}.png")
     out = tmp_path / "vgg.safetensors"
-    options = ["--images", tmp_path, "--mean", MEAN, "--std", STD, "--out", out, "--epochs", "2"]
+    options = ["--images", tmp_path, "--mean", MEAN, "--std", STD, "--out", out, "--epochs", "40"]
     done = subprocess.run(
         [sys.executable, "-m", "bench.second_teacher", *map(str, options), "--device", "cpu"],
         cwd=ROOT, capture_output=True, text=True, check=False, env=child_environment(),
@@ -38,4 +39,5 @@ def test_a_trained_teacher_is_opened_and_answers_as_it_did(tmp_path):
     right, _ = correct_answers(teacher.network, teacher)
     printed = re.search(r"top-1 ([\d.]+)", done.stdout)
     assert printed
+    assert float(printed[1]) > 30  # a network that learned nothing has 10
     assert float(printed[1]) == pytest.approx(100 * right.double().mean().item(), abs=0.01)
