@@ -4,7 +4,7 @@
 
 The one who asks keeps the standard input of this process open. When it is closed, on purpose or
 because its owner was killed, the command and all processes of its group are stopped: first as by
-Ctrl-C, so that DVC gives its locks back, then harder.
+Ctrl-C, so that DVC gives its locks back, then harder. This process ends when none of them is left.
 """
 
 import os
@@ -14,32 +14,51 @@ import sys
 import threading
 import time
 
-_STEPS = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 0.0))
+import psutil
+
+_STEPS = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 1.0))
 
 
 def main(command: list[str]) -> int:
     """Run the command; returns its exit code, as a shell would report it."""
-    if os.getpgrp() != os.getpid():
-        os.setpgid(0, 0)
     # A program started in the background of a script inherits that Ctrl-C is ignored.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # meant for the group; this process ends last
-    threading.Thread(target=_stop_when_left, args=[process], daemon=True).start()
+        signal.signal(number, signal.SIG_IGN)  # this process ends last
+    left = threading.Event()
+    stopper = threading.Thread(target=_stop_when_left, args=[process.pid, left], daemon=True)
+    stopper.start()
     code = process.wait()
+    if left.is_set():  # what the command started may take longer to end than the command
+        stopper.join()
     return 128 - code if code < 0 else code
 
 
-def _stop_when_left(process: "subprocess.Popen[bytes]") -> None:
+def _stop_when_left(group: int, left: threading.Event) -> None:
     # Reads the descriptor itself: a daemon thread inside a buffered reader breaks the exit.
     while os.read(sys.stdin.fileno(), 1024):
         pass
+    left.set()
     for number, patience in _STEPS:
-        os.killpg(0, number)
+        if not _alive(group):
+            return
+        os.killpg(group, number)
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and _alive(group):
             time.sleep(0.05)
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of the group runs; one that ended and is not yet reaped does not count."""
+    return any(_runs_in(process, group) for process in psutil.process_iter())
+
+
+def _runs_in(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
 
 
 if __name__ == "__main__":

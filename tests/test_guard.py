@@ -13,17 +13,26 @@ from imports import ROOT
 
 from flows.processes import run, stopped_at_exit
 
-# Starts a silent grandchild and waits for it, as DVC does with a stage.
-PARENT = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-open("child", "w").write(str(child.pid))
-child.wait()
+# A silent grandchild of a flow, and one that Ctrl-C does not end; each says when it is ready.
+CHILD = """
+import os, time
+open("named", "w").write(str(os.getpid()))
+os.rename("named", "child")
+time.sleep(600)
 """
-FLOW = f"""
+STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + CHILD
+
+
+def parent_of(child: str) -> str:
+    """Starts the child and waits for it, as DVC does with a stage."""
+    return f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+
+
+def flow_with(child: str) -> str:
+    return f"""
 from flows.processes import run, stopped_at_exit
 with stopped_at_exit():
-    run(["-c", {PARENT!r}])
+    run(["-c", {parent_of(child)!r}])
 """
 
 
@@ -35,24 +44,33 @@ def here(tmp_path, monkeypatch):
 
 def child() -> psutil.Process:
     deadline = time.monotonic() + 60
-    while not (Path("child").exists() and Path("child").read_text()):
+    while not Path("child").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return psutil.Process(int(Path("child").read_text()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_process_outlives_the_one_that_asked_for_it(number):
-    flow = subprocess.Popen([sys.executable, "-c", FLOW], stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize(
+    ("number", "asleep"),
+    [
+        (signal.SIGKILL, CHILD),
+        (signal.SIGTERM, CHILD),
+        (signal.SIGINT, CHILD),
+        (signal.SIGTERM, STUBBORN),
+    ],
+    ids=["kill", "term", "int", "stubborn"],
+)
+def test_no_process_outlives_the_one_that_asked_for_it(number, asleep):
+    flow = subprocess.Popen([sys.executable, "-c", flow_with(asleep)], stderr=subprocess.DEVNULL)
     process = child()
     os.kill(flow.pid, number)
     flow.wait(timeout=60)
-    assert psutil.wait_procs([process], timeout=20)[1] == []
+    assert psutil.wait_procs([process], timeout=30)[1] == []
 
 
 def test_a_timeout_stops_the_whole_group():
     with stopped_at_exit():
-        outcome = run(["-c", PARENT], timeout=1.0)
+        outcome = run(["-c", parent_of(CHILD)], timeout=5.0)
     assert outcome.timed_out
     assert not psutil.pid_exists(int(Path("child").read_text()))
 
