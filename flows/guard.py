@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -43,7 +44,8 @@ def _stop_when_left(group: int, left: threading.Event) -> None:
     for number, patience in _STEPS:
         if not _alive(group):
             return
-        os.killpg(group, number)
+        with suppress(ProcessLookupError):  # the last one ended just now
+            os.killpg(group, number)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and _alive(group):
             time.sleep(0.05)
