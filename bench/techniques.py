@@ -1,6 +1,6 @@
 """What each technique of the engine gives: the same steps with one of them left out, interleaved.
 
-    python -m bench.techniques
+    python -m bench.techniques [--only "without compilation;in the other precision"]
 
 ResNet-20 at 32 x 32. Prints a table and writes bench/out/techniques.json.
 """
@@ -13,23 +13,38 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from bench.machine import describe
 from bench.run import CASES, OUT, engine_steps, seconds, setting
-from hast.engine import Engine, place_images
+from hast.engine import Engine, Precision, choose_engine, place_images
 from hast.math.statistics import ChannelStatistics
 
 ROUNDS, WARM_UP = 15, 3
+
+
+def whole(device: torch.device) -> Engine:
+    return choose_engine(device, work=float("inf"))
+
+
+def plain(device: torch.device) -> Engine:
+    return whole(device)._replace(compile=False)
+
+
+def other_precision(device: torch.device) -> Engine:
+    """What who asks for it gets: on some processors not compiled."""
+    wanted: Precision = "fp32" if whole(device).bf16 else "bf16"
+    return choose_engine(device, work=float("inf"), precision=wanted)
 
 
 class Variant(NamedTuple):
     """The engine with something left out."""
 
     name: str
-    engine: Engine = Engine(bf16=True, compile=True)
+    engine: Callable[[torch.device], Engine] = whole
     patches: dict[str, Any] = {}  # of names in the library, while a step runs
     change: Callable[[nn.Module], nn.Module] = lambda teacher: teacher
 
@@ -51,8 +66,8 @@ def welford(x: Tensor, **_: Tensor) -> ChannelStatistics:
 
 ALL = Variant("everything on")
 COMMON = (
-    Variant("without compilation", Engine(bf16=True)),
-    Variant("without bf16", Engine(compile=True)),
+    Variant("without compilation", plain),
+    Variant("in the other precision", other_precision),
     Variant("with gradients for the teacher", change=lambda t: t.requires_grad_(True)),
 )
 WITHOUT = {
@@ -83,19 +98,19 @@ WITHOUT = {
 }
 
 
-def main() -> None:
+def main(only: str = "") -> None:
     device = torch.device("cpu") if not torch.cuda.is_available() else torch.device("cuda")
     machine = describe(device)
     console = Console()
-    console.print(machine)
+    console.print(machine, whole(device))
     case = CASES[0]
     results: list[dict[str, Any]] = []
     for task, variants in WITHOUT.items():
         steps = []
-        for variant in (ALL, *variants):
+        for variant in (ALL, *(v for v in variants if not only or v.name in only.split(";"))):
             spec, _, fast, images = setting(case, device)
             teacher = variant.change(fast)
-            loop = engine_steps(task, case, spec, teacher, images, variant.engine)
+            loop = engine_steps(task, case, spec, teacher, images, variant.engine(device))
             steps.append((variant, loop))
         results += race(task, steps, device)
     table = Table(title=f"{case.network}, {machine['device']}, torch {machine['torch']}")
@@ -126,4 +141,4 @@ def race(
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

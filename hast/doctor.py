@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import psutil
 import torch
 
-from hast.engine import select_device
+from hast.engine import bf16_is_fast, select_device
 from hast.errors import InputError
-from hast.machine import cpu_capabilities, device_name, git, installed_version
+from hast.machine import device_name, git, installed_version
 
 State = Literal["ok", "note", "problem"]
 _MIN_PYTHON, _MIN_TORCH = (3, 11), (2, 11)
@@ -81,7 +81,7 @@ def _device() -> Check:
     found = f"{device}: {device_name(device)}"
     if device.type != "cpu":
         return Check("device", "ok", found)
-    fast = any(cpu_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16"))
+    fast = bf16_is_fast(device)
     advice = "" if fast else "no fast bf16 on this CPU: long loops run in fp32, much slower"
     return Check("device", "ok" if fast else "note", found, advice)
 
