@@ -120,7 +120,9 @@ def finetune(
             distillation = distillation_loss(answer, target, temperature=config.temperature)
             if not names:
                 return _Parts(config.distillation_weight * distillation, x.new_zeros(()))
-            alignment = alignment_loss([tap_q[n] for n in names], [tap_f[n] for n in names])
+            alignment = alignment_loss(
+                [tap_q.pop(name) for name in names], [tap_f.pop(name) for name in names]
+            )
             return _Parts(
                 config.distillation_weight * distillation, config.alignment_weight * alignment
             )
@@ -142,7 +144,8 @@ def finetune(
             if promote:
                 assert x.grad is not None
                 harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
-                promoted = loss_of(harder).loss
+                # Its gradient is of no use; that both passes are compiled as one is.
+                promoted = loss_of(harder.requires_grad_()).loss
                 promoted.backward()
             ranks.average(p.grad for p in student.parameters() if p.grad is not None)
             loss = (clean.loss + promoted).detach()

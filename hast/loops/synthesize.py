@@ -94,6 +94,7 @@ def synthesize(
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits = teacher(images).float()
             bns = bns_loss(tap.batch, tap.running)
+            tap.clear()
             hard = hard_sample_loss(logits, labels, gamma=config.gamma)
             return bns + config.hard_weight * hard, bns, hard
 

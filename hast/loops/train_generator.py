@@ -62,6 +62,7 @@ def train_generator(
             logits = teacher(generator(latent, labels)).float()
             cross_entropy = F.cross_entropy(logits, labels)
             bns = bns_loss(tap.batch, tap.running)
+            tap.clear()
             return cross_entropy + config.bns_weight * bns, cross_entropy, bns
 
         losses_of = engine.wrap(losses_of, device)

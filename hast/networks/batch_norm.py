@@ -21,6 +21,12 @@ class BatchNormTap(NamedTuple):
     batch: list[ChannelStatistics]
     running: list[ChannelStatistics]
 
+    def clear(self) -> None:
+        """Forget the pass. Compiled code is compiled again where it finds a tap filled that was
+        empty before, so what reads a tap inside compiled code clears it there."""
+        self.batch.clear()
+        self.running.clear()
+
 
 def freeze(network: NetworkT) -> NetworkT:
     """Eval mode and no parameter gradients: BatchNorm keeps the statistics of the data that nobody
@@ -86,8 +92,7 @@ def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
     tap = BatchNormTap([], [])
 
     def clear(_module: nn.Module, _args: tuple[Any, ...]) -> None:
-        tap.batch.clear()
-        tap.running.clear()
+        tap.clear()
 
     def read(layer: nn.Module, args: tuple[Any, ...]) -> None:
         assert isinstance(layer, BatchNorm)

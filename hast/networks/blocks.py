@@ -65,7 +65,8 @@ def tap_attention(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str
     """Collect the attention vectors (N, C) of the outputs (N, C, H, W) of the named modules.
 
     Yields:
-        A dict that each forward pass fills, keyed by module name.
+        A dict that each forward pass fills, keyed by module name. What reads it inside compiled
+        code empties it: found filled, it would be compiled again.
     """
     taken: dict[str, Tensor] = {}
 

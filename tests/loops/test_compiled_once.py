@@ -1,0 +1,58 @@
+"""The compiler takes longer than many steps, so a loop must not call it twice for one function."""
+
+import functools
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from hast.bit_width import BitWidth
+from hast.engine import Engine
+from hast.loops.finetune import FinetuneConfig, finetune
+from hast.loops.synthesize import SynthesisConfig, synthesize
+from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
+from hast.networks.blocks import find_blocks
+from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.student import prepare_student, set_mode
+
+COMPILED = Engine(compile=True)
+IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """How often something was compiled; without the part that writes and builds C++."""
+    torch._dynamo.reset()
+    counters.clear()
+    traced = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr("torch.compile", traced)
+    return lambda: counters["aot_autograd"]["ok"]
+
+
+def test_synthesis_for_all_batches(teacher, spec, compilations):
+    config = SynthesisConfig(samples=16, batch_size=8, steps=3)
+    assert len([*synthesize(teacher, None, spec, config, [0, 1], COMPILED)]) == 6
+    assert compilations() == 1
+
+
+def test_the_generator(teacher, spec, compilations):
+    config = GeneratorConfig(steps=3, batch_size=8, width=8, latent_dim=4)
+    generator = build_generator(spec, config)
+    assert len([*train_generator(generator, teacher, config, COMPILED)]) == 3
+    assert compilations() == 1
+
+
+@pytest.mark.parametrize("quantizer", ["minmax", "learned"])
+def test_fine_tuning_for_clean_and_promoted_images(teacher, spec, compilations, quantizer):
+    rules = PlanConfig(placement="relu", quantizer=quantizer)
+    student = prepare_student(
+        teacher, spec, plan_quantization(teacher, spec, BitWidth(4, 4), rules)
+    )
+    set_mode(student, "observe")
+    student(IMAGES)
+    set_mode(student, "quantize")
+    config = FinetuneConfig(steps=3, batch_size=8)
+    blocks = find_blocks(teacher, spec)
+    steps = [*finetune(student, teacher, IMAGES, torch.ones(24), blocks, config, COMPILED)]
+    assert all(step.promoted > 0 for step in steps)
+    assert compilations() == 1
