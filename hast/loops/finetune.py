@@ -144,8 +144,7 @@ def finetune(
             if promote:
                 assert x.grad is not None
                 harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
-                # Its gradient is of no use; that both passes are compiled as one is.
-                promoted = loss_of(harder.requires_grad_()).loss
+                promoted = loss_of(harder).loss
                 promoted.backward()
             ranks.average(p.grad for p in student.parameters() if p.grad is not None)
             loss = (clean.loss + promoted).detach()
