@@ -99,6 +99,10 @@ WITHOUT = {
 
 
 def main(only: str = "") -> None:
+    known = {variant.name for variants in WITHOUT.values() for variant in variants}
+    wanted = set(only.split(";")) if only else known
+    if unknown := wanted - known:
+        raise SystemExit(f"--only: no variant {unknown}; there are {sorted(known)}")
     device = torch.device("cpu") if not torch.cuda.is_available() else torch.device("cuda")
     machine = describe(device)
     console = Console()
@@ -107,7 +111,7 @@ def main(only: str = "") -> None:
     results: list[dict[str, Any]] = []
     for task, variants in WITHOUT.items():
         steps = []
-        for variant in (ALL, *(v for v in variants if not only or v.name in only.split(";"))):
+        for variant in (ALL, *(v for v in variants if v.name in wanted)):
             spec, _, fast, images = setting(case, device)
             teacher = variant.change(fast)
             loop = engine_steps(task, case, spec, teacher, images, variant.engine(device))

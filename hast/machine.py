@@ -14,14 +14,10 @@ def device_name(device: torch.device) -> str:
     """Model of a GPU, or of the CPU with the matrix and vector units that matter here."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    units = [n for n in ("amx_bf16", "avx512_bf16", "avx512_f") if cpu_capabilities().get(n)]
+    capabilities = torch.cpu.get_capabilities()
+    units = [n for n in ("amx_bf16", "avx512_bf16", "avx512_f") if capabilities.get(n)]
     extras = f" ({', '.join(units)})" if units else ""
     return f"{_cpu_model()}{extras}"
-
-
-def cpu_capabilities() -> dict[str, object]:
-    """Instruction sets of this CPU, by torch's names."""
-    return dict(torch.cpu.get_capabilities())
 
 
 def installed_version(package: str) -> str | None:
