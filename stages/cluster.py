@@ -21,7 +21,7 @@ import torch
 
 from hast.errors import HastError, InputError, TransientError
 from hast.loops.synthesize import SynthesisStep
-from hast.runtime import keep_freed_memory, make_deterministic
+from hast.runtime import make_deterministic
 from hast.storage.bank_writer import BankWriter
 from hast.storage.exchange import Exchange
 from stages.shards import Job, make
@@ -242,7 +242,6 @@ def make_shard(task: Task) -> Report | None:
     if task.is_done():  # by a worker that was killed before it could say so
         return None
     make_deterministic()
-    keep_freed_memory()
     torch.set_num_threads(task.threads)
     if _line is None or _line.run != task.run:
         _line = _Line(task)
