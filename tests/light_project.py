@@ -6,7 +6,8 @@ from pathlib import Path
 from conftest import copy_project
 
 # Notes when it ran and which GPUs it saw. Where a file `fail-NAME` holds an exit code, it fails
-# with it; where a file `once-NAME` does, it fails once.
+# with it; where a file `once-NAME` does, it fails once. Where there is a file `meet`, `a` and `b`
+# wait for each other for a minute: then how fast they are started does not matter.
 _STAGE = '''
 import json, os, sys, time
 from pathlib import Path
@@ -28,6 +29,11 @@ if __name__ == "__main__":
                 told.unlink()
             print(f"error: {name}: told to fail", file=sys.stderr)
             sys.exit(code)
+    Path(f"started-{name}").touch()
+    while Path("meet").exists() and name in ("a", "b") and time.time() < start + 60:
+        if all(Path(f"started-{other}").exists() for other in ("a", "b")):
+            break
+        time.sleep(0.1)
     time.sleep(seconds)
     out = Path(f"out/{name}.json")
     out.parent.mkdir(exist_ok=True)

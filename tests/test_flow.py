@@ -66,7 +66,8 @@ def note(project: Path, name: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_matrix_items_run_side_by_side_each_on_a_gpu_of_its_own(tmp_path):
     project = light_project(tmp_path / "project")
-    first, again = run_flows(project, ("true", {}), ("true", {}), path=two_gpus(tmp_path / "bin"))
+    path = two_gpus(tmp_path / "bin")
+    first, again = run_flows(project, ("touch meet", {}), ("true", {}), path=path)
     assert first[2] == dict.fromkeys(["first", "work@a", "work@b", "last"], "Built")
     a, b = note(project, "a"), note(project, "b")
     assert a["start"] < b["end"]
