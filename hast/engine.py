@@ -13,7 +13,7 @@ import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 
-from hast.errors import InputError
+from hast.errors import HastWarning, InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
@@ -89,7 +89,7 @@ class _CompiledOrPlain:
             if self._has_run:
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            warnings.warn(f"running without compilation: {reason}", stacklevel=2)
+            warnings.warn(f"running without compilation: {reason}", HastWarning, stacklevel=2)
             self._compiled = None
             return self._plain(*args, **kwargs)
         self._has_run = True

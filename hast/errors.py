@@ -1,9 +1,10 @@
 """Errors that end with one clear line instead of a traceback."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 TRY_AGAIN = 75  # exit code of what may pass when tried again; EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit code, as shells have it: 128 + SIGINT
@@ -19,6 +20,10 @@ class InputError(HastError, ValueError):
 
 class TransientError(HastError):
     """Nothing is wrong with what the user gave; the same may pass when it is tried again."""
+
+
+class HastWarning(UserWarning):
+    """Something that a user would want to know, and that stops nothing."""
 
 
 class NonFiniteLossError(HastError, ArithmeticError):
@@ -50,9 +55,31 @@ def clear_interrupts(program: str, *, kept: str) -> Iterator[None]:
 @contextmanager
 def clear_errors(program: str) -> Iterator[None]:
     """End the program with one line and exit code 2 where the user can mend something, or
-    `TRY_AGAIN`; anything else is our own error and keeps its traceback."""
+    `TRY_AGAIN`; anything else is our own error and keeps its traceback. A `HastWarning` is one line
+    too."""
     try:
-        yield
+        with _clear_warnings(program):
+            yield
     except HastError as error:
         print(f"error: {program}: {error}", file=sys.stderr)
         raise SystemExit(TRY_AGAIN if isinstance(error, TransientError) else 2) from None
+
+
+@contextmanager
+def _clear_warnings(program: str) -> Iterator[None]:
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        if issubclass(category, HastWarning):
+            print(f"warning: {program}: {message}", file=file or sys.stderr, flush=True)
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
