@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Every stage in its smallest real form.
 TINY: dict[str, dict[str, Any]] = {
-    "teacher": {"training": {"epochs": 1, "batch_size": 256}, "source_args": {"widths": [4, 8]}},
+    "teacher": {"training": {"epochs": 1, "batch_size": 256}, "source_args": {"widths": [8, 16]}},
     "generator": {"steps": 3, "width": 8, "latent_dim": 4},
     "synthesize": {"samples": 24, "batch_size": 8, "steps": 3},
     "calibrate": {"batches": 2, "batch_size": 8},
@@ -60,7 +60,7 @@ def spec() -> ModelSpec:
 def teacher() -> nn.Module:
     """An untrained DigitsResNet whose BatchNorm statistics are not the trivial ones."""
     torch.manual_seed(0)
-    network = DigitsResNet(widths=(4, 8))
+    network = DigitsResNet(widths=(8, 16))
     with torch.no_grad():
         for _ in range(20):
             network(torch.randn(64, 1, 8, 8))

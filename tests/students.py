@@ -1,6 +1,7 @@
 """Calibrated students of networks with random weights, for tests of what happens to a student."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hast.bit_width import BitWidth
@@ -47,3 +48,23 @@ def calibrated(network: nn.Module, spec: ModelSpec, bits: str = "w4a4", **rules)
             student(torch.randn(8, *spec.input_shape))
     set_mode(student, "quantize")
     return freeze(student)
+
+
+class Sharing(nn.Module):
+    """Two convolutions with one weight, then a transposed one."""
+
+    def __init__(self, groups=1):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.a, self.b = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.b.weight = self.a.weight
+        self.up = nn.ConvTranspose2d(8, 16, 2, 2, groups=groups)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = F.relu(self.b(F.relu(self.a(F.relu(self.norm(self.first(x)))))))
+        return self.head(F.relu(self.up(x)).mean((2, 3)))
+
+
+SHARING = ModelSpec(input_shape=(3, 8, 8), num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)

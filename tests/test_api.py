@@ -154,7 +154,7 @@ def test_the_face_has_its_names_and_no_others():
 def test_a_classifier_comes_from_a_source_a_checkpoint_and_a_spec(tmp_path, teacher):
     torch.save({"state_dict": teacher.state_dict()}, tmp_path / "w.pth")
     network, spec = hast.load_classifier(
-        "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (4, 8)}
+        "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (8, 16)}
     )
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(network(x), teacher(x))
@@ -163,3 +163,33 @@ def test_a_classifier_comes_from_a_source_a_checkpoint_and_a_spec(tmp_path, teac
         hast.load_classifier("torchvision:resnet18")
     with pytest.raises(hast.InputError, match=r"spec\.size: unknown parameter"):
         hast.load_classifier("builtin:digits_resnet", spec={"size": 3})
+
+
+class InPlace(nn.Module):
+    """Normalizes the image it is given, in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x.sub_(5.0)
+        return self.head(self.body(x).mean((2, 3)))
+
+
+def test_a_network_that_changes_its_input_agrees_with_itself(spec):
+    torch.manual_seed(0)
+    network = InPlace().eval()
+    images = torch.randn(40, 1, 8, 8)
+    kept = images.clone()
+    loader = [(images, torch.zeros(40, dtype=torch.int64))]
+    assert hast.evaluate(network, loader, teacher=network, progress=False).agreement == 1
+    assert torch.equal(images, kept)
+    bank = hast.synthesize(network, spec, progress=False, **SYNTHESIS)
+    pixels = bank.images.clone()
+    student = hast.quantize(network, spec, bank, weight_bits=8, act_bits=8, progress=False,
+                            **FINETUNING)  # fmt: skip
+    assert torch.equal(bank.images, pixels)
+    assert hast.evaluate(student, loader, teacher=network, progress=False).agreement > 0.8
+    assert torch.equal(images, kept)

@@ -61,16 +61,17 @@ class OnnxWeight(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, qparams: QParams, *, container_bits: int, spread: bool) -> None:
+    def __init__(self, qparams: QParams, *, axis: int, container_bits: int, spread: bool) -> None:
         """
         Args:
-            qparams: of shape (C_out, 1, ...).
+            qparams: one for each entry of `axis`.
+            axis: see `Codes`.
             container_bits: 4 or 8, at least the width of the codes.
             spread: use the whole range of a signed container.
         """
         super().__init__()
         scale, zero_point, quant_max = qparams
-        self.container_bits = container_bits
+        self.axis, self.container_bits = axis, container_bits
         self.signed = quant_max < 1 << (container_bits - 1)
         self.dtype = torch.int8 if self.signed else torch.uint8
         zero_point = torch.zeros_like(zero_point) if self.signed else zero_point
@@ -83,7 +84,7 @@ class OnnxWeight(nn.Module):
         return _onnx(
             "DequantizeLinear",
             (codes, self.scale, self.zero_point),
-            {"axis": 0},
+            {"axis": self.axis},
             like=codes,
             dtype=torch.float32,
         )
@@ -91,7 +92,9 @@ class OnnxWeight(nn.Module):
 
 def onnx_weight(weight: Codes, *, container_bits: int, spread: bool) -> tuple[nn.Module, Tensor]:
     """What `lower` asks for: codes in the bytes of a container, and their DequantizeLinear."""
-    form = OnnxWeight(weight.qparams, container_bits=container_bits, spread=spread)
+    form = OnnxWeight(
+        weight.qparams, axis=weight.axis, container_bits=container_bits, spread=spread
+    )
     codes = weight.codes - weight.qparams.zero_point if form.signed else weight.codes
     return form, (codes * form.factor).to(form.dtype).contiguous()
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from hast.config import Section
 from hast.math.distillation import distillation_loss
 from hast.networks.plan import Bits
-from hast.networks.quantizers import WeightQuantizer
+from hast.networks.quantizers import WeightQuantizer, channel_axis
 from hast.runtime import device_of
 
 _BATCH_SIZE = 64
@@ -51,7 +51,8 @@ def measure_sensitivity(
     for layer in layers:
         module = probe.get_submodule(layer)
         for bits in candidates:
-            parametrize.register_parametrization(module, "weight", WeightQuantizer(bits))
+            quantizer = WeightQuantizer(bits, channel_axis(module))
+            parametrize.register_parametrization(module, "weight", quantizer)
             with torch.no_grad():
                 total = sum(
                     distillation_loss(probe(x), y, temperature=1.0).item() * len(x)

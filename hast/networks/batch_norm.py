@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from hast.errors import InputError
 from hast.math.statistics import ChannelStatistics, channel_statistics
-from hast.networks.hooks import removed_at_exit
+from hast.networks.hooks import copies_input, removed_at_exit
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -30,7 +30,9 @@ class BatchNormTap(NamedTuple):
 
 def freeze(network: NetworkT) -> NetworkT:
     """Eval mode and no parameter gradients: BatchNorm keeps the statistics of the data that nobody
-    has any more. Gradients still reach the image through the network."""
+    has any more. Gradients still reach the image through the network, which works on a copy of it:
+    see `copies_input`."""
+    copies_input(network)
     return network.eval().requires_grad_(False)
 
 

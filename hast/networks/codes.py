@@ -15,9 +15,10 @@ class Codes(NamedTuple):
     """A quantized weight: `dequantize(codes, qparams)` is, to the bit, what the layer computes
     with."""
 
-    codes: Tensor  # (C_out, ...), integer-valued floats in [0, quant_max]
-    qparams: QParams  # (C_out, 1, ...)
+    codes: Tensor  # of the weight's shape, integer-valued floats in [0, quant_max]
+    qparams: QParams  # one for each entry of `axis`: (C_out, 1, ...) of all but transposed ones
     bits: int
+    axis: int = 0  # see `channel_axis`
 
 
 def weight_codes(student: nn.Module) -> dict[str, Codes]:
@@ -34,15 +35,18 @@ def codes_of(module: nn.Module) -> Codes:
     parametrizations: Any = module.parametrizations
     quantizer, original = parametrizations.weight[0], parametrizations.weight.original.detach()
     qparams = QParams(*(_detached(value) for value in quantizer.qparams_of(original)))
-    return Codes(quantize(original, qparams), qparams, quantizer.bits)
+    return Codes(quantize(original, qparams), qparams, quantizer.bits, quantizer.axis)
 
 
 def set_codes(module: nn.Module, codes: Codes) -> None:
     """Let a quantized Conv or Linear compute with these codes from now on."""
     parametrizations: Any = module.parametrizations
     scale, zero_point, _ = codes.qparams
-    parametrizations.weight[0] = FixedWeightQuantizer(codes.bits, scale, zero_point)
-    parametrizations.weight.original.data = dequantize(codes.codes, codes.qparams)
+    parametrizations.weight[0] = FixedWeightQuantizer(codes.bits, scale, zero_point, codes.axis)
+    # Not into the old parameter: a layer that is not quantized may share it.
+    trains = parametrizations.weight.original.requires_grad
+    values = dequantize(codes.codes, codes.qparams)
+    parametrizations.weight.original = nn.Parameter(values, requires_grad=trains)
 
 
 def activation_sites(student: nn.Module) -> dict[str, CallSites]:

@@ -19,6 +19,7 @@ from hast.math.quantization import QParams
 from hast.networks.codes import Codes, codes_of, set_codes
 from hast.networks.hooks import removed_at_exit
 from hast.networks.plan import WEIGHTED
+from hast.networks.quantizers import TRANSPOSED, per_channel
 from hast.networks.spec import ModelSpec
 from hast.runtime import device_of
 
@@ -68,7 +69,7 @@ def foldable(network: nn.Module, spec: ModelSpec) -> dict[str, str]:
         return hook
 
     modules = list(network.named_modules())
-    handles = [m.register_forward_hook(made(n)) for n, m in modules if isinstance(m, WEIGHTED)]
+    handles = [m.register_forward_hook(made(n)) for n, m in modules if _takes_in(m)]
     handles += [m.register_forward_pre_hook(read(n)) for n, m in modules if _folds(m)]
     with removed_at_exit(handles), torch.no_grad(), seen:
         network(torch.zeros(2, *spec.input_shape, device=device_of(network)))
@@ -107,6 +108,11 @@ def _folds(module: nn.Module) -> bool:
     return type(module) in _PLAIN and module.running_var is not None and not module.training
 
 
+def _takes_in(module: nn.Module) -> bool:
+    """Its scales are one for each output: those of transposed convolutions may be shared."""
+    return isinstance(module, WEIGHTED) and not isinstance(module, TRANSPOSED)
+
+
 def _fold(layer: Any, norm: Any) -> None:
     gain = (norm.running_var + norm.eps).rsqrt()
     gain = gain if norm.weight is None else gain * norm.weight.detach()
@@ -117,7 +123,8 @@ def _fold(layer: Any, norm: Any) -> None:
     if parametrize.is_parametrized(layer, "weight"):
         set_codes(layer, _scaled(codes_of(layer), gain))
     else:
-        layer.weight.data = layer.weight * _per_channel(gain, layer.weight)
+        # A new parameter: another layer may share the old one.
+        layer.weight = nn.Parameter(layer.weight.detach() * per_channel(gain, layer.weight))
     layer.bias = nn.Parameter(shift)
 
 
@@ -131,8 +138,8 @@ def _take_out(network: nn.Module, norm: nn.Module) -> None:
 
 def _scaled(codes: Codes, gain: Tensor) -> Codes:
     """Codes of the weight times `gain` (C_out,)."""
-    integers, (scale, zero_point, quant_max), bits = codes
-    gain = _per_channel(gain, integers)
+    integers, (scale, zero_point, quant_max), bits, _ = codes
+    gain = per_channel(gain, integers)
     mirrored = gain < 0
     integers = torch.where(mirrored, quant_max - integers, integers)
     zero_point = torch.where(mirrored, quant_max - zero_point, zero_point)
@@ -141,7 +148,3 @@ def _scaled(codes: Codes, gain: Tensor) -> Codes:
     tiny = torch.finfo(scale.dtype).tiny
     integers = torch.where(scale < tiny, zero_point.expand_as(integers), integers)
     return Codes(integers, QParams(scale.clamp(min=tiny), zero_point, quant_max), bits)
-
-
-def _per_channel(values: Tensor, weight: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (weight.ndim - 1))

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
@@ -15,3 +17,20 @@ def removed_at_exit(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def copies_input(network: nn.Module) -> None:
+    """Let `network` work on a copy of its first argument from now on.
+
+    A forward that normalizes in place (`x.sub_(mean)`) would otherwise change the images for the
+    next network that is asked about them, and has no gradient for a leaf.
+    """
+    if _copy_input not in network._forward_pre_hooks.values():
+        network.register_forward_pre_hook(_copy_input)
+
+
+# A function of the module, so that deep copies of a network share nothing with it.
+def _copy_input(_network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    if args and isinstance(args[0], Tensor):
+        return (args[0].clone(), *args[1:])
+    return args

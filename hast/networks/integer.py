@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from hast.math.quantization import QParams, dequantize, quantize
 from hast.networks.codes import Codes, activation_quantizers, weight_codes
 from hast.networks.plan import WEIGHTED
-from hast.networks.quantizers import ActivationQuantizer
+from hast.networks.quantizers import TRANSPOSED, ActivationQuantizer
 
 _GRID_KEEPING = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.Identity, nn.Dropout, nn.Flatten)
 
@@ -124,8 +124,9 @@ def _forward(
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Subclasses may do more in their own forward, such as pad or standardise."""
-    plain = type_before_parametrizations(layer) in WEIGHTED
+    """Subclasses may do more in their own forward, such as pad or standardise; transposed
+    convolutions are left out."""
+    plain = type_before_parametrizations(layer) in {*WEIGHTED} - {*TRANSPOSED}
     return plain and getattr(layer, "padding_mode", "zeros") == "zeros"
 
 

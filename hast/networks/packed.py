@@ -17,6 +17,7 @@ from hast.networks.codes import (
     set_codes,
     weight_codes,
 )
+from hast.networks.quantizers import per_channel
 from hast.networks.student import remove_quantizers
 
 _FLOAT_BYTES = 4
@@ -29,6 +30,7 @@ class Layout(NamedTuple):
     sites: dict[str, int]  # activation quantizers of each module
     rest: dict[str, torch.Size]  # all other float32 tensors of the network
     others: dict[str, tuple[torch.Size, torch.dtype]]  # and those of other types
+    axes: dict[str, int]  # see `Codes`; follows from the architecture
 
     @classmethod
     def of(cls, student: nn.Module) -> "Layout":
@@ -39,10 +41,12 @@ class Layout(NamedTuple):
             sites={name: len(sites) for name, sites in activation_sites(student).items()},
             rest={n: t.shape for n, t in state.items() if t.dtype == torch.float32},
             others={n: (t.shape, t.dtype) for n, t in state.items() if t.dtype != torch.float32},
+            axes={name: w.axis for name, w in codes.items()},
         )
 
     def key(self) -> str:
-        return hashlib.sha256(repr(tuple(self)).encode()).hexdigest()[:16]
+        parts = (self.weights, self.sites, self.rest, self.others)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def read(self, student: nn.Module) -> dict[str, Tensor]:
         """The tensors of the file."""
@@ -62,12 +66,14 @@ class Layout(NamedTuple):
 
     def sizes(self) -> dict[str, int]:
         """Elements of each tensor of the file."""
-        channels = sum(shape[0] for shape, _ in self.weights.values())
+        channels = self._channels()
         sites = sum(self.sites.values())
         return {
             "weight_packed": sum(packed_bytes(s.numel(), b) for s, b in self.weights.values()),
-            "weight_scale": channels,
-            "weight_zero_point": sum(packed_bytes(s[0], b) for s, b in self.weights.values()),
+            "weight_scale": sum(channels.values()),
+            "weight_zero_point": sum(
+                packed_bytes(channels[name], bits) for name, (_, bits) in self.weights.items()
+            ),
             "activation_scale": sites,
             "activation_zero_point": sites,
             "unquantized": sum(shape.numel() for shape in self.rest.values()),
@@ -103,26 +109,31 @@ class Layout(NamedTuple):
             _check_numbers(name, value, finite=name in learned)
             own[name].copy_(value)
 
+    def _channels(self) -> dict[str, int]:
+        """Scales of each quantized weight."""
+        return {name: shape[self.axes[name]] for name, (shape, _) in self.weights.items()}
+
     def _write_weights(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
+        channels = list(self._channels().values())
         shapes = [shape for shape, _ in self.weights.values()]
         widths = [bits for _, bits in self.weights.values()]
         packed = tensors["weight_packed"].split(
             [packed_bytes(s.numel(), b) for s, b in zip(shapes, widths, strict=True)]
         )
         zero_points = tensors["weight_zero_point"].split(
-            [packed_bytes(s[0], b) for s, b in zip(shapes, widths, strict=True)]
+            [packed_bytes(count, b) for count, b in zip(channels, widths, strict=True)]
         )
-        scales = tensors["weight_scale"].split([shape[0] for shape in shapes])
+        scales = tensors["weight_scale"].split(channels)
         parts = zip(self.weights, shapes, widths, packed, scales, zero_points, strict=True)
         for name, shape, bits, stream, scale, zero_point in parts:
-            per_channel = (-1, *[1] * (len(shape) - 1))
+            integers = unpack(stream, bits, shape.numel()).float().view(shape)
+            axis = self.axes[name]
             qparams = QParams(
-                scale.view(per_channel),
-                unpack(zero_point, bits, shape[0]).float().view(per_channel),
+                per_channel(scale, integers, axis),
+                per_channel(unpack(zero_point, bits, len(scale)).float(), integers, axis),
                 quant_max_of(bits),
             )
-            integers = unpack(stream, bits, shape.numel()).float().view(shape)
-            set_codes(student.get_submodule(name), Codes(integers, qparams, bits))
+            set_codes(student.get_submodule(name), Codes(integers, qparams, bits, axis))
 
     def _write_sites(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
         quantizers = activation_quantizers(student)

@@ -17,6 +17,7 @@ from hast.config import Section
 from hast.errors import InputError
 from hast.math.quantization import MAX_BITS, MIN_BITS
 from hast.networks.hooks import removed_at_exit
+from hast.networks.quantizers import TRANSPOSED
 from hast.networks.spec import ModelSpec
 from hast.runtime import device_of
 
@@ -24,7 +25,7 @@ Placement = Literal["inputs", "relu"]
 QuantizerKind = Literal["minmax", "learned"]
 Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *TRANSPOSED)
 _ACTIVATED: dict[Placement, tuple[type[nn.Module], ...]] = {
     "inputs": WEIGHTED,
     "relu": (nn.ReLU, nn.ReLU6),
@@ -116,8 +117,8 @@ def plan_quantization(
         allocation: weight bits by layer name, see `hast.math.allocation`.
 
     Raises:
-        InputError: the placement finds nothing, a pattern matches nothing, or an allocated layer
-            is not there.
+        InputError: the placement finds nothing, a pattern matches nothing, an allocated layer is
+            not there, or layers that share a weight would have different widths.
     """
     weighted = list(probe_layers(network, spec, WEIGHTED))
     activated = list(probe_layers(network, spec, _ACTIVATED[config.placement]))
@@ -144,6 +145,7 @@ def plan_quantization(
         for name in _matching(pattern, {*weighted, *activated}, "skip"):
             weights.pop(name, None)
             activations.pop(name, None)
+    _check_shared(network, weighted, weights)
     return QuantizationPlan(
         placement=config.placement,
         quantizer=config.quantizer,
@@ -223,6 +225,19 @@ def _apply(override: Override, weights: dict[str, int], activations: dict[str, i
     for table, bits in ((weights, override.weight_bits), (activations, override.act_bits)):
         if bits is not None:
             table.update(dict.fromkeys(_matching(override.match, set(table), "overrides"), bits))
+
+
+def _check_shared(network: nn.Module, names: Sequence[str], weights: Mapping[str, int]) -> None:
+    """Layers that share one weight have one quantizer."""
+    first: dict[int, str] = {}
+    for name in names:
+        other = first.setdefault(id(weight_of(network, name)), name)
+        ours, theirs = (weights.get(n, FULL_PRECISION_BITS) for n in (name, other))
+        if ours != theirs:
+            raise InputError(
+                f"{other} and {name} share one weight, which can have one width, but the rules give"
+                f" {theirs} and {ours} bits; set the same for both in `overrides`, or `skip` both"
+            )
 
 
 def _matching(pattern: str, names: set[str], rule: str) -> list[str]:

@@ -19,22 +19,48 @@ from hast.math.quantization import (
     quant_max_of,
     search_qparams,
 )
+from hast.runtime import seeded
 
 Mode = Literal["observe", "quantize"]
 _SEEN_OF_A_BATCH = 2048  # values kept to search the range on
 SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def channel_axis(module: nn.Module) -> int:
+    """The dimension of a module's weight that has one scale for each entry.
+
+    Scales must not differ among the products that one output sums up. A transposed convolution
+    holds (C_in, C_out / groups, ...), so that is the second dimension, shared by the groups; where
+    every input channel is a group of its own, the first one tells more outputs apart.
+    """
+    if not isinstance(module, TRANSPOSED):
+        return 0
+    return 0 if module.groups == module.in_channels > 1 else 1
+
+
+def per_channel(values: Tensor, weight: Tensor, axis: int = 0) -> Tensor:
+    """Values (C,), one for each entry of dimension `axis`, as they broadcast against `weight`."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return values.reshape(shape)
 
 
 class WeightQuantizer(nn.Module):
-    """Fake-quantizes a weight (C_out, ...) per output channel by the min/max it has right now."""
+    """Fake-quantizes a weight per entry of `axis` by the min/max it has right now."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, axis: int = 0) -> None:
+        """
+        Args:
+            bits: code width, 2..8.
+            axis: dimension of the weight with a scale for each entry, see `channel_axis`.
+        """
         super().__init__()
-        self.bits = bits
+        self.bits, self.axis = bits, axis
 
     def qparams_of(self, weight: Tensor) -> QParams:
-        """What this weight is quantized with, (C_out, 1, ...)."""
-        dims = tuple(range(1, weight.ndim))
+        """What this weight is quantized with: one number an entry of `axis`, 1 elsewhere."""
+        dims = tuple(d for d in range(weight.ndim) if d != self.axis)
         current = weight.detach()
         return choose_qparams(
             current.amin(dims, keepdim=True), current.amax(dims, keepdim=True), bits=self.bits
@@ -45,19 +71,20 @@ class WeightQuantizer(nn.Module):
 
 
 class FixedWeightQuantizer(nn.Module):
-    """Fake-quantizes a weight (C_out, ...) with scales that were decided elsewhere."""
+    """Fake-quantizes a weight with scales that were decided elsewhere."""
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, bits: int, scale: Tensor, zero_point: Tensor) -> None:
+    def __init__(self, bits: int, scale: Tensor, zero_point: Tensor, axis: int = 0) -> None:
         """
         Args:
             bits: code width, 2..8.
-            scale, zero_point: of shape (C_out, 1, ...), the zero points integer-valued floats.
+            scale, zero_point: as `per_channel` makes them, the zero points integer-valued floats.
+            axis: see `channel_axis`.
         """
         super().__init__()
-        self.bits = bits
+        self.bits, self.axis = bits, axis
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
 
@@ -69,7 +96,7 @@ class FixedWeightQuantizer(nn.Module):
 
 
 class LearnedWeightQuantizer(nn.Module):
-    """Fake-quantizes a weight (C_out, ...) per output channel with scales that are trained.
+    """Fake-quantizes a weight per entry of `axis` with scales that are trained.
 
     They start where rounding the given weight costs the least. What is stored is their logarithm:
     a step of the optimizer then is a relative change, and a scale stays positive.
@@ -77,13 +104,12 @@ class LearnedWeightQuantizer(nn.Module):
 
     zero_point: Tensor
 
-    def __init__(self, bits: int, weight: Tensor) -> None:
+    def __init__(self, bits: int, weight: Tensor, axis: int = 0) -> None:
         super().__init__()
-        self.bits = bits
-        start = search_qparams(weight.detach().flatten(1), bits=bits)
-        per_channel = (-1, *[1] * (weight.ndim - 1))
-        self.log_scale = nn.Parameter(start.scale.log().view(per_channel))
-        self.register_buffer("zero_point", start.zero_point.view(per_channel))
+        self.bits, self.axis = bits, axis
+        start = search_qparams(weight.detach().movedim(axis, 0).flatten(1), bits=bits)
+        self.log_scale = nn.Parameter(per_channel(start.scale.log(), weight, axis))
+        self.register_buffer("zero_point", per_channel(start.zero_point, weight, axis))
 
     def qparams_of(self, _weight: Tensor) -> QParams:
         return QParams(self.log_scale.exp(), self.zero_point, quant_max_of(self.bits))
@@ -124,18 +150,21 @@ class ActivationQuantizer(nn.Module):
     def qparams(self) -> QParams:
         return QParams(self.scale, self.zero_point, quant_max_of(self.bits))
 
+    def _set_scale(self, scale: Tensor) -> None:
+        self.scale.copy_(scale)
+
     def freeze_range(self) -> None:
         """Quantize from now on, with the range observed so far."""
         self.mode = "quantize"
         scale, zero_point, _ = choose_qparams(self.minimum, self.maximum, bits=self.bits)
-        self.scale.copy_(scale)
+        self._set_scale(scale)
         self.zero_point.copy_(zero_point)
 
     def fix(self, qparams: QParams) -> None:
         """Quantize from now on, with what was decided elsewhere."""
         self.mode = "quantize"
         scale, zero_point, quant_max = qparams
-        self.scale.copy_(scale.detach())
+        self._set_scale(scale.detach())
         self.zero_point.copy_(zero_point)
         self.minimum.copy_(-zero_point * scale.detach())
         self.maximum.copy_((quant_max - zero_point) * scale.detach())
@@ -171,12 +200,15 @@ class LearnedActivationQuantizer(ActivationQuantizer):
     def scale(self) -> Tensor:  # type: ignore[override]
         return self.log_scale.exp()
 
+    def _set_scale(self, scale: Tensor) -> None:
+        self.log_scale.data.copy_(scale.log())
+
     def freeze_range(self) -> None:
         """Quantize from now on, starting from what was observed so far."""
         self.mode = "quantize"
         if self._seen:
             start = search_qparams(torch.cat(self._seen).view(1, -1), bits=self.bits)
-            self.log_scale.data.copy_(start.scale.log().squeeze())
+            self._set_scale(start.scale.squeeze())
             self.zero_point.copy_(start.zero_point.squeeze())
         self._seen = []
 
@@ -184,8 +216,21 @@ class LearnedActivationQuantizer(ActivationQuantizer):
 
     def _observe(self, x: Tensor) -> None:
         super()._observe(x)
-        # Evenly spaced values of every batch, without random numbers.
-        self._seen.append(x.float().flatten()[:: max(1, x.numel() // _SEEN_OF_A_BATCH)])
+        self._seen.append(_some_of(x, batch=len(self._seen)).float())
+
+
+def _some_of(x: Tensor, *, batch: int) -> Tensor:
+    """Up to `_SEEN_OF_A_BATCH` values of a feature map, other ones in every batch.
+
+    Drawn, not evenly spaced: steps that divide H * W would always meet the same pixel, at the
+    border, and those that divide C * H * W the same channels.
+    """
+    if x.numel() <= _SEEN_OF_A_BATCH:
+        return x.flatten()
+    drawn = torch.randint(x.numel(), (_SEEN_OF_A_BATCH,), generator=seeded(0, "observe", batch)).to(
+        x.device
+    )
+    return x[torch.unravel_index(drawn, x.shape)]  # whatever its layout: nothing is copied
 
 
 class CallSites(nn.ModuleList):

@@ -19,6 +19,7 @@ from hast.networks.quantizers import (
     WeightQuantizer,
     attach_to_input,
     attach_to_output,
+    channel_axis,
     detach,
     restart_call_counts_at,
 )
@@ -54,6 +55,7 @@ def prepare_student(
     for name, bits in plan.activations.items():
         quantizers = [activation_quantizer(bits, range_momentum) for _ in range(layers[name].calls)]
         attach(student.get_submodule(name), CallSites(quantizers))
+    quantizers_of: dict[int, nn.Module] = {}  # one for a weight that several layers share
     for name, bits in plan.weights.items():
         module = student.get_submodule(name)
         weight = module._parameters.get("weight")
@@ -62,8 +64,14 @@ def prepare_student(
                 f"{name} computes its weight itself (weight_norm, spectral_norm, ...); remove that"
                 " from the network first, or name the layer in `skip`"
             )
-        quantizer = LearnedWeightQuantizer(bits, weight) if learned else WeightQuantizer(bits)
-        parametrize.register_parametrization(module, "weight", quantizer)
+        if id(weight) not in quantizers_of:
+            axis = channel_axis(module)
+            quantizers_of[id(weight)] = (
+                LearnedWeightQuantizer(bits, weight, axis)
+                if learned
+                else WeightQuantizer(bits, axis)
+            )
+        parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
     restart_call_counts_at(student)
     remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
     return student

@@ -12,7 +12,7 @@ import hast
 
 @pytest.fixture(scope="module")
 def classifier():
-    return warm_classifier("builtin:digits_resnet", {"widths": (4, 8)}, (1, 8, 8))
+    return warm_classifier("builtin:digits_resnet", {"widths": (8, 16)}, (1, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_seed_and_init_change_the_images(teacher, generator, spec):
 
 
 def test_the_loss_falls_and_labels_become_hard_to_miss(teacher, generator, spec):
-    steps = make(teacher, generator, spec, steps=60, learning_rate=0.1)
+    steps = make(teacher, generator, spec, steps=200, learning_rate=0.1)
     assert steps[-1].loss < steps[0].loss / 2
     assert steps[-1].loss.item() == pytest.approx(
         (steps[-1].bns + CONFIG.hard_weight * steps[-1].hard).item(), rel=1e-5
@@ -64,9 +64,10 @@ def test_crops_in_the_loop_change_the_result(teacher, generator, spec):
 
 
 def test_the_teacher_takes_no_gradient_and_keeps_no_hook(teacher, generator, spec):
+    before = [len(m._forward_pre_hooks) for m in teacher.modules()]
     make(teacher, generator, spec)
     assert all(p.grad is None for p in teacher.parameters())
-    assert not any(m._forward_pre_hooks for m in teacher.modules())
+    assert [len(m._forward_pre_hooks) for m in teacher.modules()] == before
 
 
 def test_nan_stops_with_step_and_cause(teacher, generator, spec):
@@ -77,9 +78,17 @@ def test_nan_stops_with_step_and_cause(teacher, generator, spec):
 
 # Losses of ten steps, to notice an unintended change of the numbers. A change on purpose is
 # explained in the commit that changes them.
-GOLDEN = [18.6286, 16.0492, 14.1279, 12.5864, 11.4704, 10.7366, 10.3404, 10.2391, 10.2584, 10.2682]
+GOLDEN = {
+    "gaussian": [
+        17.7096, 16.1044, 15.1553, 14.3572, 13.6874, 13.1255, 12.6454, 12.2077, 11.7807, 11.3456,
+    ],
+    "pink": [
+        17.8043, 16.1515, 15.0638, 14.2641, 13.6103, 12.9554, 12.4219, 11.9368, 11.5488, 11.2113,
+    ],
+}  # fmt: skip
 
 
-def test_ten_golden_losses(teacher, generator, spec):
-    losses = [s.loss.item() for s in make(teacher, generator, spec, steps=10)]
-    assert losses == pytest.approx(GOLDEN, rel=1e-3)
+@pytest.mark.parametrize("init", GOLDEN)  # of the recipes hast and best
+def test_ten_golden_losses(teacher, generator, spec, init):
+    losses = [s.loss.item() for s in make(teacher, generator, spec, steps=10, init=init)]
+    assert losses == pytest.approx(GOLDEN[init], rel=1e-3)

@@ -35,7 +35,7 @@ def test_an_integer_convolution_is_torchs_own(layer):
 
 @pytest.mark.parametrize("bits", ["w4a4", "w3a3", "w8a8", "w2a5"])
 def test_every_layer_computes_with_integers_and_the_answers_agree(bits):
-    network, spec = warm_classifier("builtin:digits_resnet", {"widths": (4, 8)}, (1, 8, 8))
+    network, spec = warm_classifier("builtin:digits_resnet", {"widths": (8, 16)}, (1, 8, 8))
     student = calibrated(network, spec, bits)
     integer = integer_network(student)
     x = torch.randn(64, *spec.input_shape)

@@ -105,12 +105,12 @@ def test_the_table_counts_parameters_size_and_work(teacher, spec):
     table = layer_table(teacher, spec, resolved)
     assert [row.layer for row in table] == LAYERS
     stem, last = table[0], table[-1]
-    assert (stem.shape, stem.parameters, stem.weight_bits) == ("4x1x3x3", 36, 8)
+    assert (stem.shape, stem.parameters, stem.weight_bits) == ("8x1x3x3", 72, 8)
     assert (last.weight_bits, last.act_bits) == (32, None)
     assert sum(row.size_share for row in table) == pytest.approx(1)
     assert sum(row.mac_share for row in table) == pytest.approx(1)
-    macs = {"stem.0": 64 * 36, "stages.0": 2 * 64 * 144, "stages.1": 16 * (288 + 576 + 32)}
-    assert stem.mac_share == pytest.approx(64 * 36 / (sum(macs.values()) + 80))
+    macs = {"stem.0": 64 * 72, "stages.0": 2 * 64 * 576, "stages.1": 16 * (1152 + 2304 + 128)}
+    assert stem.mac_share == pytest.approx(64 * 72 / (sum(macs.values()) + 160))
 
 
 def test_multiply_adds_of_resnet18_are_the_known_number():

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from students import SHARING, Sharing
 from torch import nn
 
 from hast.bit_width import BitWidth
@@ -11,7 +12,11 @@ from hast.errors import InputError
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.networks.batch_norm import freeze
 from hast.networks.plan import PlanConfig, plan_quantization
-from hast.networks.quantizers import ActivationQuantizer, WeightQuantizer
+from hast.networks.quantizers import (
+    ActivationQuantizer,
+    LearnedActivationQuantizer,
+    WeightQuantizer,
+)
 from hast.networks.size import packed_size
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student, remove_quantizers, set_mode
@@ -200,7 +205,11 @@ def test_quantizers_come_off_again_and_leave_the_teacher(teacher, spec):
     assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in student.state_dict().items())
     x = torch.randn(4, 1, 8, 8)
     assert torch.equal(student(x), teacher(x))
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in student.modules())
+    counts = [
+        [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in network.modules()]
+        for network in (student, teacher)
+    ]
+    assert counts[0] == counts[1]
 
 
 def test_taking_quantizers_off_a_copy_leaves_the_original_alone(teacher, spec):
@@ -264,3 +273,79 @@ def test_more_calls_than_planned_are_a_clear_error(spec):
     student.rounds = 3
     with pytest.raises(InputError, match=r"called more often \(3\) than .* \(2\)"):
         student(torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "shape", [(64, 16, 32, 32), (64, 64, 8, 8), (16, 96, 112, 112), (1, 3, 5, 7)]
+)
+def test_every_channel_and_every_part_of_a_map_decides_where_a_learned_range_starts(shape):
+    """An outlier in one channel, or in one cell of a 4 x 4 grid, must be among what is looked at."""
+    *_, channels, height, width = shape
+    noise = torch.rand(shape)
+
+    def seen(index) -> bool:
+        x = noise.clone()
+        x[index] += 100
+        quantizer = LearnedActivationQuantizer(4, 0.9)
+        quantizer.mode = "observe"
+        quantizer(x)
+        (values,) = quantizer._seen
+        return bool((values > 50).any())
+
+    assert all(seen((slice(None), channel)) for channel in range(channels))
+    for row in range(4):
+        for column in range(4):
+            rows = slice(row * height // 4, max(1, (row + 1) * height // 4))
+            columns = slice(column * width // 4, (column + 1) * width // 4)
+            assert seen((..., rows, columns)), (row, column)
+
+
+def test_what_is_looked_at_depends_neither_on_layout_nor_on_global_random_numbers():
+    x = torch.randn(16, 8, 16, 16)
+    starts = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        quantizer = LearnedActivationQuantizer(4, 0.9)
+        quantizer.mode = "observe"
+        torch.rand(3)
+        quantizer(x.to(memory_format=layout))
+        quantizer.freeze_range()
+        starts.append(quantizer.scale.item())
+    assert starts[0] == starts[1]
+
+
+@pytest.mark.parametrize("kind", [ActivationQuantizer, LearnedActivationQuantizer])
+def test_a_decided_scale_is_the_one_that_is_used(kind):
+    quantizer = kind(4, 0.9)
+    x = torch.linspace(-1, 2, 50)
+    qparams = choose_qparams(torch.tensor(-1.0), torch.tensor(2.0), bits=4)
+    quantizer.fix(qparams)
+    assert quantizer.scale.item() == pytest.approx(qparams.scale.item())
+    assert torch.allclose(quantizer(x), fake_quantize(x, qparams))
+
+
+def test_layers_that_share_a_weight_share_its_quantizer():
+    student = calibrated(freeze(Sharing()), SHARING, quantizer="learned")
+    a, b = student.a.parametrizations.weight, student.b.parametrizations.weight
+    assert a[0] is b[0]
+    assert a.original is b.original
+    with torch.no_grad():
+        a[0].log_scale += 0.3
+    assert torch.equal(student.a.weight, student.b.weight)
+
+
+@pytest.mark.parametrize(
+    "rule", [{"skip": ["b"]}, {"overrides": [{"match": "b", "weight_bits": 8}]}]
+)
+def test_a_shared_weight_with_two_widths_is_refused(rule):
+    with pytest.raises(InputError, match="a and b share one weight.*the rules give 4 and"):
+        prepared(freeze(Sharing()), SHARING, **rule)
+
+
+@pytest.mark.parametrize(("groups", "axis", "channels"), [(1, 1, 16), (2, 1, 8), (8, 0, 8)])
+@pytest.mark.parametrize("quantizer", ["minmax", "learned"])
+def test_a_transposed_convolution_has_a_scale_for_each_output(groups, axis, channels, quantizer):
+    student = calibrated(freeze(Sharing(groups)), SHARING, BitWidth(3, 4), quantizer=quantizer)
+    scale = student.up.parametrizations.weight[0].qparams_of(student.up.weight).scale
+    assert [d for d, size in enumerate(scale.shape) if size > 1] == [axis]
+    assert scale.numel() == channels
+    assert all(len(row.unique()) <= 8 for row in student.up.weight.movedim(axis, 0).flatten(1))

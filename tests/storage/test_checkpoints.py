@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from students import calibrated, warm_classifier, warm_network
+from students import SHARING, Sharing, calibrated, warm_classifier, warm_network
 from torch import nn
 
 import hast
@@ -20,7 +20,7 @@ from hast.networks.spec import ModelSpec
 
 @pytest.fixture
 def student(spec):
-    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [4, 8]}, (1, 8, 8))
+    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [8, 16]}, (1, 8, 8))
     return calibrated(network, spec, "w3a4")
 
 
@@ -33,7 +33,7 @@ def answers_of(network, spec):
 @pytest.mark.parametrize("quantizer", ["minmax", "learned"])
 @pytest.mark.parametrize("bits", ["w2a8", "w3a3", "w5a6", "w7a4", "w8a2"])
 def test_a_loaded_student_answers_the_same_to_the_bit(bits, placement, quantizer, tmp_path):
-    network, spec = warm_classifier("builtin:digits_resnet", {"widths": (4, 8)}, (1, 8, 8))
+    network, spec = warm_classifier("builtin:digits_resnet", {"widths": (8, 16)}, (1, 8, 8))
     student = calibrated(network, spec, bits, placement=placement, quantizer=quantizer)
     loaded = hast.load(hast.save(student, tmp_path / bits))
     assert type(loaded) is type(network)
@@ -52,7 +52,7 @@ def test_shared_relus_and_depthwise_convolutions_come_back_too(source, placement
 
 
 def test_layers_with_bits_of_their_own_and_none_come_back(spec, tmp_path):
-    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [4, 8]}, (1, 8, 8))
+    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [8, 16]}, (1, 8, 8))
     student = calibrated(
         network, spec, "w3a4", first_last_bits=8, skip=["stages.0.body.3"],
         overrides=[{"match": "stages.1.*", "weight_bits": 5}],
@@ -115,7 +115,7 @@ def test_the_card_speaks_the_vocabulary_of_quantization_config(student, tmp_path
     card = json.loads((path / "config.json").read_text())
     assert (card["format"], card["version"]) == ("hast-checkpoint", 1)
     assert card["source"] == "builtin:digits_resnet"
-    assert card["source_args"] == {"num_classes": 10, "widths": [4, 8]}
+    assert card["source_args"] == {"num_classes": 10, "widths": [8, 16]}
     config = card["quantization_config"]
     assert config["quant_method"] == "hast"
     (group,) = config["config_groups"].values()
@@ -135,9 +135,9 @@ def test_someone_without_this_package_can_unpack_the_first_layer(student, tmp_pa
     ]
     points = [(b >> i) & 1 for b in tensors["weight_zero_point"].tolist() for i in range(8)]
     zero_point = torch.tensor(
-        [points[3 * c] + 2 * points[3 * c + 1] + 4 * points[3 * c + 2] for c in range(4)]
+        [points[3 * c] + 2 * points[3 * c + 1] + 4 * points[3 * c + 2] for c in range(8)]
     ).view(-1, 1, 1, 1)
-    scale = tensors["weight_scale"][:4].view(-1, 1, 1, 1)
+    scale = tensors["weight_scale"][:8].view(-1, 1, 1, 1)
     assert torch.equal((torch.tensor(codes).view(weight.shape) - zero_point) * scale, weight)
 
 
@@ -281,7 +281,7 @@ def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, 
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    path = hast.save(student, "out", source="python:mine:build", source_args={"widths": [4, 8]})
+    path = hast.save(student, "out", source="python:mine:build", source_args={"widths": [8, 16]})
     os.remove("ran")
     with pytest.raises(hast.InputError, match="trust_source=True"):
         hast.load(path)
@@ -386,9 +386,32 @@ def test_scales_that_would_make_no_number_are_refused(student, tmp_path):
 def test_a_student_of_a_loaded_classifier_knows_its_source(tmp_path, teacher):
     torch.save(teacher.state_dict(), tmp_path / "w.pth")
     network, spec = hast.load_classifier(
-        "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (4, 8)}
+        "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (8, 16)}
     )
     student = calibrated(network, ModelSpec.model_validate(spec), "w4a4")
     assert torch.equal(
         answers_of(hast.load(hast.save(student, tmp_path / "s")), spec), answers_of(student, spec)
     )
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("quantizer", ["minmax", "learned"])
+def test_shared_weights_and_transposed_convolutions_come_back(quantizer, fold, tmp_path):
+    network = warm_network(Sharing(), SHARING)
+    student = calibrated(network, SHARING, "w3a4", quantizer=quantizer)
+    hast.save(student, tmp_path / "s", fold_batch_norm=fold)
+    loaded = hast.load(tmp_path / "s", network=Sharing())
+    x = torch.randn(8, 3, 8, 8)
+    if fold:
+        assert (loaded(x) - student(x)).abs().mean() < 0.1 * student(x).std()
+    else:
+        assert torch.equal(loaded(x), student(x))
+
+
+def test_a_student_that_would_not_come_back_is_not_written(student, tmp_path):
+    """Its forward depends on something that no checkpoint holds."""
+    student.classifier.register_forward_hook(lambda _module, _args, logits: logits + 1)
+    with pytest.raises(hast.InputError, match="answers otherwise than the student"):
+        hast.save(student, tmp_path / "s", source="builtin:digits_resnet",
+                  source_args={"widths": [8, 16]})  # fmt: skip
+    assert not (tmp_path / "s").exists()
