@@ -279,7 +279,7 @@ def test_more_calls_than_planned_are_a_clear_error(spec):
     "shape", [(64, 16, 32, 32), (64, 64, 8, 8), (16, 96, 112, 112), (1, 3, 5, 7)]
 )
 def test_every_channel_and_every_part_of_a_map_decides_where_a_learned_range_starts(shape):
-    """An outlier in one channel, or in one cell of a 4 x 4 grid, must be among what is looked at."""
+    """An outlier in one channel, or in one cell of a 4 x 4 grid, is among what is looked at."""
     *_, channels, height, width = shape
     noise = torch.rand(shape)
 
@@ -337,7 +337,7 @@ def test_layers_that_share_a_weight_share_its_quantizer():
     "rule", [{"skip": ["b"]}, {"overrides": [{"match": "b", "weight_bits": 8}]}]
 )
 def test_a_shared_weight_with_two_widths_is_refused(rule):
-    with pytest.raises(InputError, match="a and b share one weight.*the rules give 4 and"):
+    with pytest.raises(InputError, match=r"a and b share one weight.*the rules give 4 and"):
         prepared(freeze(Sharing()), SHARING, **rule)
 
 
