@@ -46,7 +46,7 @@ from hast.engine import choose_engine, place
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.recipes import Settings, merged, recipe_settings, size_settings
-from hast.runtime import device_of, keep_freed_memory
+from hast.runtime import device_of
 from hast.storage.datasets import DatasetConfig, open_batches
 
 # What each variant changes, by section; `hast` and `best` are the recipes themselves.
@@ -109,7 +109,6 @@ def main(
     banks: Annotated[Path | None, typer.Option(help=_BANKS)] = None,
     device: str = "auto",
 ) -> None:
-    keep_freed_memory()
     teacher = open_teacher(source, weights, images, mean, std, device, shape)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
     known = fingerprint(teacher.network.state_dict())

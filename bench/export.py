@@ -3,8 +3,8 @@
     python -m bench.export STUDENT... --images FOLDER
 
 STUDENT is a packed checkpoint (`hast.save`, or artifacts/export/w4a4 of the pipeline); FOLDER holds
-test/CLASS/IMAGE. Prints a table as the report does, with the figures of every program below it, and
-writes bench/out/export.json.
+test/CLASS/IMAGE. Prints the tables of the report and of `make run`, below the figures of every
+program, and writes bench/out/export.json.
 """
 
 import json
@@ -27,6 +27,7 @@ from hast.networks.student import remove_quantizers
 from hast.report.exports import export_markdown, export_table
 from hast.storage.checkpoints import load
 from hast.storage.datasets import DatasetConfig, open_batches
+from hast.summary import LATENCY_COLUMNS, latency_rows, markdown_rows
 
 
 def main(
@@ -47,7 +48,8 @@ def main(
         "latency": latency,
     }
     (OUT / "export.json").write_text(json.dumps(values, indent=2) + "\n")
-    print(export_markdown(export_table(exports, latency)))
+    print(export_markdown(export_table(exports)))
+    print(markdown_rows([LATENCY_COLUMNS, *latency_rows(latency)]))
 
 
 def measure(

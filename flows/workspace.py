@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,19 +14,22 @@ from prefect import get_run_logger
 from ruamel.yaml import YAML
 
 from hast.errors import InputError
+from hast.report.provenance import flattened
 from stages.entry import PARAMS
 from stages.params import check_params
 
 _TMP = Path(".dvc/tmp")  # DVC keeps it out of Git
 _LOCK = _TMP / "hast-flow.lock"
-_ORIGINAL = _TMP / "params.before-run.yaml"
+_ORIGINAL = _TMP / "params.before-run.yaml"  # while it exists, PARAMS may hold values of a run
+_WRITTEN = _TMP / "params.of-run.yaml"  # what that run made of it; there whenever the original is
 
 
 @contextmanager
 def workspace(overrides: Mapping[str, Any]) -> Iterator[None]:
     """Have the current folder's project for one run, with some parameters set to other values.
 
-    params.yaml is as it was afterwards; where the run was killed, the next one puts it back.
+    params.yaml is as it was afterwards; where the run was killed, the next one puts it back. What
+    somebody has edited meanwhile stays, and the file as it was before is kept beside it.
 
     Args:
         overrides: by dotted name, such as {"quantize.alignment_weight": 500}.
@@ -36,19 +41,13 @@ def workspace(overrides: Mapping[str, Any]) -> Iterator[None]:
         raise InputError(f"{Path.cwd()} is no clone of the project (set HAST_WORKSPACE)")
     _TMP.mkdir(exist_ok=True)
     with _locked():
-        if _ORIGINAL.exists():
-            os.replace(_ORIGINAL, PARAMS)
+        _put_back()
         if overrides:
-            changed = _changed(overrides)
-            partial = _ORIGINAL.with_suffix(".partial")
-            partial.write_bytes(PARAMS.read_bytes())
-            os.replace(partial, _ORIGINAL)
-            YAML().dump(changed, PARAMS)
+            _override(overrides)
         try:
             yield
         finally:
-            if _ORIGINAL.exists():
-                os.replace(_ORIGINAL, PARAMS)
+            _put_back()
 
 
 def check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -59,7 +58,7 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
     """
     with TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS.name
-        YAML().dump(_changed(overrides), path)
+        YAML().dump(_changed(PARAMS.read_bytes(), overrides), path)
         try:
             check_params(path)
         except InputError as error:
@@ -80,8 +79,61 @@ def _locked() -> Iterator[None]:
         lock.release()
 
 
-def _changed(overrides: Mapping[str, Any]) -> Any:
-    params = YAML().load(PARAMS)
+def _override(overrides: Mapping[str, Any]) -> None:
+    """Write the parameters of a run. Killed at any moment, it leaves what `_put_back` mends."""
+    original, written = PARAMS.read_bytes(), BytesIO()
+    YAML().dump(_changed(original, overrides), written)
+    _replace(_WRITTEN, written.getvalue())
+    _replace(_ORIGINAL, original)
+    _replace(PARAMS, written.getvalue())
+
+
+def _put_back() -> None:
+    """Undo the overrides of the last run, unless somebody has edited the file since."""
+    original, written, now = map(_content, (_ORIGINAL, _WRITTEN, PARAMS))
+    if original is None or now == original:
+        _ORIGINAL.unlink(missing_ok=True)
+    elif now is None or now == written:
+        os.replace(_ORIGINAL, PARAMS)
+    else:
+        kept = _free_name()
+        # First the word, then the deed: killed in between, it is said again.
+        get_run_logger().warning(
+            "%s was edited while it held a run's own values (of %s), which may still be in it; it"
+            " stays as it is, and %s is how it was before that run",
+            PARAMS, ", ".join(_differing(original, written or original)) or "unknown names", kept,
+        )  # fmt: skip
+        os.rename(_ORIGINAL, kept)
+    _WRITTEN.unlink(missing_ok=True)  # last: without it the run's own file would look edited
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file that is seen whole or not at all."""
+    partial = _TMP / f"{path.name}.partial"
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _free_name() -> Path:
+    """A name beside params.yaml that no file has: params.before-run.yaml, then with -2, -3, ..."""
+    endings = chain([""], (f"-{n}" for n in count(2)))
+    paths = (PARAMS.with_stem(f"{PARAMS.stem}.before-run{ending}") for ending in endings)
+    return next(path for path in paths if not path.exists())
+
+
+def _differing(one: bytes, other: bytes) -> list[str]:
+    """Dotted names of the parameters of `other` that are not so in `one`."""
+    known = flattened(YAML().load(one))
+    found = flattened(YAML().load(other))
+    return [name for name, value in found if (name, value) not in known]
+
+
+def _changed(params_file: bytes, overrides: Mapping[str, Any]) -> Any:
+    params = YAML().load(params_file)
     for name, value in overrides.items():
         *path, last = name.split(".")
         section = params

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hast import __version__
-from hast.bank import Bank, BankCard
+from hast.bank import Bank, BankCard, Dtype
 from hast.bit_width import BitWidth
 from hast.config import parse_section
 from hast.engine import Engine, choose_engine, place, select_device
@@ -34,14 +34,17 @@ from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import check_classifier
+from hast.networks.coverage import warn_of_full_precision
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.networks.plan import PlanConfig, forward_macs, plan_quantization
+from hast.networks.provenance import coverage
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student
 from hast.progress import drain, track
 from hast.recipes import recipe_settings
 from hast.runtime import device_of
+from hast.storage.pixels import as_stored
 
 Device = torch.device | str | None
 
@@ -84,6 +87,7 @@ def synthesize(
     samples: int = 1024,
     steps: int = 500,
     seed: int = 0,
+    dtype: Dtype = "uint8",
     generator: Generator | None = None,
     device: Device = None,
     progress: bool = True,
@@ -97,6 +101,8 @@ def synthesize(
         samples: number of images.
         steps: optimisation steps of each batch of images.
         seed: of pixels and labels; batch k depends on it and on k alone.
+        dtype: as which `hast.save_bank` stores the pixels. They come back rounded to it, so that
+            what is trained on and whose difficulty is measured is what will be stored.
         generator: needed for `init="generator"`.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
@@ -117,10 +123,12 @@ def synthesize(
     total = len(batches) * config.steps
     shown = track(records, total=total, label="synthesize", fields=("loss",), show=progress)
     results = [step for step in shown if step.is_last]
-    images = torch.cat([step.images for step in results]).cpu().contiguous()
+    pixels = torch.cat([step.images for step in results]).cpu().contiguous()
+    images = torch.from_numpy(as_stored(pixels.numpy(), dtype))
     labels = torch.cat([step.labels for step in results]).cpu()
     card = BankCard(
         samples=len(images),
+        dtype=dtype,
         spec=spec,
         teacher=fingerprint(teacher.state_dict()),
         synthesis=config.model_dump(),
@@ -203,6 +211,7 @@ def quantize(
         name="calibration",
     )
     student = prepare_student(source, spec, plan, range_momentum=ranges.range_momentum)
+    warn_of_full_precision(coverage(student), width)
     if ranges.images == "bank":
         batches = partial(bank_batches, bank.images, ranges, device_of(source))
     elif generator is None:

@@ -1,25 +1,31 @@
 """`hast bank`: look at sample banks, derive new ones, carry them between places."""
 
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
+import numpy as np
+import torch
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 
 from hast.bank import Dtype
 from hast.bank_facts import bank_facts, facts_table
 from hast.errors import InputError
+from hast.loops.profile import profile_batches, whole_profile
+from hast.loops.score import SCORED_TOGETHER
 from hast.networks.spec import ModelSpec
 from hast.progress import drain
 from hast.storage.bank import StoredBank
 from hast.storage.bank_tools import (
+    Measure,
     Preference,
     check_duplicates,
     filter_bank,
     merge_banks,
 )
 from hast.storage.placing import disk_errors, write_atomically
-from hast.storage.teachers import TeacherCard
+from hast.storage.teachers import TeacherCard, load_teacher
 from hast.storage.transfer import blocks_to_pull, blocks_to_push, pull_bank, push_bank
 from hast.storage.weights import load_card
 
@@ -96,6 +102,9 @@ def filter_(
         Preference, typer.Option(help="Which ones, where more would pass.")
     ] = "first",
     dtype: Annotated[Dtype | None, typer.Option(help="Of the new bank's images.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Its folder, to measure pixels that a narrower type rounds.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Keep some samples of a bank in a new one that names its parent."""
@@ -108,6 +117,7 @@ def filter_(
         count=count,
         prefer=prefer,
         dtype=dtype,
+        measure=None if teacher is None else _measured_by(teacher, bank),
         overwrite=overwrite,
     )
     print(f"{out}: {made.samples} samples")
@@ -162,6 +172,25 @@ def _made_for(folder: Path | None) -> MadeFor:
         return {}
     card = load_card(folder, TeacherCard)
     return {"teacher": card.fingerprint, "spec": card.spec}
+
+
+def _measured_by(folder: Path, bank: Path) -> Measure:
+    """Difficulty under the teacher that the bank was made for."""
+    teacher = load_teacher(folder, torch.device("cpu"))
+    teacher.require_made_for(StoredBank(bank).card.teacher, bank)
+
+    def measure(images: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[Any]:
+        profile = profile_batches(
+            teacher.network,
+            zip(
+                torch.from_numpy(images).split(SCORED_TOGETHER),
+                torch.from_numpy(labels).split(SCORED_TOGETHER),
+                strict=True,
+            ),
+        )
+        return whole_profile(profile).difficulty.numpy()
+
+    return measure
 
 
 def _classes(text: str, names: tuple[str, ...]) -> list[int]:

@@ -6,14 +6,14 @@ measured time, so that two runs on one machine give the same bytes.
 """
 
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 
-from hast.errors import HastWarning, InputError
+from hast.errors import HastError, HastWarning, InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
@@ -30,6 +30,8 @@ _RECOMPUTE = {
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")
+T = TypeVar("T")
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
@@ -41,11 +43,12 @@ class Engine(NamedTuple):
 
     def wrap(
         self, function: Callable[P, R], device: torch.device, *, recompute: bool = False
-    ) -> Callable[P, R]:
+    ) -> "Wrapped[P, R]":
         """`function`, run as this engine says.
 
-        Wrap once and call often: each wrapping compiles anew. Where compilation fails, it warns
-        once, says why, and goes on without.
+        Wrap once and call often: each wrapping compiles anew. What is returned also takes whole
+        steps, `wrapped.step(gradients, x)`: where the compiler fails in any pass of one, forward
+        or backward, it warns once, says why, and does that step and all others without.
 
         Args:
             function: computes a loss.
@@ -61,39 +64,52 @@ class Engine(NamedTuple):
                 return function(*args, **kwargs)
 
         if not self.compile:
-            return cast
+            return Wrapped(cast)
         # Compiled code is kept with the code object, a few entries each, so one for each wrapping.
         cast.__code__ = cast.__code__.replace()
-        return _CompiledOrPlain(cast, _RECOMPUTE if recompute and device.type == "cpu" else {})
+        partitioning = _RECOMPUTE if recompute and device.type == "cpu" else {}
+        return Wrapped(cast, torch.compile(cast, dynamic=False), partitioning)
+
+
+class Wrapped(Generic[P, R]):
+    """A function that runs compiled, until the compiler fails, or plain from the start."""
+
+    def __init__(
+        self,
+        plain: Callable[P, R],
+        compiled: Callable[P, R] | None = None,
+        partitioning: Mapping[str, bool] = {},
+    ) -> None:
+        self._plain, self._compiled, self._partitioning = plain, compiled, dict(partitioning)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._compiled is None:
+            return self._plain(*args, **kwargs)
+        with functorch.patch(self._partitioning):
+            return self._compiled(*args, **kwargs)
+
+    def step(self, gradients: Callable[Q, T], *args: Q.args, **kwargs: Q.kwargs) -> T:
+        """`gradients(...)`, which calls this function and runs its backward passes.
+
+        Code is compiled when a pass first needs it: at another shape, or in the backward pass. So
+        what is tried again is the whole step, which must start from gradients of zero. An error
+        that plain code raises as well is no fault of the compiler.
+        """
+        try:
+            return gradients(*args, **kwargs)
+        except (HastError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a compiler may raise anything
+            if self._compiled is None:
+                raise
+            self._compiled = None
+            result = gradients(*args, **kwargs)
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            warnings.warn(f"running without compilation: {reason}", HastWarning, stacklevel=2)
+            return result
 
 
 PLAIN = Engine()
-
-
-class _CompiledOrPlain:
-    """Calls the compiled function, or the plain one once the first compilation has failed."""
-
-    def __init__(self, function: Callable[..., Any], partitioning: dict[str, bool]) -> None:
-        self._plain = function
-        self._partitioning = partitioning
-        self._compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False)
-        self._has_run = False
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._compiled is None:
-            return self._plain(*args, **kwargs)
-        try:
-            with functorch.patch(self._partitioning):
-                result = self._compiled(*args, **kwargs)
-        except Exception as error:  # a compiler may raise anything
-            if self._has_run:
-                raise
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            warnings.warn(f"running without compilation: {reason}", HastWarning, stacklevel=2)
-            self._compiled = None
-            return self._plain(*args, **kwargs)
-        self._has_run = True
-        return result
 
 
 def select_device(name: str = "auto") -> torch.device:

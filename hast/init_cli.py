@@ -33,6 +33,7 @@ Numbers = Annotated[str | None, typer.Option(help="One number a channel, such as
 class _Answers(NamedTuple):
     source: str
     weights: str | None
+    weights_entry: str
     spec: dict[str, Any]
     data_root: str | None
 
@@ -42,6 +43,9 @@ def init(
         str | None, typer.Argument(help="Such as torchvision:resnet18; asked for if left out.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint file or pretrained tag.")] = None,
+    weights_entry: Annotated[
+        str, typer.Option(help="Of a checkpoint file; auto takes averaged weights first.")
+    ] = "auto",
     source_args: SourceArgs = "{}",
     input_shape: InputShape = None,
     mean: Numbers = None,
@@ -71,9 +75,9 @@ def init(
     spec |= {} if mean is None else {"mean": _numbers("mean", mean)}
     spec |= {} if std is None else {"std": _numbers("std", std)}
     answers = (
-        _ask(weights, spec, data_root)
+        _ask(weights, weights_entry, spec, data_root)
         if source is None
-        else _Answers(source, weights, spec, data_root)
+        else _Answers(source, weights, weights_entry, spec, data_root)
     )
     data = DatasetConfig(name="folder", root=Path(answers.data_root)) if answers.data_root else None
     folders = class_folders(data, "test") if data else None
@@ -87,6 +91,7 @@ def init(
             "source": answers.source,
             "source_args": arguments,
             "weights": answers.weights,
+            "weights_entry": answers.weights_entry,
             "spec": {key: [*value] for key, value in answers.spec.items()},
         },
         input_shape=found.spec.input_shape,
@@ -105,6 +110,7 @@ def _load(answers: _Answers, arguments: dict[str, Any]) -> Classifier:
         found = load_classifier(
             answers.source,
             weights=answers.weights,
+            weights_entry=answers.weights_entry,
             source_args=arguments,
             spec=answers.spec,
         )
@@ -131,7 +137,9 @@ def _say(found: Classifier, answers: _Answers, folders: ClassFolders | None, out
     print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
 
 
-def _ask(weights: str | None, spec: dict[str, Any], data_root: str | None) -> _Answers:
+def _ask(
+    weights: str | None, weights_entry: str, spec: dict[str, Any], data_root: str | None
+) -> _Answers:
     if not _is_terminal():
         raise InputError("SOURCE is missing, and there is no terminal to ask for it on")
     source = typer.prompt("Where does the network come from (torchvision:NAME, timm:NAME, ...)")
@@ -148,7 +156,7 @@ def _ask(weights: str | None, spec: dict[str, Any], data_root: str | None) -> _A
     if "std" not in spec:
         spec["std"] = _numbers("std", typer.prompt("Standard deviation of each", default=std))
     data_root = data_root or typer.prompt("Folder with test/CLASS/IMAGE", default="") or None
-    return _Answers(source, weights, spec, data_root)
+    return _Answers(source, weights, weights_entry, spec, data_root)
 
 
 def _is_terminal() -> bool:

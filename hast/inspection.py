@@ -9,7 +9,8 @@ from hast.math.quantization import MAX_BITS, MIN_BITS
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import count_classes
-from hast.networks.plan import LayerBits, PlanConfig, layer_table, plan_quantization
+from hast.networks.coverage import Coverage, LayerBits, coverage, layer_table
+from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.size import packed_size
 from hast.networks.sources import build_network
 from hast.networks.spec import ModelSpec
@@ -22,11 +23,13 @@ class Inspection(NamedTuple):
     batch_norms: int
     blocks: list[str]
     layers: list[LayerBits]
+    coverage: Coverage
     sizes: dict[str, int]  # bytes by bit width, `fp32` first
 
     def as_plain(self) -> dict[str, Any]:
         """For JSON."""
-        return self._asdict() | {"layers": [layer._asdict() for layer in self.layers]}
+        layers = [layer._asdict() for layer in self.layers]
+        return self._asdict() | {"layers": layers, "coverage": self.coverage.model_dump()}
 
 
 def inspection(
@@ -60,6 +63,7 @@ def inspection(
         batch_norms=len(batch_norms(network)),
         blocks=find_blocks(network, spec, alignment_modules),
         layers=layer_table(network, spec, plan),
+        coverage=coverage(network, spec, plan),
         sizes={"fp32": packed_size(network)}
         | {
             str(width): packed_size(

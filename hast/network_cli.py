@@ -12,6 +12,7 @@ from hast.bit_width import BitWidth
 from hast.config import parse_section, write_yaml
 from hast.errors import InputError
 from hast.inspection import Inspection, inspection
+from hast.networks.coverage import warn_of_full_precision
 from hast.networks.plan import PlanConfig
 from hast.presets import PRESETS
 from hast.summary import layers_table, sizes_table
@@ -41,11 +42,12 @@ def inspect(
     hast inspect timm:mobilenetv2_100 --input-shape 3x96x96 --first-last-bits 8 --json
     """
     rules = {"placement": placement, "first_last_bits": first_last_bits}
+    width = BitWidth.parse(bits)
     found = inspection(
         source,
         parse_arguments(source_args),
         input_shape=None if input_shape is None else parse_shape(input_shape),
-        bits=BitWidth.parse(bits),
+        bits=width,
         rules=parse_section(rules, PlanConfig, name="inspect"),
         alignment_modules=align or [],
     )
@@ -53,6 +55,7 @@ def inspect(
         print(json.dumps(found.as_plain(), indent=2))
     else:
         _print(found, bits)
+    warn_of_full_precision(found.coverage, width)
 
 
 def preset(
@@ -103,6 +106,7 @@ def _print(found: Inspection, bits: str) -> None:
     for name in found.blocks:
         console.print(f"  {name}", highlight=False)
     console.print(layers_table(found.layers, title=f"Layers of {bits}"))
+    console.print(f"{found.coverage}.", highlight=False)
     console.print(sizes_table(found.sizes))
 
 

@@ -17,7 +17,8 @@ from hast.errors import InputError
 from hast.network_cli import Json
 from hast.offline_plots import set_up
 from hast.storage.tables import read_json
-from hast.summary import results_table
+from hast.storage.timings import read_latency
+from hast.summary import latency_table, results_table
 
 Folder = Annotated[Path, typer.Option(help="Folder of the report.")]
 Open = Annotated[bool, typer.Option("--open", help="Show it in the browser.")]
@@ -46,6 +47,8 @@ def report(
 ) -> None:
     """Draw the page of the latest run from what its stages wrote, without running any.
 
+    Prints how far each student can be trusted, and the latency that was measured on this machine.
+
     \b
     hast report --open
     hast report --out /tmp/for-the-meeting
@@ -62,6 +65,9 @@ def report(
     for name, row in values.items():
         if name != "fp32":
             print(verdict(name, row))
+    latency = read_latency(values)
+    if latency:
+        Console().print(latency_table(latency))
     print(page)
     if show:
         typer.launch(page.resolve().as_uri())

@@ -1,41 +1,132 @@
 """Determinism, seeded randomness, and memory of the process."""
 
 import ctypes
+import functools
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
+_CUDNN: Any = torch.backends.cudnn
+_SETTINGS: list[tuple[Any, str, Any]] = [
+    (torch.utils.deterministic, "fill_uninitialized_memory", False),  # nobody reads it
+    (_CUDNN, "benchmark", False),
+    (_CUDNN.conv, "fp32_precision", "ieee"),
+    (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def make_deterministic() -> None:
-    """Same inputs, same machine, same bytes."""
+    """Same inputs, same machine, same bytes; and fp32 is fp32.
+
+    Convolutions on CUDA are TF32 by default, with 10 bits of mantissa in place of 23: a student
+    would be measured, and its ranges observed, with other numbers than on a CPU.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    for owner, name, value in _SETTINGS:
+        setattr(owner, name, value)
+
+
+def loop(function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
+    """Run a generator function deterministically, in exact fp32, and with freed memory kept.
+
+    The settings of the process hold until the generator ends or is closed, also between its
+    records; then they are what they were before, and the memory is handed back.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        with _LOOPS.entered():
+            yield from function(*args, **kwargs)
+
+    return run
+
+
+class _Loops:
+    """The loops that run, however they overlap: the first one changes the settings of the process,
+    the last one restores them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._restore = ExitStack()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        with self._lock:
+            if not self._running:
+                self._restore = _settings_kept()
+                make_deterministic()
+                keep_freed_memory()
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    self._restore.close()
+
+
+_LOOPS = _Loops()
+
+
+def _settings_kept() -> ExitStack:
+    """What puts the settings back that a loop changes."""
+    stack = ExitStack()
+    stack.callback(_hand_memory_back)
+    for owner, name, _ in _SETTINGS:
+        stack.callback(setattr, owner, name, getattr(owner, name))
+    stack.callback(
+        torch.use_deterministic_algorithms,
+        torch.are_deterministic_algorithms_enabled(),
+        warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    return stack
 
 
 def keep_freed_memory() -> bool:
     """Let this process keep up to 2 GB of what it frees, for the next tensors.
 
     glibc hands a step's activations back to the system, which has to clear every page of the next
-    step's. Meant for a process that loops on a CPU and ends; in one that lives on, the memory is
-    not there for others. Source: mallopt(3).
+    step's: of a large network, most of the time of a step. Source: mallopt(3).
 
     Returns:
         Whether it does; other C libraries than glibc are left as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # In this order: with the second alone, all that is large would be mapped and unmapped anew.
-    return (
-        mallopt is not None
-        and bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30))
-        and bool(mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
-    )
+    return _mallopt(_M_MMAP_THRESHOLD, 1 << 30) and _mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def _hand_memory_back() -> None:
+    """As it is in a process that has freed large tensors before: glibc raises its thresholds by
+    itself, to 32 and 64 MB at most. It cannot be told to go on raising them."""
+    if _mallopt(_M_MMAP_THRESHOLD, 32 << 20) and _mallopt(_M_TRIM_THRESHOLD, 64 << 20):
+        _c_function("malloc_trim")(0)
+
+
+def _mallopt(parameter: int, value: int) -> bool:
+    mallopt = _c_function("mallopt")
+    return mallopt is not None and bool(mallopt(parameter, value))
+
+
+def _c_function(name: str) -> Any:
+    """A function of the C library that is not everywhere; None where it is not."""
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except (OSError, TypeError):  # no such handle on this operating system
+        return None
 
 
 def seeded(seed: int, *stream: str | int) -> torch.Generator:

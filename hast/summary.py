@@ -1,14 +1,22 @@
-"""The results and the wall times as tables, for the report and for the terminal."""
+"""Results, wall times and latency as tables, for the report and for the terminal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.table import Table
 
-from hast.networks.plan import FULL_PRECISION_BITS, LayerBits
-from hast.storage.timings import Timing
+from hast.networks.coverage import LayerBits
+from hast.networks.plan import FULL_PRECISION_BITS
+from hast.storage.timings import Latency, Timing
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
+LATENCY_COLUMNS = ("network", "format", "batch 1", "batch 64")
+FORMATS = {  # of an export
+    "packed": "packed checkpoint",
+    "onnx": "ONNX",
+    "onnxruntime-cpu": "ONNX for ONNX Runtime's CPU",
+    "program": "torch.export",
+}
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -49,9 +57,9 @@ def results_table(results: Results) -> Table:
 
 
 def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
-    """Bits of every layer and its share of size and work."""
+    """Bits of every layer, its share of size and work, and how much of its work is low-bit."""
     table = Table(title=title)
-    for column in ("layer", "weight", "W", "A", "weights", "size", "MACs"):
+    for column in ("layer", "weight", "W", "A", "weights", "size", "MACs", "low-bit"):
         width = 16 if column == "layer" else None
         side: Literal["left", "right"] = "left" if column in ("layer", "weight") else "right"
         table.add_column(column, justify=side, overflow="fold", min_width=width)
@@ -64,6 +72,7 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
             f"{row.parameters:,}",
             f"{row.size_share:.1%}",
             f"{row.mac_share:.1%}",
+            f"{row.low_bit:.0%}",
         )
     return table
 
@@ -90,6 +99,35 @@ def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
             timing.stage, f"{timing.seconds:.1f}", "" if timing in built else "up to date"
         )
     return table
+
+
+def latency_rows(latency: Mapping[str, Latency]) -> list[tuple[str, ...]]:
+    """Milliseconds of every form by width, and times the speed of full precision beside it."""
+    return [
+        (
+            width.upper(),
+            FORMATS.get(name, "full precision in ONNX"),
+            *(_speed(times, name, batch) for batch in ("batch_1", "batch_64")),
+        )
+        for width, times in latency.items()
+        for name in times
+    ]
+
+
+def latency_table(latency: Mapping[str, Latency]) -> Table:
+    """Median time of a call, full precision and the forms of a student in turns."""
+    table = Table(title="ONNX Runtime on this machine's CPU")
+    for position, name in enumerate(LATENCY_COLUMNS):
+        table.add_column(name, justify="right" if position > 1 else "left")
+    for row in latency_rows(latency):
+        table.add_row(*row)
+    return table
+
+
+def _speed(times: Latency, name: str, batch: str) -> str:
+    milliseconds = times[name][batch]
+    faster = "" if name == "fp32" else f" ({times['fp32'][batch] / milliseconds:.2f}x)"
+    return f"{milliseconds:.2f} ms{faster}"
 
 
 def _cells(name: str, row: Mapping[str, Any], full_size: int) -> tuple[str, ...]:

@@ -5,9 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hast.bank import BankConfig
 from hast.bit_width import BitWidth
-from hast.config import load_section
 from hast.engine import select_device
 from hast.errors import InputError
 from hast.loops.calibrate import (
@@ -17,14 +15,9 @@ from hast.loops.calibrate import (
     generator_batches,
 )
 from hast.math.allocation import allocate_bits
-from hast.networks.plan import (
-    LayerBits,
-    PlanConfig,
-    fixed_layers,
-    layer_table,
-    plan_quantization,
-    weight_of,
-)
+from hast.networks.coverage import LayerBits, layer_table, warn_of_full_precision
+from hast.networks.plan import PlanConfig, fixed_layers, plan_quantization, weight_of
+from hast.networks.provenance import coverage
 from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
 from hast.progress import drain, is_quiet
@@ -64,8 +57,9 @@ def run(
     student = prepare_student(
         source.network, source.spec, plan, range_momentum=config.range_momentum
     )
-    # No generator was trained for a bank that others made.
-    if config.images == "bank" or load_section(params, "bank", BankConfig).source is not None:
+    covered = coverage(student)
+    warn_of_full_precision(covered, width)
+    if config.images == "bank":
         samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
         batches = partial(bank_batches, samples.images, config, where)
     else:
@@ -79,7 +73,14 @@ def run(
     if not is_quiet():
         Console(stderr=True).print(layers_table(table, title=f"Layers of {width}"))
     write_tsv(layers, LayerBits._fields, table)
-    write_json(metrics, {"size_bytes": packed_size(student)})
+    write_json(
+        metrics,
+        {
+            "size_bytes": packed_size(student),
+            "low_bit_weights": covered.weights,
+            "low_bit_multiply_adds": covered.multiply_adds,
+        },
+    )
 
 
 def _allocate(

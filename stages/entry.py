@@ -16,7 +16,7 @@ import typer
 from hast import engine
 from hast.errors import TransientError, clear_errors, clear_interrupts
 from hast.progress import QUIET
-from hast.runtime import keep_freed_memory, make_deterministic
+from hast.runtime import make_deterministic
 from hast.storage.timings import record_timing
 
 In = Annotated[Path, typer.Option(help="Read from here.")]
@@ -58,7 +58,6 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
         if quiet:
             os.environ[QUIET] = "1"  # also for processes that the stage starts
         make_deterministic()
-        keep_freed_memory()
         start = time.perf_counter()
         with clear_interrupts(stage, kept=kept):
             run(**options)

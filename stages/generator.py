@@ -1,11 +1,14 @@
 """generator: train the class-conditional generator against the teacher."""
 
+from pathlib import Path
+
 from hast.bank import BankConfig
 from hast.config import load_section
 from hast.engine import choose_engine, select_device
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
 from hast.networks.plan import forward_macs
 from hast.progress import track
+from hast.recipes import read_params
 from hast.storage.generators import GeneratorCard
 from hast.storage.tables import Curve, write_json, write_tsv
 from hast.storage.teachers import load_teacher
@@ -26,9 +29,10 @@ def run(
     precision: Precision = "auto",
     compile: Compile = "auto",
 ) -> None:
-    """Write the generator to OUT; a note instead where a bank is taken that others made."""
-    if load_section(params, "bank", BankConfig).source is not None:
-        write_json(out / "not-trained.json", {"reason": "bank.source is set"})
+    """Write the generator to OUT; a note instead where nothing will use it."""
+    if not _is_used(params):
+        reason = "neither synthesize.init nor calibrate.images is `generator`"
+        write_json(out / "not-trained.json", {"reason": reason})
         write_tsv(curve, ("step", *_SHOWN), [])
         write_json(metrics, {})
         return
@@ -50,6 +54,15 @@ def run(
     save_with_card(out, generator, card)
     write_tsv(curve, *kept.table())
     write_json(metrics, {name: float(getattr(step, name)) for name in _SHOWN})
+
+
+def _is_used(params: Path) -> bool:
+    """Whether its images start a synthesis, or set activation ranges."""
+    # Two words of sections that other stages check: their models would be code dependencies.
+    sections = read_params(params)
+    calibrates = sections["calibrate"].get("images") == "generator"
+    starts = sections["synthesize"].get("init") == "generator"
+    return calibrates or (starts and load_section(params, "bank", BankConfig).source is None)
 
 
 if __name__ == "__main__":

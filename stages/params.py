@@ -6,6 +6,7 @@ from hast import presets
 from hast.bit_width import load_bit_widths
 from hast.config import Section, section_of
 from hast.errors import InputError
+from hast.loops.finetune import FinetuneConfig
 from hast.loops.sensitivity import SensitivityConfig
 from hast.networks.plan import PlanConfig
 from hast.recipes import read_params
@@ -35,5 +36,12 @@ def check_params(path: Path) -> None:
     layers, sensitivity = sections["layers"], sections["sensitivity"]
     assert isinstance(layers, PlanConfig)
     assert isinstance(sensitivity, SensitivityConfig)
+    quantize = sections["quantize"]
+    assert isinstance(quantize, FinetuneConfig)
+    if layers.quantizer == "learned" and quantize.optimizer == "sgd":
+        raise InputError(
+            f"{path}: layers.quantizer 'learned' needs quantize.optimizer 'adamw', got 'sgd'; set"
+            " it, or write `recipe: best`, which sets both"
+        )
     if layers.average_weight_bits is not None and not sensitivity.enabled:
         raise InputError(f"{path}: layers.average_weight_bits needs sensitivity.enabled: true")

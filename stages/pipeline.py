@@ -16,8 +16,8 @@ from hast.errors import INTERRUPTED, InputError, clear_errors
 from hast.offline_plots import set_up
 from hast.progress import QUIET
 from hast.storage.tables import read_json
-from hast.storage.timings import read_timings
-from hast.summary import results_table, timings_table
+from hast.storage.timings import read_latency, read_timings
+from hast.summary import latency_table, results_table, timings_table
 from stages.entry import PARAMS, Quiet
 from stages.params import check_params
 
@@ -31,7 +31,8 @@ def run(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check params.yaml, run `dvc repro`, and print the results and the time of every stage."""
+    """Check params.yaml, run `dvc repro`, and print the results, what the exports' latency is on
+    this machine, and the time of every stage."""
     if quiet:
         os.environ[QUIET] = "1"
     check_params(PARAMS)
@@ -71,7 +72,11 @@ def _print_outcome(start: float) -> None:
     console = Console()
     results = REPORT / "results.json"
     if results.is_file():
-        console.print(results_table(read_json(results)))
+        measured = read_json(results)
+        console.print(results_table(measured))
+        latency = read_latency(measured)
+        if latency:
+            console.print(latency_table(latency))
     console.print(timings_table(read_timings(), since=start))
     console.print(f"Report: {REPORT / 'index.html'}; as a table: {REPORT / 'results.md'}")
 

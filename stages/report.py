@@ -33,7 +33,7 @@ def run(
     for name, row in results.items():
         write_json(out / "networks" / f"{name}.json", row)
     (out / "results.md").write_text(markdown_table(results))
-    exported = export_table(finished.exports, finished.latency)
+    exported = export_table(finished.exports)
     (out / "exports.md").write_text(export_markdown(exported))
     write_tsv(
         out / "accuracy.tsv",

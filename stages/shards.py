@@ -14,9 +14,10 @@ from torch import Tensor
 from hast.bank import BankCard
 from hast.engine import Precision, Switch, choose_engine, select_device
 from hast.loops.synthesize import SynthesisConfig, SynthesisStep, synthesize
+from hast.networks.generator import Generator
 from hast.storage.bank_writer import BankWriter
 from hast.storage.generators import load_generator
-from hast.storage.teachers import load_teacher
+from hast.storage.teachers import Teacher, load_teacher
 from stages.partial import PARTIAL, name_of
 
 
@@ -49,7 +50,7 @@ def make(job: Job, writer: BankWriter, shards: Iterable[slice]) -> Iterator[Synt
     device = select_device(job.device)
     engine = choose_engine(device, work=job.work, precision=job.precision, compile=job.compile)
     source = load_teacher(job.teacher, device)
-    init = load_generator(job.generator, source, device)
+    init = first_images(job.generator, source, job.config, device)
     batches = (index for shard in shards for index in writer.batches(shard))
     results: dict[int, tuple[Tensor, Tensor]] = {}
     for step in synthesize(source.network, init, source.spec, job.config, batches, engine):
@@ -61,6 +62,13 @@ def make(job: Job, writer: BankWriter, shards: Iterable[slice]) -> Iterator[Synt
                 images, labels = (torch.cat(part) for part in zip(*done, strict=True))
                 writer.write(shard, images, labels)
         yield step
+
+
+def first_images(
+    folder: Path, source: Teacher, config: SynthesisConfig, device: torch.device
+) -> Generator | None:
+    """The generator whose images the pixels start from, where they do."""
+    return load_generator(folder, source, device) if config.init == "generator" else None
 
 
 def default_workers(device: torch.device) -> int:

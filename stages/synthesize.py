@@ -22,7 +22,6 @@ from hast.storage.bank import StoredBank
 from hast.storage.bank_place import check_free
 from hast.storage.bank_tools import batch_size_of
 from hast.storage.bank_writer import BankWriter
-from hast.storage.generators import load_generator
 from hast.storage.tables import read_json, write_json, write_tsv
 from hast.storage.teachers import Teacher, load_teacher
 from hast.storage.transfer import blocks_to_pull, pull_bank
@@ -41,7 +40,7 @@ from stages.entry import (
     Workers,
     main,
 )
-from stages.shards import Job, default_workers, make
+from stages.shards import Job, default_workers, first_images, make
 
 
 def run(
@@ -76,7 +75,7 @@ def run(
         _report(_profile(source, _stored_batches(StoredBank(out))), metrics, profile)
         return
     work = forward_macs(source.network, source.spec) * 3 * config.steps * config.samples
-    init = load_generator(generator, source, where)
+    init = first_images(generator, source, config, where)
 
     card = _card(source, init, config, kind.dtype)
     # Workers of a cluster choose for themselves what `auto` is on their machine.
@@ -144,15 +143,16 @@ def _report(whole: Profile, metrics: Out, profile: Out) -> None:
     write_json(metrics, summary)
 
 
-def _card(source: Teacher, init: Generator, config: SynthesisConfig, dtype: Dtype) -> BankCard:
-    starts_from_generator = config.init == "generator"
+def _card(
+    source: Teacher, init: Generator | None, config: SynthesisConfig, dtype: Dtype
+) -> BankCard:
     return BankCard(
         samples=config.samples,
         dtype=dtype,
         spec=source.spec,
         teacher=source.card.fingerprint,
         synthesis=config.model_dump(),
-        generator=fingerprint(init.state_dict()) if starts_from_generator else None,
+        generator=None if init is None else fingerprint(init.state_dict()),
         libraries={module.__name__: str(module.__version__) for module in (hast, torch, zarr)},
     )
 

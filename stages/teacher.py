@@ -32,6 +32,8 @@ class TeacherConfig(Section):
         weights: a checkpoint file (.safetensors, .pth, .pt, .bin, .ckpt) or a pretrained tag of
             the source's library; null trains a built-in network, and takes a python factory's
             network as it comes.
+        weights_entry: which weights of a checkpoint file that holds several, such as `state_dict`;
+            `auto` takes averaged ones (EMA) where they are, and says so.
         spec: what the source does not know of its network.
         training: of a built-in network.
     """
@@ -39,6 +41,7 @@ class TeacherConfig(Section):
     source: str
     source_args: dict[str, Any] = {}
     weights: str | None = None
+    weights_entry: str = "auto"
     spec: PartialSpec = PartialSpec()
     training: TrainingConfig = TrainingConfig()
 
@@ -57,6 +60,7 @@ def run(
     network, spec = load_classifier(
         config.source,
         weights=config.weights,
+        weights_entry=config.weights_entry,
         source_args=config.source_args,
         spec=config.spec,
         seed=config.training.seed,

@@ -44,7 +44,8 @@ def run_student(bits: str = "w4a4") -> None:
     calibrate.run(
         bits=bits, teacher=A / "teacher", generator=A / "generator", bank=A / "bank",
         sensitivity=A / "sensitivity.json",
-        out=A / "calibrated", layers=A / "layers" / f"{bits}.tsv", metrics=M / "calibrate.json",
+        out=A / "calibrated", layers=A / "layers" / f"{bits}.tsv",
+        metrics=M / "calibrate" / f"{bits}.json",
     )  # fmt: skip
     score.run(
         bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
@@ -77,7 +78,7 @@ def run_export(bits: str = "w4a4") -> None:
     export.run(
         bits=bits, inputs=A / "dataset.json", teacher=A / "teacher", bank=A / "bank",
         student=A / "student", out=A / "export" / bits,
-        metrics=M / "export" / f"{bits}.json", latency=M / "latency" / f"{bits}.json",
+        metrics=M / "export" / f"{bits}.json",
     )  # fmt: skip
 
 

@@ -193,3 +193,23 @@ def test_a_network_that_changes_its_input_agrees_with_itself(spec):
     assert torch.equal(bank.images, pixels)
     assert hast.evaluate(student, loader, teacher=network, progress=False).agreement > 0.8
     assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+def test_a_saved_bank_has_the_difficulty_of_the_pixels_it_stores(teacher, spec, dtype, tmp_path):
+    made = hast.synthesize(teacher, spec, dtype=dtype, progress=False, **SYNTHESIS)
+    hast.save_bank(made, tmp_path / "bank")
+    read = hast.open_bank(tmp_path / "bank")
+    probabilities = teacher(read.images).softmax(1)
+    difficulty = 1 - probabilities[torch.arange(len(read.labels)), read.labels]
+    assert torch.allclose(read.difficulty, difficulty, atol=1e-5)
+
+
+def test_a_bank_whose_pixels_would_be_rounded_is_not_saved(bank, tmp_path):
+    floats = bank._replace(images=torch.randn(bank.images.shape))
+    with pytest.raises(hast.InputError, match=r"difficulties are of its float32 images.*uint8"):
+        hast.save_bank(floats, tmp_path / "bank")
+    assert not (tmp_path / "bank").exists()
+    card = bank.card.model_copy(update={"dtype": "float32"})
+    hast.save_bank(floats._replace(card=card), tmp_path / "bank")
+    assert torch.equal(hast.open_bank(tmp_path / "bank").images, floats.images)

@@ -89,6 +89,26 @@ def test_init_takes_a_checkpoint_and_a_folder_and_keeps_the_old_file(mine):
     assert written["teacher"]["weights"] == "w.pth"
 
 
+def test_init_says_that_it_takes_averaged_weights_and_takes_the_others_if_told(mine):
+    from mine import build
+
+    state = build().state_dict()
+    mean = {name: tensor * 3 for name, tensor in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": mean}, mine / "w.pth")
+    command = ["init", "python:mine:build", *SPEC, "--weights", "w.pth"]
+    done = hast(*command, cwd=mine)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: ")
+    assert "w.pth: took the averaged weights, state_dict_ema; `weights_entry: state_dict`" in line
+    assert read_yaml(mine / "params.yaml")["teacher"]["weights_entry"] == "auto"
+
+    done = hast(*command, "--weights-entry", "state_dict", cwd=mine)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_yaml(mine / "params.yaml")["teacher"]["weights_entry"] == "state_dict"
+    check_params(mine / "params.yaml")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hast.engine import Engine, choose_engine, hold_images, place, place_images, select_device
-from hast.errors import InputError
+from hast.errors import HastWarning, InputError
 from hast.loops.synthesize import SynthesisConfig, synthesize
 
 CPU = torch.device("cpu")
@@ -62,7 +62,46 @@ def test_where_compilation_fails_it_warns_once_and_goes_on(teacher, spec, monkey
     assert [str(w.message) for w in caught] == ["running without compilation: no compiler here"]
 
 
-def test_an_error_after_a_good_start_is_not_swallowed(monkeypatch):
+class Breaks(torch.autograd.Function):
+    """Compiled code whose backward pass fails."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError("no backward code")
+
+
+@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_failure_of_the_compiler_in_any_pass_of_any_step_costs_a_warning(
+    teacher, spec, monkeypatch, at, where
+):
+    """As of another shape, or of a backward pass, which are compiled when they first run."""
+
+    def breaks_later(function, **_):
+        calls = []
+
+        def compiled(*args):
+            calls.append(args)
+            if len(calls) < at:
+                return function(*args)
+            if where == "forward":
+                raise RuntimeError("no code for this shape")
+            loss, *rest = function(*args)
+            return Breaks.apply(loss), *rest
+
+        return compiled
+
+    plain = losses(teacher, spec, Engine())
+    monkeypatch.setattr("torch.compile", breaks_later)
+    with pytest.warns(HastWarning, match="running without compilation: no"):
+        assert losses(teacher, spec, Engine(compile=True)) == plain
+
+
+def test_an_error_of_the_step_itself_is_no_fault_of_the_compiler(monkeypatch):
     def fails_second_time(x):
         if x > 1:
             raise ZeroDivisionError
@@ -70,9 +109,9 @@ def test_an_error_after_a_good_start_is_not_swallowed(monkeypatch):
 
     monkeypatch.setattr("torch.compile", lambda function, **_: function)
     run = Engine(compile=True).wrap(fails_second_time, CPU)
-    assert run(1) == 1
+    assert run.step(run, 1) == 1
     with pytest.raises(ZeroDivisionError):
-        run(2)
+        run.step(run, 2)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="compilation on the CPU needs g++")

@@ -8,7 +8,8 @@ from torch import nn
 
 from hast.bit_width import BitWidth
 from hast.engine import Engine, choose_engine, hold_images, place
-from hast.loops.finetune import FinetuneConfig, finetune
+from hast.loops.evaluate import predict
+from hast.loops.finetune import FinetuneConfig, finetune, start_finetuning
 from hast.loops.synthesize import SynthesisConfig, synthesize
 from hast.networks.blocks import find_blocks
 from hast.networks.plan import PlanConfig, plan_quantization
@@ -56,3 +57,41 @@ def test_a_student_trains_there(teacher, spec):
         *finetune(student, teacher, images, torch.ones(16), blocks, config, Engine(True, True))
     ]
     assert all(torch.isfinite(step.loss) for step in steps)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_restored_snapshot_goes_on_there(teacher, spec, optimizer):
+    device = torch.device("cuda")
+    teacher = place(teacher, device)
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan).to(device)
+    images = torch.randn(16, *spec.input_shape)
+    set_mode(student, "observe")
+    student(images.to(device))
+    set_mode(student, "quantize")
+    config = FinetuneConfig(steps=6, batch_size=8, optimizer=optimizer, milestones=(4,))
+    fresh, blocks = copy.deepcopy(student), find_blocks(teacher, spec)
+
+    def steps_of(network, state):
+        return finetune(network, teacher, images, torch.ones(16), blocks, config, state=state)
+
+    state, losses = start_finetuning(student, torch.ones(16), config), []
+    for step in steps_of(student, state):
+        losses.append(step.loss.item())
+        if len(losses) == 3:
+            taken = state.snapshot()
+    again = start_finetuning(fresh, torch.ones(16), config)
+    again.restore(taken)
+    assert [s.loss.item() for s in steps_of(fresh, again)] == losses[3:]
+
+
+def test_fp32_loops_do_not_round_to_tf32(teacher, spec):
+    """Convolutions are TF32 there by default."""
+    network = place(teacher, torch.device("cuda"))
+    images = torch.randn(64, *spec.input_shape)
+    labels = torch.zeros(64, dtype=torch.int64)
+    (on_gpu,) = predict({"teacher": network}, [(images, labels)])
+    (on_cpu,) = predict({"teacher": copy.deepcopy(network).cpu()}, [(images, labels)])
+    difference = on_gpu.by_network["teacher"].difficulty - on_cpu.by_network["teacher"].difficulty
+    assert difference.abs().max() < 1e-5
+    assert torch.backends.cudnn.conv.fp32_precision != "ieee"

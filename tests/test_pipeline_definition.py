@@ -12,6 +12,7 @@ from stages.params import SECTIONS
 # Imported by the stages but without influence on what they write.
 NO_INFLUENCE = {
     "hast/errors.py",
+    "hast/export/latency.py",
     "hast/progress.py",
     "hast/storage/exchange.py",  # carries shards, which are the same whoever makes them
     "hast/storage/timings.py",
@@ -41,12 +42,14 @@ def sections_loaded_by(stage: str) -> set[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id.startswith("load_section"):
                 found.add(ast.literal_eval(node.args[1]))
-            if node.func.id == "load_section_by_recipe":
+            if node.func.id == "load_section_by_recipe" or node.func.id == "read_params":
                 found.add("recipe")
             elif node.func.id == "load_bit_widths":
                 found.add("bit_widths")
             elif node.func.id == "read_run":  # the report shows the whole file
                 found |= {"recipe", "bit_widths", *SECTIONS}
+        elif isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "sections":
+            found.add(ast.literal_eval(node.slice))
     return found
 
 

@@ -1,34 +1,87 @@
-"""What the process asks of the machine."""
+"""What loops ask of the process and of the machine, and that they give it back."""
 
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
 
-# A step with a tensor of 64 MB, and the pages that the system had to clear for it.
+from hast.runtime import loop
+
+# Steps with a tensor of 64 MB, and the pages that the system had to clear for them.
 STEPS = """
 import resource
 import torch
-from hast.runtime import keep_freed_memory
+from hast.runtime import loop
 
-def pages_of_five_steps():
+def pages_of(steps):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
+    for _ in steps:
         torch.ones(16 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-pages_of_five_steps()
-handed_back = pages_of_five_steps()
-assert keep_freed_memory()
-for _ in range(3):  # until there is room for the largest
-    pages_of_five_steps()
-print(handed_back, pages_of_five_steps())
+@loop
+def warm():
+    for _ in range(3):  # until there is room for the largest
+        pages_of(range(5))
+    yield pages_of(range(5))
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+[*loop(lambda: iter("a"))()]  # torch loads a part of itself
+pages_of(range(5))
+at_first, before, [kept] = resident(), pages_of(range(5)), warm()
+print(before, kept, resident() - at_first)
 """
 
 
+def settings():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cuda.matmul.fp32_precision,
+    )
+
+
+@loop
+def counting(records):
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    yield from records
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_memory_of_one_step_serves_the_next():
+def test_memory_of_one_step_of_a_loop_serves_the_next_and_is_handed_back():
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
-    handed_back, kept = map(int, done.stdout.split())
-    assert kept < handed_back / 10
+    before, kept, held = map(int, done.stdout.split())
+    assert kept < before / 10
+    assert held < 16 << 20
+
+
+def test_a_loop_leaves_the_settings_of_the_process_as_they_were():
+    before = settings()
+    assert [*counting(range(3))] == [0, 1, 2]
+    assert settings() == before
+    abandoned = counting(range(3))
+    next(abandoned)
+    assert settings() != before
+    abandoned.close()
+    assert settings() == before
+    with pytest.raises(ZeroDivisionError):
+        [*counting(1 / n for n in (1, 0))]
+    assert settings() == before
+
+
+def test_loops_may_overlap_in_any_order():
+    before = settings()
+    first, second = counting(range(3)), counting(range(3))
+    next(first)
+    next(second)
+    first.close()
+    assert settings() != before
+    second.close()
+    assert settings() == before

@@ -44,6 +44,7 @@ def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path):
     def change(params):
         params["bit_widths"] = ["w4a4"]
         params["bank"]["source"] = "shared-bank"
+        params["calibrate"]["images"] = "bank"
         params["synthesize"]["steps"] = 10**9  # would never end
 
     edit_params(other, change)

@@ -204,3 +204,27 @@ def test_a_replaced_checkpoint_factory_or_test_image_changes_the_fingerprints(pr
         seen.append(fingerprints())
     changes = [[a != b for a, b in zip(x, y, strict=True)] for x, y in pairwise(seen)]
     assert changes == [[True, False, False], [False, True, False], [False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_trained"),
+    [
+        ({"recipe": "hast"}, True),
+        ({"recipe": "best"}, False),
+        ({"recipe": "best", "synthesize": {"init": "generator"}}, True),
+        ({"recipe": "best", "calibrate": {"images": "generator"}}, True),
+        ({"recipe": "hast", "bank": {"source": "shared"}}, True),
+        ({"recipe": "best", "synthesize": {"init": "generator"}, "bank": {"source": "b"}}, False),
+    ],
+)
+def test_a_generator_is_trained_where_something_uses_it(project, changes, is_trained):
+    run_teacher()
+
+    def change(params):
+        for key, value in changes.items():
+            params[key].update(value) if isinstance(value, dict) else params.update({key: value})
+
+    edit_params(project, change)
+    run_generator()
+    assert (A / "generator/model.safetensors").exists() == is_trained
+    assert (A / "generator/not-trained.json").exists() != is_trained

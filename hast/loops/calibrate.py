@@ -13,7 +13,7 @@ from hast.math.statistics import corrected_statistics
 from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
 from hast.networks.student import set_mode
-from hast.runtime import device_of, seeded
+from hast.runtime import device_of, loop, seeded
 
 
 class CalibrationConfig(Section):
@@ -61,6 +61,7 @@ def bank_batches(
         yield place_images(drawn, device)
 
 
+@loop
 def calibrate(
     student: nn.Module,
     teacher: nn.Module,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hast.math.hardness import sample_difficulty
-from hast.runtime import device_of
+from hast.runtime import device_of, loop
 
 
 class Evaluation(NamedTuple):
@@ -62,6 +62,7 @@ class Predictions(NamedTuple):
         )
 
 
+@loop
 def predict(
     networks: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Iterator[Predictions]:

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from hast.config import Section
 from hast.distributed import ALONE, Ranks
 from hast.engine import PLAIN, Engine, hold_images, place_images
+from hast.errors import InputError
 from hast.loops.checks import check_finite, check_result
 from hast.loops.finetune_state import BatchOrder, FinetuneState
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
 from hast.networks.blocks import tap_attention
-from hast.runtime import device_of, seeded
+from hast.runtime import device_of, loop, seeded
 
 # Forward passes' worth of work for an image of a step: student and teacher forward and backward on
 # the clean image, student forward and backward and teacher forward on the promoted one.
@@ -80,6 +81,7 @@ class _Parts(NamedTuple):
         return self.distillation + self.alignment
 
 
+@loop
 def finetune(
     student: nn.Module,
     teacher: nn.Module,
@@ -127,7 +129,23 @@ def finetune(
                 config.distillation_weight * distillation, config.alignment_weight * alignment
             )
 
-        loss_of = engine.wrap(loss_of, device, recompute=True)
+        wrapped = engine.wrap(loss_of, device, recompute=True)
+        promote = config.promotion_step > 0
+
+        def gradients(x: Tensor) -> tuple[_Parts, Tensor]:
+            """Of the clean and the promoted images together, into the student's parameters."""
+            optimizer.zero_grad()
+            x = x.detach().requires_grad_(promote)
+            clean = wrapped(x)
+            clean.loss.backward()  # gives the weights' gradient and, for promotion, the image's
+            if not promote:
+                return clean, x.new_zeros(())
+            assert x.grad is not None
+            harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
+            promoted = wrapped(harder).loss
+            promoted.backward()
+            return clean, promoted
+
         for step, batch in zip(range(state.step, config.steps), state.order, strict=False):
             x = random_resized_crop(
                 place_images(images[batch.to(images.device)], device),
@@ -136,16 +154,7 @@ def finetune(
                 generator=random,
             )
             x = ranks.share(x)  # after all processes have drawn the same crops
-            optimizer.zero_grad()
-            promote = config.promotion_step > 0
-            clean = loss_of(x.requires_grad_(promote))
-            clean.loss.backward()  # gives the weights' gradient and, for promotion, the image's
-            promoted = x.new_zeros(())
-            if promote:
-                assert x.grad is not None
-                harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
-                promoted = loss_of(harder).loss
-                promoted.backward()
+            clean, promoted = wrapped.step(gradients, x)
             ranks.average(p.grad for p in student.parameters() if p.grad is not None)
             loss = (clean.loss + promoted).detach()
             check_finite(loss, loop="quantize", step=step, steps=config.steps, cause=_CAUSE)
@@ -173,12 +182,11 @@ def start_finetuning(
     if config.sampling == "difficulty":
         weights = difficulty.cpu().double().clamp(min=1e-3)  # an easy sample stays possible
     order = BatchOrder(len(difficulty), config.batch_size, weights, random)
-    fused = device_of(student).type != "mps"
-    return FinetuneState(student, *_optimizer(student, config, fused=fused), order, random)
+    return FinetuneState(student, *_optimizer(student, config), order, random)
 
 
 def _optimizer(
-    student: nn.Module, config: FinetuneConfig, *, fused: bool
+    student: nn.Module, config: FinetuneConfig
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     rate, decay = config.learning_rate, config.weight_decay
     # A learned scale is stored as its logarithm: decay would pull the scale itself towards one.
@@ -193,11 +201,18 @@ def _optimizer(
     ]
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
+        if groups[1]["params"]:
+            # Its steps follow the gradients' sizes, which here are sums over all values of a
+            # tensor; LSQ's factor on them is left out, for Adam's steps do not depend on it.
+            raise InputError(
+                "quantize: learned scales need optimizer 'adamw', got 'sgd'; set it (recipe best"
+                " does, with its learning_rate and schedule), or take quantizer 'minmax'"
+            )
         optimizer = torch.optim.SGD(
-            groups, rate, config.momentum, weight_decay=decay, nesterov=True, fused=fused
+            groups, rate, config.momentum, weight_decay=decay, nesterov=True, fused=True
         )
     else:
-        optimizer = torch.optim.AdamW(groups, rate, weight_decay=decay, fused=fused)
+        optimizer = torch.optim.AdamW(groups, rate, weight_decay=decay, fused=True)
     if config.schedule == "cosine":
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones))

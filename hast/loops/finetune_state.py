@@ -115,6 +115,8 @@ class FinetuneState:
                 continue
             index, _, key = rest.partition(".")
             parameter = parameters[int(index)]
-            # As the optimizer lays it out: like its parameter, also in memory.
-            place = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
+            # As the optimizer lays it out: like its parameter, also in memory; the fused ones want
+            # their count of steps where the parameter is.
+            model = parameter if value.shape == parameter.shape else value
+            place = torch.empty_like(model, device=parameter.device)
             self.optimizer.state[parameter][key] = place.copy_(value)

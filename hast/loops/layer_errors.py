@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from hast.networks.hooks import removed_at_exit
 from hast.networks.quantizers import SITE, restart_call_counts
-from hast.runtime import device_of
+from hast.runtime import device_of, loop
 
 _BATCH_SIZE = 64
 
@@ -25,6 +25,7 @@ class LayerError(NamedTuple):
     output_sqnr: float  # the teacher's output to what this layer alone makes of the same input
 
 
+@loop
 def measure_layer_errors(
     teacher: nn.Module, student: nn.Module, images: Tensor
 ) -> Iterator[LayerError]:

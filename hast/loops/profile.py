@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hast.math.hardness import sample_difficulty
 from hast.math.statistics import bns_gap
 from hast.networks.batch_norm import tap_batch_norm_inputs
-from hast.runtime import device_of
+from hast.runtime import device_of, loop
 
 
 class Profile(NamedTuple):
@@ -20,6 +20,7 @@ class Profile(NamedTuple):
     bns_gap: Tensor  # (L,) of every BatchNorm call
 
 
+@loop
 def profile_batches(
     teacher: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Iterator[Profile]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hast.config import Section
 from hast.math.hardness import entropy, gradient_norm, sample_difficulty
-from hast.runtime import device_of
+from hast.runtime import device_of, loop
 
 SCORED_TOGETHER = 256
 
@@ -28,6 +28,7 @@ class Hardness(NamedTuple):
     student_difficulty: Tensor  # 1 - p(y) under the calibrated, untrained student
 
 
+@loop
 def score(
     teacher: nn.Module, student: nn.Module, images: Tensor, labels: Tensor
 ) -> Iterator[Hardness]:

@@ -11,9 +11,9 @@ from torch.nn.utils import parametrize
 
 from hast.config import Section
 from hast.math.distillation import distillation_loss
-from hast.networks.plan import Bits
-from hast.networks.quantizers import WeightQuantizer, channel_axis
-from hast.runtime import device_of
+from hast.networks.plan import Bits, channel_axis
+from hast.networks.quantizers import WeightQuantizer
+from hast.runtime import device_of, loop
 
 _BATCH_SIZE = 64
 
@@ -32,6 +32,7 @@ class LayerSensitivity(NamedTuple):
     damage: float  # KL(teacher || teacher with this one layer quantized), nats
 
 
+@loop
 def measure_sensitivity(
     teacher: nn.Module, images: Tensor, layers: Sequence[str], candidates: Sequence[int]
 ) -> Iterator[LayerSensitivity]:

@@ -2,7 +2,7 @@
 are matched. Source: HAST, section 3.2.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
-from hast.engine import PLAIN, Engine, place_images
+from hast.engine import PLAIN, Engine, Wrapped, place_images
 from hast.errors import InputError
 from hast.loops.checks import check_finite, check_result
 from hast.math.augmentation import random_resized_crop
@@ -21,7 +21,7 @@ from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
 from hast.networks.generator import Generator
 from hast.networks.spec import ModelSpec
-from hast.runtime import device_of, seeded
+from hast.runtime import device_of, loop, seeded
 
 _CAUSE = "learning_rate too high, or NaN in the teacher's weights"
 
@@ -61,6 +61,7 @@ def batch_sizes(config: SynthesisConfig) -> list[int]:
     return [config.batch_size] * full + [rest] * (rest > 0)
 
 
+@loop
 def synthesize(
     teacher: nn.Module,
     generator: Generator | None,
@@ -98,11 +99,11 @@ def synthesize(
             hard = hard_sample_loss(logits, labels, gamma=config.gamma)
             return bns + config.hard_weight * hard, bns, hard
 
-        losses_of = engine.wrap(losses_of, device)  # once: compiled code serves all batches
+        wrapped = engine.wrap(losses_of, device)  # once: compiled code serves all batches
         for index in batches:
             random = seeded(config.seed, "synthesize", index)
             images, labels = _start(index, generator, spec, config, random, device)
-            yield from _optimise(index, images, labels, losses_of, config, random)
+            yield from _optimise(index, images, labels, wrapped, config, random)
 
 
 def _start(
@@ -130,7 +131,7 @@ def _optimise(
     index: int,
     images: Tensor,
     labels: Tensor,
-    losses_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    losses_of: Wrapped[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
     config: SynthesisConfig,
     random: torch.Generator,
 ) -> Iterator[SynthesisStep]:
@@ -139,16 +140,22 @@ def _optimise(
     plateau = Plateau.start(config.learning_rate, images.device)
     # Fused, because only that Adam takes its rate from the device.
     optimizer = torch.optim.Adam([images], lr=plateau.rate.clone(), fused=True)
-    for step in range(config.steps):
+
+    def gradients(before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        optimizer.zero_grad()
+        random.set_state(before)
         views = images
         if torch.rand((), generator=random) < config.augment_probability:
             views = random_resized_crop(
                 images, min_scale=config.min_crop_scale, flip=True, generator=random
             )
-        loss, bns, hard = losses_of(views, labels)
+        losses = losses_of(views, labels)
+        losses[0].backward()
+        return losses
+
+    for step in range(config.steps):
+        loss, bns, hard = losses_of.step(gradients, random.get_state())
         check_finite(loss, loop=loop, step=step, steps=config.steps, cause=_CAUSE)
-        optimizer.zero_grad()
-        loss.backward()
         optimizer.step()
         plateau = reduce_on_plateau(
             plateau, loss.detach(), patience=config.patience, min_rate=config.min_learning_rate

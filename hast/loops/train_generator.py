@@ -15,7 +15,7 @@ from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
 from hast.networks.spec import ModelSpec
-from hast.runtime import device_of, seeded, seeded_weights
+from hast.runtime import device_of, loop, seeded, seeded_weights
 
 _CAUSE = "learning_rate too high, or NaN in the teacher's weights"
 
@@ -38,6 +38,7 @@ class GeneratorStep(NamedTuple):
     bns: Tensor
 
 
+@loop
 def train_generator(
     generator: Generator, teacher: nn.Module, config: GeneratorConfig, engine: Engine = PLAIN
 ) -> Iterator[GeneratorStep]:
@@ -65,14 +66,19 @@ def train_generator(
             tap.clear()
             return cross_entropy + config.bns_weight * bns, cross_entropy, bns
 
-        losses_of = engine.wrap(losses_of, device)
+        wrapped = engine.wrap(losses_of, device)
+
+        def gradients(latent: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            optimizer.zero_grad()
+            losses = wrapped(latent, labels)
+            losses[0].backward()
+            return losses
+
         for step in range(config.steps):
             labels = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
             latent = generator.noise(len(labels), random).to(device)
-            loss, cross_entropy, bns = losses_of(latent, labels)
+            loss, cross_entropy, bns = wrapped.step(gradients, latent, labels)
             check_finite(loss, loop="generator", step=step, steps=config.steps, cause=_CAUSE)
-            optimizer.zero_grad()
-            loss.backward()
             optimizer.step()
             yield GeneratorStep(loss.detach(), cross_entropy.detach(), bns.detach())
     generator.eval()

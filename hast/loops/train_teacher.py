@@ -12,7 +12,7 @@ from hast.config import Section
 from hast.loops.checks import check_finite
 from hast.math.augmentation import random_resized_crop
 from hast.networks.batch_norm import freeze
-from hast.runtime import device_of, seeded
+from hast.runtime import device_of, loop, seeded
 
 
 class TrainingConfig(Section):
@@ -34,6 +34,7 @@ def total_steps(config: TrainingConfig, samples: int) -> int:
     return config.epochs * (samples // config.batch_size)
 
 
+@loop
 def train_teacher(
     network: nn.Module, images: Tensor, labels: Tensor, config: TrainingConfig
 ) -> Iterator[TrainingStep]:

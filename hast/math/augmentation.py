@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 _MAX_LOG_RATIO = math.log(4 / 3)  # the aspect ratios of Inception's random resized crop
@@ -32,11 +31,20 @@ def random_resized_crop(
     half_ratio = ((2 * log_ratio - 1) * limit / 2).exp()
     width, height = area.sqrt() * half_ratio, area.sqrt() / half_ratio
 
-    # affine_grid maps output coordinates in [-1, 1] to input coordinates in [-1, 1].
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = torch.where(coin < 0.5, -width, width) if flip else width
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = (2 * x - 1) * (1 - width)
-    theta[:, 1, 2] = (2 * y - 1) * (1 - height)
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=False)
+    span = torch.where(coin < 0.5, -width, width) if flip else width
+    columns = _sampling(span, (2 * x - 1) * (1 - width), images.shape[3]).to(images)
+    rows = _sampling(height, (2 * y - 1) * (1 - height), images.shape[2]).to(images)
+    return torch.einsum("nih,nchw,njw->ncij", rows, images, columns)
+
+
+def _sampling(span: Tensor, centre: Tensor, size: int) -> Tensor:
+    """Weights (N, size, size) that make `size` new pixels of the old ones, bilinear along one
+    dimension, where [centre - span, centre + span] of [-1, 1] is seen.
+
+    Two products with such matrices are what `grid_sample` computes, but its gradient is summed in
+    no order on a GPU: the same seed would give other images.
+    """
+    pixels = torch.arange(size)
+    wanted = centre[:, None] + span[:, None] * ((2 * pixels + 1) / size - 1)
+    position = ((wanted + 1) * size / 2 - 0.5).clamp(0, size - 1)  # the border goes on outside
+    return (1 - (position[:, :, None] - pixels).abs()).clamp(min=0)

@@ -41,6 +41,13 @@ def quant_max_of(bits: int) -> int:
     return (1 << bits) - 1
 
 
+def per_channel(values: Tensor, weight: Tensor, axis: int = 0) -> Tensor:
+    """Values (C,), one for each entry of dimension `axis`, as they broadcast against `weight`."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
 def choose_qparams(minimum: Tensor, maximum: Tensor, *, bits: int) -> QParams:
     """Asymmetric min/max quantization parameters of the range [minimum, maximum].
 

@@ -21,8 +21,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from hast.math.quantization import QParams, dequantize, quantize
 from hast.networks.codes import Codes, activation_quantizers, weight_codes
-from hast.networks.plan import WEIGHTED
-from hast.networks.quantizers import TRANSPOSED, ActivationQuantizer
+from hast.networks.plan import TRANSPOSED, WEIGHTED
+from hast.networks.quantizers import ActivationQuantizer
 
 _GRID_KEEPING = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.Identity, nn.Dropout, nn.Flatten)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hast.errors import InputError
 from hast.math.packing import pack, packed_bytes, unpack
-from hast.math.quantization import QParams, quant_max_of
+from hast.math.quantization import QParams, per_channel, quant_max_of
 from hast.networks.codes import (
     Codes,
     activation_quantizers,
@@ -17,7 +17,6 @@ from hast.networks.codes import (
     set_codes,
     weight_codes,
 )
-from hast.networks.quantizers import per_channel
 from hast.networks.student import remove_quantizers
 
 _FLOAT_BYTES = 4

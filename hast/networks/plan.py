@@ -4,9 +4,10 @@ Rules, each stronger than the one before: the bit width of the run, an allocatio
 another width) for the first and the last layer, overrides in their order, and layers to skip.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +18,7 @@ from hast.config import Section
 from hast.errors import InputError
 from hast.math.quantization import MAX_BITS, MIN_BITS
 from hast.networks.hooks import removed_at_exit
-from hast.networks.quantizers import TRANSPOSED
+from hast.networks.products import products
 from hast.networks.spec import ModelSpec
 from hast.runtime import device_of
 
@@ -25,8 +26,9 @@ Placement = Literal["inputs", "relu"]
 QuantizerKind = Literal["minmax", "learned"]
 Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
 
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *TRANSPOSED)
-_ACTIVATED: dict[Placement, tuple[type[nn.Module], ...]] = {
+ACTIVATED: dict[Placement, tuple[type[nn.Module], ...]] = {
     "inputs": WEIGHTED,
     "relu": (nn.ReLU, nn.ReLU6),
 }
@@ -61,7 +63,8 @@ class PlanConfig(Section):
         first_last_bits: bits of the first and the last layer, of their weights and, with placement
             `inputs`, of their inputs; null treats them like the others.
         overrides: patterns with their own bits, the last match wins.
-        skip: patterns of modules to leave in full precision.
+        skip: patterns of modules to leave in full precision; one that names a parameter which is
+            multiplied outside of a Conv or Linear says that this is meant.
     """
 
     placement: Placement = "relu"
@@ -79,25 +82,7 @@ class QuantizationPlan(Section):
     quantizer: QuantizerKind = "minmax"
     weights: dict[str, Bits]
     activations: dict[str, Bits]
-
-
-class Layer(NamedTuple):
-    """A module as one forward pass meets it."""
-
-    calls: int
-    macs: int  # multiply-adds of one image; 0 without a weight
-
-
-class LayerBits(NamedTuple):
-    """A row of the resolved table."""
-
-    layer: str
-    shape: str  # of the weight
-    weight_bits: int
-    act_bits: int | None  # of the input; None where it is not quantized here
-    parameters: int
-    size_share: float  # of all weight bits, in [0, 1]
-    mac_share: float  # of all multiply-adds, in [0, 1]
+    skipped: tuple[str, ...] = ()  # what the rules leave in full precision
 
 
 def plan_quantization(
@@ -121,7 +106,7 @@ def plan_quantization(
             not there, or layers that share a weight would have different widths.
     """
     weighted = list(probe_layers(network, spec, WEIGHTED))
-    activated = list(probe_layers(network, spec, _ACTIVATED[config.placement]))
+    activated = list(probe_layers(network, spec, ACTIVATED[config.placement]))
     if not weighted:
         raise InputError(f"{type(network).__name__} calls no Conv or Linear module to quantize")
     if not activated:
@@ -141,16 +126,17 @@ def plan_quantization(
                 activations[name] = config.first_last_bits
     for override in config.overrides:
         _apply(override, weights, activations)
-    for pattern in config.skip:
-        for name in _matching(pattern, {*weighted, *activated}, "skip"):
-            weights.pop(name, None)
-            activations.pop(name, None)
+    skipped = _skipped(network, spec, [*weighted, *activated], config.skip)
+    for name in skipped:
+        weights.pop(name, None)
+        activations.pop(name, None)
     _check_shared(network, weighted, weights)
     return QuantizationPlan(
         placement=config.placement,
         quantizer=config.quantizer,
         weights=weights,
         activations=activations,
+        skipped=skipped,
     )
 
 
@@ -166,52 +152,24 @@ def fixed_layers(names: Sequence[str], config: PlanConfig) -> set[str]:
     return fixed | {n for n in names if any(fnmatchcase(n, p) for p in patterns)}
 
 
-def layer_table(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> list[LayerBits]:
-    """Every weighted layer with its bits and its share of size and work, in running order."""
-    layers = probe_layers(network, spec, WEIGHTED)
-    weights = {name: weight_of(network, name) for name in layers}
-    bits = {name: plan.weights.get(name, FULL_PRECISION_BITS) for name in layers}
-    total_bits = sum(weights[n].numel() * bits[n] for n in layers)
-    total_macs = sum(layer.macs for layer in layers.values())
-    return [
-        LayerBits(
-            layer=name,
-            shape="x".join(map(str, weights[name].shape)),
-            weight_bits=bits[name],
-            act_bits=plan.activations.get(name),
-            parameters=weights[name].numel(),
-            size_share=weights[name].numel() * bits[name] / total_bits,
-            mac_share=layer.macs / total_macs,
-        )
-        for name, layer in layers.items()
-    ]
-
-
 def probe_layers(
     network: nn.Module, spec: ModelSpec, kinds: tuple[type[nn.Module], ...]
-) -> dict[str, Layer]:
-    """The modules of some kinds that one forward pass calls, by name in calling order."""
-    found: dict[str, Layer] = {}
-
-    def note(name: str, module: nn.Module, output: Any) -> None:
-        calls, macs = found.get(name, Layer(0, 0))
-        if isinstance(module, WEIGHTED):
-            weight = weight_of(network, name)
-            macs += output.numel() * weight.numel() // weight.shape[0]
-        found[name] = Layer(calls + 1, macs)
+) -> Counter[str]:
+    """How often one forward pass calls the modules of some kinds, by name in calling order."""
+    calls: Counter[str] = Counter()
 
     def hook(name: str) -> Any:
-        return lambda module, _args, output: note(name, module, output)
+        return lambda _module, _args, _output: calls.update((name,))
 
     named = [(n, m) for n, m in network.named_modules() if isinstance(m, kinds)]
     with removed_at_exit(m.register_forward_hook(hook(n)) for n, m in named), torch.no_grad():
         network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
-    return found
+    return calls
 
 
 def forward_macs(network: nn.Module, spec: ModelSpec) -> int:
-    """Multiply-adds of Conv and Linear layers in one forward pass of one image."""
-    return sum(layer.macs for layer in probe_layers(network, spec, WEIGHTED).values())
+    """Multiply-adds of one forward pass of one image."""
+    return sum(product.macs for product in products(network, spec))
 
 
 def weight_of(network: nn.Module, name: str) -> Tensor:
@@ -221,10 +179,33 @@ def weight_of(network: nn.Module, name: str) -> Tensor:
     return weight
 
 
+def channel_axis(module: nn.Module) -> int:
+    """The dimension of a module's weight that has one scale for each entry.
+
+    Scales must not differ among the products that one output sums up. A transposed convolution
+    holds (C_in, C_out / groups, ...), so that is the second dimension, shared by the groups; where
+    every input channel is a group of its own, the first one tells more outputs apart.
+    """
+    if not isinstance(module, TRANSPOSED):
+        return 0
+    return 0 if module.groups == module.in_channels > 1 else 1
+
+
 def _apply(override: Override, weights: dict[str, int], activations: dict[str, int]) -> None:
     for table, bits in ((weights, override.weight_bits), (activations, override.act_bits)):
         if bits is not None:
             table.update(dict.fromkeys(_matching(override.match, set(table), "overrides"), bits))
+
+
+def _skipped(
+    network: nn.Module, spec: ModelSpec, names: Sequence[str], patterns: Sequence[str]
+) -> tuple[str, ...]:
+    """What the patterns match of the modules `names` and of what is multiplied outside of them."""
+    if not patterns:
+        return ()
+    known = dict.fromkeys([*names, *(product.name for product in products(network, spec))])
+    found = {name for pattern in patterns for name in _matching(pattern, set(known), "skip")}
+    return tuple(name for name in known if name in found)
 
 
 def _check_shared(network: nn.Module, names: Sequence[str], weights: Mapping[str, int]) -> None:

@@ -16,6 +16,7 @@ from hast.math.quantization import (
     choose_qparams,
     fake_quantize,
     fake_quantize_learned,
+    per_channel,
     quant_max_of,
     search_qparams,
 )
@@ -24,26 +25,6 @@ from hast.runtime import seeded
 Mode = Literal["observe", "quantize"]
 _SEEN_OF_A_BATCH = 2048  # values kept to search the range on
 SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def channel_axis(module: nn.Module) -> int:
-    """The dimension of a module's weight that has one scale for each entry.
-
-    Scales must not differ among the products that one output sums up. A transposed convolution
-    holds (C_in, C_out / groups, ...), so that is the second dimension, shared by the groups; where
-    every input channel is a group of its own, the first one tells more outputs apart.
-    """
-    if not isinstance(module, TRANSPOSED):
-        return 0
-    return 0 if module.groups == module.in_channels > 1 else 1
-
-
-def per_channel(values: Tensor, weight: Tensor, axis: int = 0) -> Tensor:
-    """Values (C,), one for each entry of dimension `axis`, as they broadcast against `weight`."""
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    return values.reshape(shape)
 
 
 class WeightQuantizer(nn.Module):
@@ -53,7 +34,7 @@ class WeightQuantizer(nn.Module):
         """
         Args:
             bits: code width, 2..8.
-            axis: dimension of the weight with a scale for each entry, see `channel_axis`.
+            axis: dimension with a scale for each entry, see `hast.networks.plan.channel_axis`.
         """
         super().__init__()
         self.bits, self.axis = bits, axis
@@ -81,7 +62,7 @@ class FixedWeightQuantizer(nn.Module):
         Args:
             bits: code width, 2..8.
             scale, zero_point: as `per_channel` makes them, the zero points integer-valued floats.
-            axis: see `channel_axis`.
+            axis: see `hast.networks.plan.channel_axis`.
         """
         super().__init__()
         self.bits, self.axis = bits, axis

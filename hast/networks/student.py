@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from hast.errors import InputError
+from hast.networks.coverage import coverage
 from hast.networks.fingerprint import fingerprint
-from hast.networks.plan import QuantizationPlan, probe_layers
+from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
 from hast.networks.provenance import remember
 from hast.networks.quantizers import (
     ActivationQuantizer,
@@ -19,7 +20,6 @@ from hast.networks.quantizers import (
     WeightQuantizer,
     attach_to_input,
     attach_to_output,
-    channel_axis,
     detach,
     restart_call_counts_at,
 )
@@ -48,12 +48,13 @@ def prepare_student(
         InputError: a layer of the plan has no weight of its own.
     """
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
-    layers = probe_layers(student, spec, (nn.Module,))
+    covered = coverage(student, spec, plan)
+    calls = probe_layers(student, spec, (nn.Module,))
     learned = plan.quantizer == "learned"
     activation_quantizer = LearnedActivationQuantizer if learned else ActivationQuantizer
     attach = attach_to_input if plan.placement == "inputs" else attach_to_output
     for name, bits in plan.activations.items():
-        quantizers = [activation_quantizer(bits, range_momentum) for _ in range(layers[name].calls)]
+        quantizers = [activation_quantizer(bits, range_momentum) for _ in range(calls[name])]
         attach(student.get_submodule(name), CallSites(quantizers))
     quantizers_of: dict[int, nn.Module] = {}  # one for a weight that several layers share
     for name, bits in plan.weights.items():
@@ -73,7 +74,8 @@ def prepare_student(
             )
         parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
     restart_call_counts_at(student)
-    remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
+    known = fingerprint(teacher.state_dict())
+    remember(student, spec=spec, plan=plan, teacher=known, coverage=covered)
     return student
 
 

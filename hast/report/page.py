@@ -46,7 +46,7 @@ def render(run: Run, results: dict[str, dict[str, Any]]) -> str:
         verdicts=[verdict(name, row) for name, row in results.items() if name != "fp32"],
         chapters=chapters(run),
         layers={width.name: marked(width.layers) for width in run.widths},
-        exports=export_table(run.exports, run.latency),
+        exports=export_table(run.exports),
         provenance=provenance_of(run),
     )
 
@@ -58,7 +58,7 @@ def marked(layers: list[Row]) -> list[Row]:
         for key in _RATIOS
     }
     # A module that is only quantized at its output (placement `relu`) has no row of its own bits.
-    blank = dict.fromkeys((*_COLUMNS, "size_share", "mac_share"), "")
+    blank = dict.fromkeys((*_COLUMNS, "size_share", "mac_share", "low_bit"), "")
     return [
         blank | row | {"worst": [key for key in _RATIOS if row["layer"] in worst[key]]}
         for row in layers

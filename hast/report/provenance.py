@@ -8,7 +8,6 @@ import torch
 from hast.engine import select_device
 from hast.machine import commit, device_name, is_changed, library_versions
 from hast.report.record import Run
-from hast.storage.timings import Timing, read_timings
 
 
 class Provenance(NamedTuple):
@@ -16,7 +15,6 @@ class Provenance(NamedTuple):
     uncommitted: bool  # whether files differ from it
     hardware: str  # of the machine that made the report
     libraries: dict[str, str]
-    timings: list[Timing]  # of stages that ran on this machine, latest first
     seeds: dict[str, int]  # by section of params.yaml
     parameters: list[tuple[str, str]]  # dotted name and value
     command: str
@@ -30,7 +28,6 @@ def provenance_of(run: Run) -> Provenance:
         uncommitted=is_changed(Path.cwd()),
         hardware=f"{device_name(select_device())}, {threads} thread{'s' * (threads != 1)}",
         libraries=library_versions(),
-        timings=read_timings(),
         seeds=dict(_seeds(run.params)),
         parameters=flattened(run.params),
         command="dvc repro",

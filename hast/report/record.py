@@ -48,6 +48,7 @@ class Width(NamedTuple):
     """The student of one bit width."""
 
     name: str  # such as w4a4
+    calibrated: dict[str, Any]  # metrics of `calibrate`
     measured: dict[str, Any]  # metrics of `evaluate`
     seen: Seen
     layers: list[Row]
@@ -66,7 +67,6 @@ class Run(NamedTuple):
     generator_curve: dict[str, list[float]]
     widths: list[Width]
     exports: dict[str, dict[str, Any]]  # metrics of `export` by width, where there are any
-    latency: dict[str, dict[str, Any]]  # milliseconds by width, format and batch
 
 
 def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
@@ -88,6 +88,7 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
         widths=[
             Width(
                 name=width,
+                calibrated=_json(sources.metrics / "calibrate" / f"{width}.json"),
                 measured=_json(sources.metrics / "evaluate" / f"{width}.json"),
                 seen=read_seen(sources.predictions / f"{width}.tsv"),
                 layers=_layers(sources, width),
@@ -97,7 +98,6 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
             for width, score in zip(widths, scores, strict=True)
         ],
         exports=dict(_by_width(sources.metrics / "export", widths)),
-        latency=dict(_by_width(sources.metrics / "latency", widths)),
     )
 
 

@@ -6,6 +6,7 @@ from hast.math.intervals import paired_margin
 from hast.report.record import Seen, Width
 
 _MEASURES = ("top1", "top5", "agreement", "size_bytes", "samples")
+COVERED = ("low_bit_weights", "low_bit_multiply_adds")  # shares, see `hast.networks.coverage`
 
 
 def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
@@ -13,8 +14,9 @@ def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
 
     Shares are in [0, 1]. `drop` is what the student loses against the teacher on the same images,
     with the half-width of its 95 % interval; `compression` is fp32 size by size; `bank_agreement`
-    is agreement with the teacher on the images the student was trained on. Without test images
-    (`samples` is 0) nothing else is known.
+    is agreement with the teacher on the images the student was trained on; `low_bit_*` are the
+    shares of the network that really are low-bit. Without test images (`samples` is 0) nothing else
+    is known.
     """
     teacher = widths[0].measured["teacher"]
     results = {"fp32": _known(teacher)}
@@ -23,6 +25,7 @@ def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
         results[width.name] = _known(student) | {
             "compression": teacher["size_bytes"] / student["size_bytes"],
             "bank_agreement": width.measured["bank"]["student"]["agreement"],
+            **{key: width.calibrated[key] for key in COVERED},
         }
         if student["samples"]:
             results[width.name] |= {

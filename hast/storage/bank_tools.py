@@ -4,7 +4,7 @@ All of them go shard by shard, so memory stays flat, and stored pixels are copie
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,9 +17,12 @@ from hast.errors import InputError
 from hast.storage.bank import MAX_CHUNK, StoredBank
 from hast.storage.bank_place import check_free
 from hast.storage.bank_writer import BankWriter
-from hast.storage.pixels import decode, encode
+from hast.storage.pixels import as_stored, decode, encode
 from hast.storage.placing import side_folder
 
+_ROUNDING = 1e-5  # of the span of a channel; a code is 4e-3 of it
+# Labelled pixels (N, C, H, W) and (N,) to difficulties (N,).
+Measure = Callable[[NDArray[np.float32], NDArray[Any]], NDArray[Any]]
 Preference = Literal["first", "hardest", "easiest"]
 
 
@@ -36,7 +39,8 @@ def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> Non
     """Write a bank from memory, as its card says.
 
     Raises:
-        InputError: `folder` is there, a value is not finite, or nobody measured the difficulty.
+        InputError: `folder` is there, a value is not finite, nobody measured the difficulty, or it
+            was measured on other pixels than the card's type can hold.
     """
     if bank.difficulty is None:
         raise InputError(f"{folder}: the bank has no difficulties; take it from hast.synthesize")
@@ -45,9 +49,21 @@ def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> Non
     with side_folder(target) as side:
         writer = BankWriter(side, bank.card, batch_size_of(bank.card))
         for shard in writer.shards():
+            _check_as_stored(bank.images[shard].float().cpu().numpy(), bank.card.dtype, target)
             writer.write(shard, bank.images[shard], bank.labels[shard])
         writer.seal(bank.difficulty, bank.bns_gap)
         writer.publish(target, overwrite=overwrite)
+
+
+def _check_as_stored(images: NDArray[np.float32], dtype: Dtype, target: Path) -> None:
+    """What is stored must be what was measured, up to the rounding of the scale."""
+    span = images.max(axis=(2, 3), keepdims=True) - images.min(axis=(2, 3), keepdims=True)
+    if (np.abs(as_stored(images, dtype) - images) > _ROUNDING * span).any():
+        raise InputError(
+            f"{target}: the bank's difficulties are of its float32 images, which {dtype} would"
+            f" round; make it with hast.synthesize(..., dtype={dtype!r}), or store float32:"
+            " bank._replace(card=bank.card.model_copy(update={'dtype': 'float32'}))"
+        )
 
 
 def check_duplicates(bank: StoredBank) -> None:
@@ -78,6 +94,7 @@ def filter_bank(
     count: int | None = None,
     prefer: Preference = "first",
     dtype: Dtype | None = None,
+    measure: Measure | None = None,
     overwrite: bool = False,
 ) -> BankCard:
     """Write the samples of a bank that pass, in their order, as a bank that names its parent.
@@ -89,13 +106,20 @@ def filter_bank(
         count: the most to keep.
         prefer: which ones, where more would pass.
         dtype: of the images; by default that of the parent.
+        measure: difficulty under the teacher, needed where `dtype` rounds the pixels.
         overwrite: another bank may be at `target`.
 
     Raises:
-        InputError: the parent is damaged, nothing passes, or `target` is there.
+        InputError: the parent is damaged, nothing passes, the pixels would be rounded and nobody
+            can measure them, or `target` is there.
     """
     check_free(target, overwrite=overwrite)
     bank = StoredBank(source)
+    if measure is None and dtype not in (None, bank.card.dtype, "float32"):
+        raise InputError(
+            f"{source}: {dtype} rounds its {bank.card.dtype} pixels, so that their difficulty is"
+            " another; give the teacher to measure it (`--teacher FOLDER`)"
+        )
     keep = (bank.difficulty >= difficulty[0]) & (bank.difficulty <= difficulty[1])
     unknown = set(classes) - set(range(bank.card.spec.num_classes))
     if unknown:
@@ -116,7 +140,7 @@ def filter_bank(
     card = _derived([bank], "filter", rules, len(index)).model_copy(
         update={"dtype": dtype or bank.card.dtype}
     )
-    _write(target, card, _selected(bank, index), overwrite=overwrite)
+    _write(target, card, _selected(bank, index), measure=measure, overwrite=overwrite)
     return card
 
 
@@ -208,17 +232,26 @@ def _selected(bank: StoredBank, index: NDArray[np.intp]) -> Iterator[Rows]:
             yield Rows(*(part[inside] for part in _rows(bank, rows)))
 
 
-def _write(target: Path, card: BankCard, parts: Iterator[Rows], *, overwrite: bool) -> None:
+def _write(
+    target: Path,
+    card: BankCard,
+    parts: Iterator[Rows],
+    *,
+    measure: Measure | None = None,
+    overwrite: bool,
+) -> None:
     with side_folder(target) as side:
         writer = BankWriter(side, card, MAX_CHUNK)
         difficulty = []
         sizes = [shard.stop - shard.start for shard in writer.shards()]
         for shard, rows in zip(writer.shards(), _regrouped(parts, sizes), strict=True):
-            stored, affine = rows.stored, rows.affine
+            stored, affine, measured = rows.stored, rows.affine, rows.difficulty
             if stored.dtype != card.dtype:
                 stored, affine = encode(decode(stored, affine), card.dtype)
+                if measure is not None:
+                    measured = measure(decode(stored, affine), rows.labels)
             writer.write_stored(shard, stored, affine, rows.labels)
-            difficulty.append(rows.difficulty)
+            difficulty.append(measured)
         writer.seal(torch.from_numpy(np.concatenate(difficulty)))
         writer.publish(target, overwrite=overwrite)
 

@@ -44,7 +44,8 @@ class QuantizationConfig(Section):
     Attributes:
         format: `bit-packed`: codes without gaps, see `hast.math.packing`.
         config_groups: by any name.
-        ignore: modules that stay in full precision although a group names their class.
+        ignore: what stays in full precision although a group names its class, or as it was asked
+            for.
     """
 
     quant_method: Literal["hast"] = "hast"
@@ -114,6 +115,7 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
     groups = {f"group_{i}": _group(t, b) for i, (b, t) in enumerate(targets.items())}
     named = {target for group in targets.values() for target in group}
     ignore = [n for n, m in modules.items() if _class_of(m) in named and n not in bits]
+    ignore += [name for name in plan.skipped if name not in ignore]
     return QuantizationConfig(config_groups=groups, ignore=tuple(ignore))
 
 
@@ -134,7 +136,9 @@ def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
         activation = group.input_activations or group.output_activations
         if activation:
             activations[name] = activation.num_bits
-    return QuantizationPlan(placement=placement, weights=weights, activations=activations)
+    return QuantizationPlan(
+        placement=placement, weights=weights, activations=activations, skipped=config.ignore
+    )
 
 
 def _by_class(modules: dict[str, nn.Module]) -> dict[str, list[str]]:

@@ -7,16 +7,19 @@ The libraries that read data take seconds to import, so that happens where image
 commands and the checks of a params file only need the section.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from hast.config import Section
 from hast.errors import InputError
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 _BATCH_SIZE = 256
+_MAX_READERS = 16  # threads; more wait for the interpreter
 _DIGITS_MAX_PIXEL = 16
 
 
@@ -75,8 +79,17 @@ def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
     )
 
 
-def open_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batches:
+def open_batches(
+    config: DatasetConfig, split: Split, spec: ModelSpec, *, at_most: int | None = None
+) -> Batches:
     """Batches of a split.
+
+    Args:
+        config: where the images come from.
+        split: which of them.
+        spec: what the network expects.
+        at_most: read no more images than so many, evenly spaced, for a folder is in the order of
+            its classes; None reads all.
 
     Raises:
         InputError: the folder is not there, or its images or classes do not fit the network.
@@ -84,24 +97,36 @@ def open_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batche
     if config.name == "none":
         return []
     if config.name == "digits":
-        return _digits_batches(split, spec)
-    return _folder_batches(config, split, spec)
+        return _digits_batches(split, spec, at_most)
+    return _folder_batches(config, split, spec, at_most)
 
 
 def normalize(pixels: Tensor, spec: ModelSpec) -> Tensor:
     """Pixels in [0, 1], (N, C, H, W), to the network's normalized pixel space."""
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
-    return (pixels - mean) / std
+    return (pixels - mean).div_(std)
 
 
-def _digits_batches(split: Split, spec: ModelSpec) -> Batches:
+def _spaced(total: int, at_most: int | None) -> range:
+    """Which of `total` images to read."""
+    if at_most is None:
+        return range(total)
+    # The step counts a last batch that is not full as full: with another rounding the figures of
+    # exported students would be of other images than those so far.
+    counted = total if total <= _BATCH_SIZE else -(-total // _BATCH_SIZE) * _BATCH_SIZE
+    return range(0, total, max(1, counted // at_most))[:at_most]
+
+
+def _digits_batches(split: Split, spec: ModelSpec, at_most: int | None) -> Batches:
     if (spec.input_shape, spec.num_classes) != ((1, 8, 8), 10):
         raise InputError(
             "dataset 'digits' holds 1x8x8 images of 10 classes but the teacher expects"
             f" {'x'.join(map(str, spec.input_shape))} and {spec.num_classes} classes; set"
             " dataset.name and dataset.root"
         )
-    images, labels = load_digits_split(split, spec)
+    found = load_digits_split(split, spec)
+    chosen = [*_spaced(len(found.labels), at_most)]
+    images, labels = found.images[chosen], found.labels[chosen]
     return [*zip(images.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True)]
 
 
@@ -135,7 +160,7 @@ def check_classes(found: ClassFolders, config: DatasetConfig, split: Split, clas
         )
 
 
-def _open_folder(config: DatasetConfig, split: Split, transform: Any = None) -> "ImageFolder":
+def _open_folder(config: DatasetConfig, split: Split) -> "ImageFolder":
     from torchvision.datasets import ImageFolder
 
     if config.root is None or not (config.root / split).is_dir():
@@ -143,28 +168,64 @@ def _open_folder(config: DatasetConfig, split: Split, transform: Any = None) -> 
             f"dataset.root must be a folder that holds '{split}/<class>/<image>', got {config.root}"
         )
     try:
-        return ImageFolder(str(config.root / split), transform, loader=_read_image)
+        return ImageFolder(str(config.root / split))
     except FileNotFoundError as error:  # no class folder, or an empty one
         raise InputError(f"{config.root / split}: {str(error).splitlines()[0]}") from None
 
 
-def _folder_batches(config: DatasetConfig, split: Split, spec: ModelSpec) -> Batches:
-    from torchvision.transforms import v2
+@dataclass(frozen=True)
+class _ImageFiles:
+    """Batches of image files; threads read the next one while the last one is used.
 
-    channels, height, width = spec.input_shape
+    Threads suffice, for Pillow lets go of the interpreter while it decodes and scales. Processes
+    would have to import torch first, which takes longer than to read thousands of images, or to be
+    forked from one in which torch's own threads run, which may hang.
+    """
+
+    files: Sequence[tuple[str, int]]  # path and label
+    spec: ModelSpec
+    crop_fraction: float
+
+    def __len__(self) -> int:
+        return -(-len(self.files) // _BATCH_SIZE)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        starts = range(0, len(self.files), _BATCH_SIZE)
+        parts = [self.files[start : start + _BATCH_SIZE] for start in starts]
+        pool = ThreadPoolExecutor(min(torch.get_num_threads(), _MAX_READERS))
+        try:
+            coming = pool.map(self._read, parts[0])
+            for part, following in zip_longest(parts, parts[1:], fillvalue=()):
+                pixels = torch.from_numpy(np.stack([*coming])).permute(0, 3, 1, 2)
+                coming = pool.map(self._read, following)
+                # A copy, for contiguous() leaves one channel with strides of channels last. And
+                # torchvision's way: times 1 / 255 is not to the bit what divided by 255 is.
+                images = torch.empty(pixels.shape).copy_(pixels).mul_(1 / 255)
+                yield normalize(images, self.spec), torch.tensor([label for _, label in part])
+        finally:  # also at an unreadable image, at Ctrl-C, and where nobody wants the rest
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, file: tuple[str, int]) -> NDArray[np.uint8]:
+        """The middle of one image (H, W, C)."""
+        channels, height, width = self.spec.input_shape
+        image = _read_image(file[0])
+        image = image.convert("L") if channels == 1 else image
+        image = _cover(image, height=height, width=width, fraction=self.crop_fraction)
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        middle = image.crop((left, top, left + width, top + height))
+        return np.asarray(middle).reshape(height, width, channels)
+
+
+def _folder_batches(
+    config: DatasetConfig, split: Split, spec: ModelSpec, at_most: int | None
+) -> Batches:
+    channels = spec.input_shape[0]
     if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels but the teacher expects {channels}")
-    steps: list[v2.Transform] = [v2.Grayscale()] if channels == 1 else []
-    steps += [
-        v2.Lambda(partial(_cover, height=height, width=width, fraction=config.crop_fraction)),
-        v2.CenterCrop([height, width]),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(spec.mean), list(spec.std)),
-    ]
-    folder = _open_folder(config, split, v2.Compose(steps))
+    folder = _open_folder(config, split)
     check_classes(ClassFolders(folder.classes, len(folder)), config, split, spec.num_classes)
-    return DataLoader(folder, batch_size=_BATCH_SIZE)
+    files = [folder.samples[i] for i in _spaced(len(folder), at_most)]
+    return _ImageFiles(files, spec, config.crop_fraction)
 
 
 def _read_image(path: str) -> Image.Image:

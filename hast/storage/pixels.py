@@ -44,6 +44,11 @@ def encode(
     return codes.clip(0, _LEVELS).astype(np.uint8), np.stack([scale, low], axis=-1)
 
 
+def as_stored(images: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32]:
+    """Images (N, C, H, W) as they come back from a bank of this type: the ones to measure."""
+    return decode(*encode(images, dtype))
+
+
 def identity_map(samples: int, channels: int) -> NDArray[np.float32]:
     """The affine map (N, C, 2) of pixels that are stored as they are."""
     return np.broadcast_to(np.array([1, 0], np.float32), (samples, channels, 2))

@@ -4,10 +4,11 @@ Nothing is ever unpickled: safetensors hold tensors only, and a PyTorch file is 
 `weights_only=True`.
 """
 
+import argparse
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -15,11 +16,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hast.config import Section
-from hast.errors import InputError
+from hast.errors import HastWarning, InputError
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+_RAW = ("state_dict", "model", "model_state_dict", "net")
+_AVERAGED = (
+    "state_dict_ema",  # timm
+    "model_ema",  # torchvision's training scripts, ConvNeXt
+    "ema",  # RT-DETR, DiT
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "averaged_model",
+)
+_WRAPPERS = (*_RAW, "module", "averaged_model", "shadow")  # the last three inside averaged entries
 
 CardT = TypeVar("CardT", bound=Section)
 
@@ -30,22 +40,48 @@ def is_checkpoint(text: str) -> bool:
     return path.suffix in _SUFFIXES or len(path.parts) > 1 or path.exists()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, entry: str = "auto") -> dict[str, Tensor]:
     """Read a state dict from safetensors or, without unpickling objects, from a PyTorch file.
 
-    A wrapper key (`state_dict`, `model`) and a `module.` prefix of every name are taken off.
+    A `module.` prefix of every name is taken off.
+
+    Args:
+        path: the file.
+        entry: where the weights are in a file that holds more, such as `state_dict`. `auto` takes
+            averaged weights where they are, as the libraries that write them do to evaluate, and
+            warns that there was a choice.
 
     Raises:
-        InputError: the file is missing, corrupt, or holds something else than tensors.
+        InputError: the file is missing, corrupt, holds something else than tensors, or no such
+            entry.
     """
+    content = _read(path)
+    entries = _entries(content)
+    if entry != "auto" and entry not in entries:
+        rule = f"auto or one of {', '.join(entries)}" if entries else "auto, as it has no entries"
+        raise InputError(f"{path}: weights_entry must be {rule}; got {entry!r}")
+    chosen = _preferred(entries, path) if entry == "auto" else entry
+    state = entries[chosen] if chosen else _tensors(content)
+    if state is None:
+        way_out = f"; set weights_entry to one of {', '.join(entries)}" if entries else ""
+        raise InputError(
+            f"{path}: must hold a state dict of tensors, got {type(content).__name__}{way_out}"
+        )
+    return state
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of foreign files before it refuses them
             if path.suffix == ".safetensors":
-                return _without_prefix(load_file(path))
-            content = torch.load(path, map_location="cpu", weights_only=True)
+                return load_file(path)
+            # The training scripts of timm and torchvision keep their arguments beside the weights:
+            # a bag of attributes, which runs nothing when it is read.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on garbage, torch's reader raises nearly anything
         reason = str(error).splitlines()[0]
         if "Weights only load failed" in reason:
@@ -54,12 +90,29 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: not a readable checkpoint ({reason}); it must be safetensors or a state dict"
             " that torch.load(weights_only=True) accepts"
         ) from None
-    for key in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path}: must hold a state dict of tensors, got {type(content).__name__}")
-    return _without_prefix(content)
+
+
+def _entries(content: Any) -> dict[str, dict[str, Tensor]]:
+    """The state dicts that lie beside each other in a file, by name; empty ones are none."""
+    items = content.items() if isinstance(content, dict) else ()
+    found = {name: _tensors(value) for name, value in items if isinstance(name, str)}
+    return {name: state for name, state in found.items() if state}
+
+
+def _preferred(entries: Mapping[str, dict[str, Tensor]], path: Path) -> str | None:
+    """The entry to take where none is named, of those whose names are known."""
+    raw, averaged = (next((n for n in names if n in entries), None) for names in (_RAW, _AVERAGED))
+    if raw is None or averaged is None:
+        return averaged or raw
+    # Others are averages of parameters alone, without BatchNorm's statistics. And MMEngine swaps:
+    # its state_dict is the average, and its ema_state_dict are the raw weights and a counter.
+    if entries[averaged].keys() == entries[raw].keys():
+        taken, text = averaged, f"took the averaged weights, {averaged}; `weights_entry: {raw}`"
+    else:
+        text = f"took {raw}, for {averaged} has other tensors; `weights_entry: {averaged}`"
+        taken = raw
+    warnings.warn(f"{path}: {text} takes the others", HastWarning, stacklevel=3)
+    return taken
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
@@ -115,10 +168,22 @@ def load_card(folder: Path, card: type[CardT]) -> CardT:
         raise InputError(f"{path}: {where}: {first['msg']}") from None
 
 
+def _tensors(value: Any) -> dict[str, Tensor] | None:
+    """The state dict that a value is or wraps; None if it is another thing."""
+    for key in _WRAPPERS:
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        return None
+    return _without_prefix(value) if all(isinstance(v, Tensor) for v in value.values()) else None
+
+
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    # Of DataParallel and AveragedModel, whose count is no weight, and of torch.compile.
+    for prefix in ("module.", "_orig_mod."):
+        names = [name for name in state if name != "n_averaged"]
+        if names and all(name.startswith(prefix) for name in names):
+            state = {name.removeprefix(prefix): state[name] for name in names}
     return state
 
 

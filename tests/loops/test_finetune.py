@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hast.bit_width import BitWidth
-from hast.errors import NonFiniteLossError
+from hast.errors import InputError, NonFiniteLossError
 from hast.loops.calibrate import observe_ranges
 from hast.loops.finetune import FinetuneConfig, finetune, start_finetuning
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
@@ -165,6 +165,15 @@ def test_a_bank_smaller_than_the_batch_still_trains(student, teacher, spec):
 def test_nan_stops_with_step_and_cause(student, teacher, spec):
     with pytest.raises(NonFiniteLossError, match=r"not finite by step .* learning_rate too high"):
         run(student, teacher, spec, learning_rate=1e9, steps=11)
+
+
+def test_learned_scales_are_refused_with_an_optimizer_that_is_not_made_for_them(teacher, spec):
+    rules = PlanConfig(placement="inputs", quantizer="learned")
+    student = prepare_student(
+        teacher, spec, plan_quantization(teacher, spec, BitWidth(4, 4), rules)
+    )
+    with pytest.raises(InputError, match="learned scales need optimizer 'adamw', got 'sgd'"):
+        start_finetuning(student, torch.ones(4), CONFIG)
 
 
 GOLDEN = [4.1308, 3.0766, 3.0749, 3.2543, 3.5847, 3.2637, 3.5864, 3.3427, 3.1083, 3.5744]

@@ -1,4 +1,7 @@
+import math
+
 import torch
+import torch.nn.functional as F
 
 from hast.math.augmentation import random_resized_crop
 
@@ -55,3 +58,21 @@ def test_the_gradient_reaches_the_image():
         images, min_scale=0.5, flip=False, generator=torch.Generator().manual_seed(0)
     ).sum().backward()
     assert images.grad.abs().sum() > 0
+
+
+def test_a_crop_is_what_grid_sample_makes_of_it():
+    """With a wide image, so that rows and columns are not mixed up."""
+    images = torch.randn(6, 3, 9, 14)
+    views = random_resized_crop(
+        images, min_scale=0.4, flip=True, generator=torch.Generator().manual_seed(3)
+    )
+    theta = torch.zeros(6, 2, 3)
+    area, log_ratio, x, y, coin = torch.rand(5, 6, generator=torch.Generator().manual_seed(3))
+    area = 0.4 + 0.6 * area
+    ratio = ((2 * log_ratio - 1) * (-area.log()).clamp(max=math.log(4 / 3)) / 2).exp()
+    width, height = area.sqrt() * ratio, area.sqrt() / ratio
+    theta[:, 0, 0], theta[:, 1, 1] = torch.where(coin < 0.5, -width, width), height
+    theta[:, 0, 2], theta[:, 1, 2] = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    expected = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    assert torch.allclose(views, expected, atol=1e-4)

@@ -77,6 +77,18 @@ def test_results_say_what_was_measured(run_folder):
         )
 
 
+def test_the_first_lines_say_how_much_is_low_bit(run_folder, page):
+    header = page.read_text().partition("</header>")[0]
+    for width in WIDTHS:
+        shares = read_json(run_folder / "metrics/calibrate" / f"{width}.json")
+        assert shares["low_bit_weights"] == 1
+        assert 0.9 < shares["low_bit_multiply_adds"] < 1  # the image has no quantizer
+        assert (
+            f"low-bit: {shares['low_bit_weights']:.2%} of the weights,"
+            f" {shares['low_bit_multiply_adds']:.2%} of the multiply-adds"
+        ) in header
+
+
 def test_predictions_count_up_to_the_metrics(run_folder):
     rows = read_tsv(run_folder / "artifacts/predictions/w4a4.tsv")
     metrics = measured(run_folder, "w4a4")
@@ -195,7 +207,14 @@ def test_without_test_images_it_says_what_is_not_known(browser, run_folder, tmp_
     curve.write_text(curve.read_text().partition("\n")[0] + "\n")
     run_report()
     results = read_json(Path("report/results.json"))
-    assert results["w4a4"].keys() == {"size_bytes", "samples", "compression", "bank_agreement"}
+    assert results["w4a4"].keys() == {
+        "size_bytes",
+        "samples",
+        "compression",
+        "bank_agreement",
+        "low_bit_weights",
+        "low_bit_multiply_adds",
+    }
     with opened(browser, Path("report/index.html")) as tab:
         assert tab.complaints == []
         text = tab.page.inner_text("body")

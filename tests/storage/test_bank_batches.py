@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from banks import noise
 
 from hast.bank import Bank, BankCard
 from hast.errors import InputError
@@ -20,7 +21,7 @@ SAMPLES = 1000
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     card = BankCard(samples=SAMPLES, spec=SPEC, teacher="a" * 64, synthesis={"batch_size": 50})
-    images = torch.randn(SAMPLES, *SPEC.input_shape, generator=torch.Generator().manual_seed(0))
+    images = noise(SAMPLES, *SPEC.input_shape)
     labels = (torch.arange(SAMPLES) % 10).clamp(max=3)  # class 3 has seven of ten
     difficulty = torch.where(torch.arange(SAMPLES) % 2 == 0, 0.01, 0.9)
     target = tmp_path_factory.mktemp("bank") / "bank"

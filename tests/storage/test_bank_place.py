@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from banks import noise
 
 from hast.bank import Bank, BankCard
 from hast.errors import InputError
@@ -19,7 +20,7 @@ CARD = BankCard(samples=20, spec=SPEC, teacher="a" * 64, synthesis={})
 
 
 def small_bank() -> Bank:
-    images = torch.randn(20, *SPEC.input_shape, generator=torch.Generator().manual_seed(0))
+    images = noise(20, *SPEC.input_shape)
     return Bank(images, torch.arange(20) % 2, CARD, torch.full((20,), 0.5))
 
 

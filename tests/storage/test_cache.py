@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from banks import noise
 
 from hast.bank import Bank, BankCard
 from hast.networks.spec import ModelSpec
@@ -25,7 +26,7 @@ SAMPLES = 1024
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     card = BankCard(samples=SAMPLES, spec=SPEC, teacher="a" * 64, synthesis={})
-    images = torch.randn(SAMPLES, *SPEC.input_shape, generator=torch.Generator().manual_seed(0))
+    images = noise(SAMPLES, *SPEC.input_shape)
     target = tmp_path_factory.mktemp("bank") / "bank"
     save_bank(Bank(images, torch.arange(SAMPLES) % 5, card, torch.full((SAMPLES,), 0.5)), target)
     return target

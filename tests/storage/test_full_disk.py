@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from banks import noise
 
 from hast.bank import Bank, BankCard
 from hast.errors import InputError
@@ -39,7 +40,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 def bank(samples: int, *, seed: int) -> Bank:
     card = BankCard(samples=samples, spec=SPEC, teacher="a" * 64, synthesis={"seed": seed})
     random = torch.Generator().manual_seed(seed)
-    images = torch.randn(samples, *SPEC.input_shape, generator=random)
+    images = noise(samples, *SPEC.input_shape, seed=seed)
     return Bank(images, torch.arange(samples) % 5, card, torch.rand(samples, generator=random))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from banks import noise
 from numcodecs.zstd import Zstd
 
 from hast.bank import Bank, BankCard, BankConfig
@@ -38,8 +39,7 @@ MOST_MEMORY = 16 << 20
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
     card = BankCard(samples=SAMPLES, spec=SPEC, teacher=TEACHER, synthesis={"seed": 0})
-    random = torch.Generator().manual_seed(0)
-    images = torch.randn(SAMPLES, *SPEC.input_shape, generator=random)
+    images = noise(SAMPLES, *SPEC.input_shape)
     labels = torch.arange(SAMPLES) % SPEC.num_classes
     folder = tmp_path_factory.mktemp("good") / "bank"
     save_bank(Bank(images, labels, card, torch.rand(SAMPLES), torch.rand(3)), folder)
@@ -436,7 +436,8 @@ def test_an_empty_bank_source_is_neither_none_nor_a_bank():
 def test_floats_that_are_not_finite_are_refused(good, tmp_path, dtype):
     bank = open_bank(good)
     folder = tmp_path / "floats"
-    save_bank(bank._replace(card=bank.card.model_copy(update={"dtype": dtype})), folder)
+    card = bank.card.model_copy(update={"dtype": dtype})
+    save_bank(bank._replace(images=bank.images.half().float(), card=card), folder)
     rewrite(folder / "bank.zarr", "images", lambda v: v.__setitem__((200, 0, 0, 0), np.inf))
     write_manifest(folder / "bank.zarr", folder / "manifest.json")
     with pytest.raises(InputError, match="images must be finite"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from banks import noise
 
 from hast.bank import Bank, BankCard
 from hast.errors import InputError
@@ -31,7 +32,7 @@ def impatient(monkeypatch):
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory) -> Path:
     card = BankCard(samples=3000, spec=SPEC, teacher="a" * 64, synthesis={"seed": 0})
-    images = torch.randn(3000, *SPEC.input_shape, generator=torch.Generator().manual_seed(0))
+    images = noise(3000, *SPEC.input_shape)
     folder = tmp_path_factory.mktemp("bank") / "bank"
     save_bank(Bank(images, torch.arange(3000) % 5, card, torch.rand(3000)), folder)
     return folder

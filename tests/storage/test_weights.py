@@ -1,3 +1,4 @@
+import argparse
 import json
 import pickle
 
@@ -7,8 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hast.bit_width import BitWidth
+from hast.classifier_source import load_classifier
 from hast.engine import place
-from hast.errors import InputError
+from hast.errors import HastWarning, InputError
 from hast.networks.digits_resnet import DigitsResNet
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import PlanConfig, plan_quantization
@@ -24,7 +26,7 @@ CPU = torch.device("cpu")
 def folder(tmp_path, teacher, spec):
     card = TeacherCard(
         source="builtin:digits_resnet",
-        source_args={"widths": [4, 8]},
+        source_args={"widths": [8, 16]},
         spec=spec,
         fingerprint=fingerprint(teacher.state_dict()),
     )
@@ -122,6 +124,134 @@ def test_common_wrappers_are_taken_off(tmp_path, teacher, wrap):
     assert fingerprint(state) == fingerprint(teacher.state_dict())
 
 
+def averages(network):
+    """What torch's AveragedModel saves; its weights are the network's times 3."""
+    averaged = torch.optim.swa_utils.AveragedModel(network, use_buffers=True)
+    with torch.no_grad():
+        for tensor in averaged.module.state_dict().values():
+            tensor.mul_(3)
+    return averaged.state_dict()
+
+
+def plain(state):
+    return {k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"}
+
+
+def is_same(state, expected):
+    return state.keys() == expected.keys() and all(
+        torch.equal(tensor, expected[name]) for name, tensor in state.items()
+    )
+
+
+AVERAGED = {
+    "timm": lambda raw, mean: {"state_dict": raw, "state_dict_ema": plain(mean)},
+    "timm, distributed": lambda raw, mean: {
+        "state_dict": {f"module.{k}": v for k, v in raw.items()},
+        "state_dict_ema": {f"module.{k}": v for k, v in plain(mean).items()},
+    },
+    "torchvision": lambda raw, mean: {"model": raw, "model_ema": mean},
+    "ConvNeXt": lambda raw, mean: {"model_ema": plain(mean), "model": raw},
+    "RT-DETR": lambda raw, mean: {"model": raw, "ema": {"module": plain(mean), "updates": 7}},
+    "wrapped": lambda raw, mean: {"net": raw, "ema": {"state_dict": mean, "decay": 0.9}},
+    "plain torch": lambda raw, mean: {"model_state_dict": raw, "ema_state_dict": mean},
+    "longer": lambda raw, mean: {"model_state_dict": raw, "model_ema_state_dict": mean},
+    "long": lambda raw, mean: {"model": raw, "averaged_model": mean},
+}
+
+
+@pytest.mark.parametrize("layout", AVERAGED)
+def test_averaged_weights_are_taken_and_said_and_each_can_be_named(tmp_path, teacher, layout):
+    mean = averages(teacher)
+    content = AVERAGED[layout](teacher.state_dict(), mean)
+    raw, averaged = sorted(content, key=lambda name: "ema" in name or "averaged" in name)
+    path = tmp_path / "w.pth"
+    # As the training scripts write it: with arguments, and with an optimizer that has tensors too.
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), momentum=0.9)
+    rest = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": optimizer.state_dict()}
+    torch.save(content | rest, path)
+    with pytest.warns(HastWarning) as said:
+        assert is_same(read_state(path), plain(mean))
+    (line,) = [str(warning.message) for warning in said]
+    assert (
+        line == f"{path}: took the averaged weights, {averaged}; `weights_entry: {raw}` takes the"
+        " others"
+    )
+    # Named, they are taken in silence: warnings are errors here.
+    assert is_same(read_state(path, averaged), plain(mean))
+    assert is_same(read_state(path, raw), teacher.state_dict())
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"decay": 0.9}, 0.9])
+def test_an_averaged_entry_without_weights_is_passed_over(tmp_path, teacher, nothing):
+    torch.save({"state_dict": teacher.state_dict(), "state_dict_ema": nothing}, tmp_path / "w.pth")
+    assert is_same(read_state(tmp_path / "w.pth"), teacher.state_dict())
+
+
+def test_averaged_weights_alone_leave_no_choice_to_speak_of(tmp_path, teacher):
+    for content in ({"model_ema": averages(teacher)}, averages(teacher)):
+        torch.save(content, tmp_path / "w.pth")
+        assert is_same(read_state(tmp_path / "w.pth"), plain(averages(teacher)))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda mean: {"shadow": {k: v for k, v in plain(mean).items() if "running" not in k}},
+        lambda mean: {f"online_model.{k}": v for k, v in plain(mean).items()},
+        # MMEngine swaps: what it calls ema_state_dict are the weights that are not averaged.
+        lambda mean: {f"module.{k}": v for k, v in plain(mean).items()} | {"steps": torch.ones(())},
+    ],
+)
+def test_averages_of_other_tensors_are_said_and_not_taken(tmp_path, teacher, other):
+    path = tmp_path / "w.pth"
+    mean = other(averages(teacher))
+    torch.save({"state_dict": teacher.state_dict(), "ema_state_dict": mean}, path)
+    said = "took state_dict, for ema_state_dict has other tensors; `weights_entry: ema_state_dict`"
+    with pytest.warns(HastWarning, match=said):
+        assert is_same(read_state(path), teacher.state_dict())
+    assert is_same(read_state(path, "ema_state_dict"), mean.get("shadow", mean))
+
+
+def test_an_entry_that_is_not_there_is_answered_with_those_that_are(tmp_path, teacher):
+    path = tmp_path / "w.pth"
+    content = {"epoch": 3, "optimizer": {"state": {}, "lr": 0.1}, "model_ema": averages(teacher)}
+    torch.save(content | {"student": teacher.state_dict()}, path)
+    with pytest.raises(InputError) as error:
+        read_state(path, "model")
+    assert str(error.value) == (
+        f"{path}: weights_entry must be auto or one of model_ema, student; got 'model'"
+    )
+    assert is_same(read_state(path, "student"), teacher.state_dict())
+
+
+def test_an_entry_of_an_unknown_name_can_be_taken(tmp_path, teacher):
+    torch.save({"best": teacher.state_dict(), "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="got dict; set weights_entry to one of best"):
+        read_state(tmp_path / "w.pth")
+    assert is_same(read_state(tmp_path / "w.pth", "best"), teacher.state_dict())
+
+
+@pytest.mark.parametrize(("name", "save"), [("w.pth", torch.save), ("w.safetensors", save_file)])
+def test_a_file_that_is_one_state_dict_has_no_entries(tmp_path, teacher, name, save):
+    save(teacher.state_dict(), tmp_path / name)
+    assert is_same(read_state(tmp_path / name), teacher.state_dict())
+    with pytest.raises(InputError, match="weights_entry must be auto, as it has no entries; got"):
+        read_state(tmp_path / name, "state_dict")
+
+
+def test_a_classifier_is_built_with_the_weights_that_are_named(tmp_path, teacher):
+    torch.save({"model": teacher.state_dict(), "model_ema": averages(teacher)}, tmp_path / "w.pth")
+    options = {"weights": str(tmp_path / "w.pth"), "source_args": {"widths": [8, 16]}}
+    raw = load_classifier("builtin:digits_resnet", weights_entry="model", **options)
+    with pytest.warns(HastWarning, match="took the averaged weights"):
+        averaged = load_classifier("builtin:digits_resnet", **options)
+    assert is_same(raw.network.state_dict(), teacher.state_dict())
+    assert is_same(averaged.network.state_dict(), plain(averages(teacher)))
+    for weights in (None, "IMAGENET1K_V1"):
+        with pytest.raises(InputError, match="weights_entry must be auto unless weights is a ch"):
+            load_classifier("torchvision:resnet18", weights=weights, weights_entry="model")
+
+
 def test_something_else_than_a_state_dict_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "w.pth")
     with pytest.raises(InputError, match="must hold a state dict of tensors, got list"):
@@ -139,7 +269,7 @@ def test_weights_that_do_not_fit_are_named(teacher):
     assert "weights.pth: weights do not fit DigitsResNet" in message
     assert "missing: classifier.bias" in message
     assert "unknown: extra" in message
-    assert "stem.0.weight is (4, 3, 3, 3), the network has (4, 1, 3, 3)" in message
+    assert "stem.0.weight is (4, 3, 3, 3), the network has (8, 1, 3, 3)" in message
 
 
 def test_absent_step_counters_are_allowed():
