@@ -51,7 +51,8 @@ def test_fine_tuning_for_clean_and_promoted_images(teacher, spec, compilations, 
     set_mode(student, "observe")
     student(IMAGES)
     set_mode(student, "quantize")
-    config = FinetuneConfig(steps=3, batch_size=8)
+    optimizer = {"minmax": "sgd", "learned": "adamw"}[quantizer]
+    config = FinetuneConfig(steps=3, batch_size=8, optimizer=optimizer)
     blocks = find_blocks(teacher, spec)
     steps = [*finetune(student, teacher, IMAGES, torch.ones(24), blocks, config, COMPILED)]
     assert all(step.promoted > 0 for step in steps)

@@ -11,6 +11,7 @@ from hast.math.distillation import alignment_loss, attention_vector, distillatio
 from hast.networks.blocks import find_blocks
 from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.student import prepare_student, set_mode
+from hast.recipes import method_settings
 
 CONFIG = FinetuneConfig(
     steps=4, batch_size=8, learning_rate=1e-5, milestones=(2,), min_crop_scale=1.0, flip=False
@@ -179,9 +180,22 @@ def test_learned_scales_are_refused_with_an_optimizer_that_is_not_made_for_them(
 GOLDEN = [4.1308, 3.0766, 3.0749, 3.2543, 3.5847, 3.2637, 3.5864, 3.3427, 3.1083, 3.5744]
 
 
+GOLDEN_OF_BEST = [7.1089, 6.4144, 6.8251, 7.3125, 5.2114, 5.702, 5.1375, 5.064, 5.8406, 4.978]
+
+
 def test_ten_golden_losses(student, teacher, spec):
     losses = [s.loss.item() for s in run(student, teacher, spec, steps=10)]
     assert losses == pytest.approx(GOLDEN, rel=5e-3)
+
+
+def test_ten_golden_losses_of_recipe_best(teacher, spec):
+    settings = method_settings("best")
+    rules = PlanConfig(placement="relu", **settings["layers"])
+    plan = plan_quantization(teacher, spec, BitWidth(3, 3), rules)
+    student = prepare_student(teacher, spec, plan)
+    list(observe_ranges(student, [IMAGES]))
+    steps = run(student, teacher, spec, steps=10, **settings["quantize"])
+    assert [s.loss.item() for s in steps] == pytest.approx(GOLDEN_OF_BEST, rel=2e-2)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_the_first_lines_say_how_much_is_low_bit(run_folder, page):
     for width in WIDTHS:
         shares = read_json(run_folder / "metrics/calibrate" / f"{width}.json")
         assert shares["low_bit_weights"] == 1
-        assert 0.9 < shares["low_bit_multiply_adds"] < 1  # the image has no quantizer
+        assert 0.9 < shares["low_bit_multiply_adds"] <= 1
         assert (
             f"low-bit: {shares['low_bit_weights']:.2%} of the weights,"
             f" {shares['low_bit_multiply_adds']:.2%} of the multiply-adds"
