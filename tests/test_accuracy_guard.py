@@ -1,8 +1,8 @@
 """Accuracy that no reshaping may erode: both recipes end to end, with fixed seeds, in minutes.
 
-The figures were measured on one machine; another one rounds otherwise. Seeds 0 to 2 gave 95.49, 95.16
-and 95.83 % (hast), 95.99, 96.33 and 97.16 % (best), of the teacher's 97.16 %: TOLERANCE is twice the
-largest distance from their mean.
+The figures were measured on one machine; another one rounds otherwise. Seeds 0 to 2 gave 95.49,
+95.16 and 95.83 % (hast), 95.99, 96.33 and 97.16 % (best), of the teacher's 97.16 %: TOLERANCE is
+twice the largest distance from their mean.
 """
 
 import pytest

@@ -122,8 +122,9 @@ def test_two_builds_in_the_default_formats_are_identical_and_each_shows_its_late
         edit_params(copy, lambda p: p.update(bit_widths=["w4a4"]))
         done = subprocess.run(
             [sys.executable, "-m", "stages.pipeline"],
-            cwd=copy, env=child_environment(), capture_output=True, text=True, check=True,
+            cwd=copy, env=child_environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
         assert executed(done.stdout) == {"export@w4a4", "report"}
         assert "ONNX Runtime on this machine's CPU" in done.stdout
         assert re.search(r"full precision in ONNX +│ +[\d.]+ ms", done.stdout)

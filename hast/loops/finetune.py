@@ -24,6 +24,7 @@ from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
 from hast.networks.blocks import tap_attention
+from hast.networks.student import wide_layers_in_fp32
 from hast.runtime import device_of, loop, seeded
 
 # Forward passes' worth of work for an image of a step: student and teacher forward and backward on
@@ -115,6 +116,7 @@ def finetune(
         tap_attention(student, names) as tap_q,
         tap_attention(teacher, names) as tap_f,
         folded_statistics(teacher),
+        wide_layers_in_fp32(student, enabled=engine.bf16),
     ):
 
         def loss_of(x: Tensor) -> _Parts:

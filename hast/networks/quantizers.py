@@ -24,6 +24,7 @@ from hast.runtime import seeded
 
 Mode = Literal["observe", "quantize"]
 _SEEN_OF_A_BATCH = 2048  # values kept to search the range on
+WIDE_BITS = 7  # from here on, rounding to the 8 significant bits of bf16 moves values by 1/4 step
 SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
 
 
@@ -155,7 +156,8 @@ class ActivationQuantizer(nn.Module):
             self._observe(x.detach())
             return x
         # In fp32 also under autocast: bf16 cannot tell neighbouring 8-bit codes apart.
-        return self._fake_quantize(x.float(), self.qparams).to(x.dtype)
+        quantized = self._fake_quantize(x.float(), self.qparams)
+        return quantized if self.bits >= WIDE_BITS else quantized.to(x.dtype)
 
     _fake_quantize = staticmethod(fake_quantize)
 
@@ -203,8 +205,7 @@ class LearnedActivationQuantizer(ActivationQuantizer):
 def _some_of(x: Tensor, *, batch: int) -> Tensor:
     """Up to `_SEEN_OF_A_BATCH` values of a feature map, other ones in every batch.
 
-    Drawn, not evenly spaced: steps that divide H * W would always meet the same pixel, at the
-    border, and those that divide C * H * W the same channels.
+    Drawn, not evenly spaced: even steps may always meet the same pixel, or the same channels.
     """
     if x.numel() <= _SEEN_OF_A_BATCH:
         return x.flatten()

@@ -1,17 +1,23 @@
 """The student: a copy of the teacher whose weights and activations are quantized in place."""
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_map_only
 
 from hast.errors import InputError
 from hast.networks.coverage import coverage
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
-from hast.networks.provenance import remember
+from hast.networks.provenance import provenance_of, remember
 from hast.networks.quantizers import (
+    WIDE_BITS,
     ActivationQuantizer,
     CallSites,
     LearnedActivationQuantizer,
@@ -92,6 +98,37 @@ def remove_quantizers(student: nn.Module) -> nn.Module:
             module.register_parameter("weight", original)
         detach(module)
     return student
+
+
+@contextmanager
+def wide_layers_in_fp32(student: nn.Module, *, enabled: bool = True) -> Iterator[None]:
+    """Let layers whose weights or inputs have `WIDE_BITS` or more compute in fp32 under autocast.
+
+    With quantizers behind ReLUs it is not known which layer reads which, so one wide quantizer is
+    reason enough for all layers.
+    """
+    plan = provenance_of(student).plan
+    wide: set[str] = set()
+    if enabled and plan is not None:
+        wide = {name for name, bits in plan.weights.items() if bits >= WIDE_BITS}
+        read = {name for name, bits in plan.activations.items() if bits >= WIDE_BITS}
+        wide |= read if plan.placement == "inputs" else plan.weights.keys() if read else set()
+    layers: list[Any] = [student.get_submodule(name) for name in sorted(wide)]
+    for layer in layers:
+        layer.forward = partial(_without_autocast, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _without_autocast(forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    inputs, named = tree_map_only(Tensor, Tensor.float, (args, kwargs))
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        return forward(*inputs, **named)
 
 
 def set_mode(student: nn.Module, mode: Mode) -> None:

@@ -19,7 +19,12 @@ from hast.networks.quantizers import (
 )
 from hast.networks.size import packed_size
 from hast.networks.spec import ModelSpec
-from hast.networks.student import prepare_student, remove_quantizers, set_mode
+from hast.networks.student import (
+    prepare_student,
+    remove_quantizers,
+    set_mode,
+    wide_layers_in_fp32,
+)
 
 W4A4 = BitWidth(4, 4)
 
@@ -349,3 +354,52 @@ def test_a_transposed_convolution_has_a_scale_for_each_output(groups, axis, chan
     assert [d for d, size in enumerate(scale.shape) if size > 1] == [axis]
     assert scale.numel() == channels
     assert all(len(row.unique()) <= 8 for row in student.up.weight.movedim(axis, 0).flatten(1))
+
+
+@pytest.mark.parametrize("placement", ["inputs", "relu"])
+def test_codes_of_eight_bits_reach_their_layers_whole_under_bf16(placement):
+    """bf16 has 8 significant bits, so that a value of 8 bits would move by up to half a step."""
+    student = calibrated(freeze(Sharing()), SHARING, BitWidth(8, 8), placement="inputs")
+    if placement == "relu":
+        student = calibrated(freeze(ReluModules()), SHARING, BitWidth(8, 8), placement="relu")
+    x = 3 * torch.randn(16, 3, 8, 8)
+    seen = {}
+
+    def look(name, scale):
+        def hook(_module, args, _output):
+            steps = args[0].double() / scale.item()
+            seen[name] = (steps - steps.round()).abs().max().item()
+
+        return hook
+
+    for name, layer in student.named_modules():
+        if placement == "inputs" and hasattr(layer, "activation_quantizers"):
+            layer.register_forward_hook(look(name, layer.activation_quantizers[0].scale))
+        elif name == "second":  # reads what the ReLU before it made
+            layer.register_forward_hook(look(name, student.relu.activation_quantizers[0].scale))
+
+    def distance() -> float:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            answers = student(x).float()
+        return (answers - expected).abs().mean().item() / expected.std().item()
+
+    with torch.no_grad():
+        expected = student(x)
+    unmended = distance()
+    with wide_layers_in_fp32(student):
+        mended = distance()
+        assert seen
+        assert max(seen.values()) < 1e-3  # of a step
+    assert mended < unmended
+    assert "forward" not in vars(student.head)
+
+
+class ReluModules(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.relu, self.last = nn.ReLU(), nn.ReLU()
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.last(self.second(self.relu(self.first(x)))).mean((2, 3)))
