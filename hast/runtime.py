@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -75,7 +76,8 @@ class _Loops:
         finally:
             with self._lock:
                 self._running -= 1
-                if not self._running:
+                # A loop that is collected as the interpreter ends has nobody to restore them for.
+                if not self._running and not sys.is_finalizing():
                     self._restore.close()
 
 

@@ -85,3 +85,18 @@ def test_loops_may_overlap_in_any_order():
     assert settings() != before
     second.close()
     assert settings() == before
+
+
+def test_a_loop_that_the_end_of_the_process_finds_open_says_nothing():
+    script = (
+        "from hast.runtime import loop\n"
+        "steps = loop(lambda: iter(range(3)))()\n"
+        "next(steps)\n"
+        "class Keeper: pass\n"
+        "keeper = Keeper(); keeper.steps, keeper.me = steps, keeper\n"  # a cycle outlives modules
+        "del steps, keeper"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
