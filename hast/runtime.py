@@ -19,8 +19,9 @@ _CUDNN: Any = torch.backends.cudnn
 _SETTINGS: list[tuple[Any, str, Any]] = [
     (torch.utils.deterministic, "fill_uninitialized_memory", False),  # nobody reads it
     (_CUDNN, "benchmark", False),
-    (_CUDNN.conv, "fp32_precision", "ieee"),
-    (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    # By the older of torch's two ways: torch.export fails where the newer one was used.
+    (_CUDNN, "allow_tf32", False),
+    (torch.backends.cuda.matmul, "allow_tf32", False),
 ]
 
 P = ParamSpec("P")

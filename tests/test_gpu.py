@@ -94,4 +94,4 @@ def test_fp32_loops_do_not_round_to_tf32(teacher, spec):
     (on_cpu,) = predict({"teacher": copy.deepcopy(network).cpu()}, [(images, labels)])
     difference = on_gpu.by_network["teacher"].difficulty - on_cpu.by_network["teacher"].difficulty
     assert difference.abs().max() < 1e-5
-    assert torch.backends.cudnn.conv.fp32_precision != "ieee"
+    assert torch.backends.cudnn.allow_tf32

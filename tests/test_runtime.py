@@ -42,15 +42,16 @@ def settings():
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.conv.fp32_precision,
-        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
     )
 
 
 @loop
 def counting(records):
     assert torch.are_deterministic_algorithms_enabled()
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
+    torch.export.export(torch.nn.Conv2d(1, 1, 1), (torch.zeros(1, 1, 2, 2),))  # reads the settings
     yield from records
 
 
