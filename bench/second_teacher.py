@@ -76,13 +76,18 @@ def train(
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(network(x).float(), y)
 
-    loss_of = choose_engine(device, work=float("inf")).wrap(loss_of, device)
+    wrapped = choose_engine(device, work=float("inf")).wrap(loss_of, device)
+
+    def gradients(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = wrapped(x, y)
+        loss.backward()
+        return loss
+
     for _ in range(epochs):
         for batch in torch.randperm(len(images), generator=random).split(_BATCH)[:steps]:
             x = random_resized_crop(images[batch], min_scale=0.5, flip=True, generator=random)
-            loss = loss_of(place_images(x, device), labels[batch].to(device))
-            optimizer.zero_grad()
-            loss.backward()
+            loss = wrapped.step(gradients, place_images(x, device), labels[batch].to(device))
             optimizer.step()
             schedule.step()
             yield TrainingStep(loss.detach())

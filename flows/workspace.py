@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from hast.errors import InputError
 from hast.report.provenance import flattened
+from hast.storage.placing import write_atomically
 from stages.entry import PARAMS
 from stages.params import check_params
 
@@ -83,9 +84,9 @@ def _override(overrides: Mapping[str, Any]) -> None:
     """Write the parameters of a run. Killed at any moment, it leaves what `_put_back` mends."""
     original, written = PARAMS.read_bytes(), BytesIO()
     YAML().dump(_changed(original, overrides), written)
-    _replace(_WRITTEN, written.getvalue())
-    _replace(_ORIGINAL, original)
-    _replace(PARAMS, written.getvalue())
+    write_atomically(_WRITTEN, written.getvalue())
+    write_atomically(_ORIGINAL, original)
+    write_atomically(PARAMS, written.getvalue())
 
 
 def _put_back() -> None:
@@ -105,13 +106,6 @@ def _put_back() -> None:
         )  # fmt: skip
         os.rename(_ORIGINAL, kept)
     _WRITTEN.unlink(missing_ok=True)  # last: without it the run's own file would look edited
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file that is seen whole or not at all."""
-    partial = _TMP / f"{path.name}.partial"
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _content(path: Path) -> bytes | None:

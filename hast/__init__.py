@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hast.evaluation import evaluate
     from hast.export.onnx_graph import export_onnx
     from hast.export.program import export_program
-    from hast.networks.provenance import coverage
+    from hast.networks.coverage import coverage
     from hast.networks.spec import ModelSpec
     from hast.networks.student import remove_quantizers
     from hast.storage.bank import open_bank
@@ -44,7 +44,7 @@ __all__ = [
 # Imported on first use: a pipeline stage needs a part of the library and depends on that part only.
 _HOMES = {
     "Bank": "hast.bank",
-    "coverage": "hast.networks.provenance",
+    "coverage": "hast.networks.coverage",
     "evaluate": "hast.evaluation",
     "export_onnx": "hast.export.onnx_graph",
     "export_program": "hast.export.program",

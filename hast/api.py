@@ -34,11 +34,10 @@ from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import check_classifier
-from hast.networks.coverage import warn_of_full_precision
+from hast.networks.coverage import plan_coverage, warn_of_full_precision
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.networks.plan import PlanConfig, forward_macs, plan_quantization
-from hast.networks.provenance import coverage
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student
 from hast.progress import drain, track
@@ -211,7 +210,7 @@ def quantize(
         name="calibration",
     )
     student = prepare_student(source, spec, plan, range_momentum=ranges.range_momentum)
-    warn_of_full_precision(coverage(student), width)
+    warn_of_full_precision(plan_coverage(source, spec, plan), width)
     if ranges.images == "bank":
         batches = partial(bank_batches, bank.images, ranges, device_of(source))
     elif generator is None:

@@ -9,7 +9,7 @@ from hast.math.quantization import MAX_BITS, MIN_BITS
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import count_classes
-from hast.networks.coverage import Coverage, LayerBits, coverage, layer_table
+from hast.networks.coverage import Coverage, LayerBits, layer_table, plan_coverage
 from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.size import packed_size
 from hast.networks.sources import build_network
@@ -63,7 +63,7 @@ def inspection(
         batch_norms=len(batch_norms(network)),
         blocks=find_blocks(network, spec, alignment_modules),
         layers=layer_table(network, spec, plan),
-        coverage=coverage(network, spec, plan),
+        coverage=plan_coverage(network, spec, plan),
         sizes={"fp32": packed_size(network)}
         | {
             str(width): packed_size(

@@ -15,9 +15,13 @@ from hast.loops.calibrate import (
     generator_batches,
 )
 from hast.math.allocation import allocate_bits
-from hast.networks.coverage import LayerBits, layer_table, warn_of_full_precision
+from hast.networks.coverage import (
+    LayerBits,
+    layer_table,
+    plan_coverage,
+    warn_of_full_precision,
+)
 from hast.networks.plan import PlanConfig, fixed_layers, plan_quantization, weight_of
-from hast.networks.provenance import coverage
 from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
 from hast.progress import drain, is_quiet
@@ -57,7 +61,7 @@ def run(
     student = prepare_student(
         source.network, source.spec, plan, range_momentum=config.range_momentum
     )
-    covered = coverage(student)
+    covered = plan_coverage(source.network, source.spec, plan)
     warn_of_full_precision(covered, width)
     if config.images == "bank":
         samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)

@@ -27,6 +27,18 @@ def losses(teacher: nn.Module, spec, engine: Engine) -> list[float]:
     return [step.loss.item() for step in synthesize(teacher, None, spec, CONFIG, [0], engine)]
 
 
+def calibrated_there(teacher: nn.Module, spec) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    """Teacher and student on the device, and the images that set the student's ranges."""
+    teacher = place(teacher, torch.device("cuda"))
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan).to("cuda")
+    images = torch.randn(16, *spec.input_shape)
+    set_mode(student, "observe")
+    student(images.to("cuda"))
+    set_mode(student, "quantize")
+    return teacher, student, images
+
+
 @pytest.mark.parametrize("engine", [Engine(), Engine(compile=True)])
 def test_ten_steps_agree_with_the_cpu(teacher, spec, engine):
     on_cpu = losses(teacher, spec, Engine())
@@ -43,14 +55,7 @@ def test_a_bank_that_fits_is_held_on_the_device():
 
 
 def test_a_student_trains_there(teacher, spec):
-    device = torch.device("cuda")
-    teacher = place(teacher, device)
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan).to(device)
-    images = torch.randn(16, *spec.input_shape)
-    set_mode(student, "observe")
-    student(images.to(device))
-    set_mode(student, "quantize")
+    teacher, student, images = calibrated_there(teacher, spec)
     config = FinetuneConfig(steps=5, batch_size=8)
     blocks = find_blocks(teacher, spec)
     steps = [
@@ -61,14 +66,7 @@ def test_a_student_trains_there(teacher, spec):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_restored_snapshot_goes_on_there(teacher, spec, optimizer):
-    device = torch.device("cuda")
-    teacher = place(teacher, device)
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan).to(device)
-    images = torch.randn(16, *spec.input_shape)
-    set_mode(student, "observe")
-    student(images.to(device))
-    set_mode(student, "quantize")
+    teacher, student, images = calibrated_there(teacher, spec)
     config = FinetuneConfig(steps=6, batch_size=8, optimizer=optimizer, milestones=(4,))
     fresh, blocks = copy.deepcopy(student), find_blocks(teacher, spec)
 

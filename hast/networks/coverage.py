@@ -4,6 +4,7 @@ A multiply-add is low-bit if both of its operands are quantized. What a network 
 its Conv and Linear modules is not, nor is what follows an activation that the placement passes by.
 """
 
+import copy
 import warnings
 from collections import Counter
 from math import prod
@@ -13,10 +14,12 @@ from torch import nn
 
 from hast.bit_width import BitWidth
 from hast.config import Section
-from hast.errors import HastWarning
+from hast.errors import HastWarning, InputError
 from hast.networks.plan import ACTIVATED, FULL_PRECISION_BITS, QuantizationPlan
 from hast.networks.products import Product, State, products, weight_name, worst
+from hast.networks.provenance import provenance_of
 from hast.networks.spec import ModelSpec
+from hast.networks.student import remove_quantizers
 
 ENOUGH = 0.95
 _NAMED = 5
@@ -61,7 +64,24 @@ class LayerBits(NamedTuple):
     low_bit: float  # share of the row's multiply-adds with two quantized operands, in [0, 1]
 
 
-def coverage(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> Coverage:
+def coverage(student: nn.Module) -> Coverage:
+    """How much of a student is low-bit.
+
+    Args:
+        student: from `hast.quantize` or `hast.load`.
+
+    Raises:
+        InputError: the network was not quantized here.
+    """
+    known = provenance_of(student)
+    if known.spec is None or known.plan is None:
+        raise InputError(
+            f"{type(student).__name__} is no student; give what hast.quantize or hast.load returned"
+        )
+    return plan_coverage(remove_quantizers(copy.deepcopy(student)), known.spec, known.plan)
+
+
+def plan_coverage(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> Coverage:
     """Shares of a network that a plan makes low-bit.
 
     Args:

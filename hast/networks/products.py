@@ -131,6 +131,7 @@ class _Recorder(TorchDispatchMode):
             *network.named_parameters(remove_duplicate=False),
             *network.named_buffers(remove_duplicate=False),
         ]
+        self._spans = [(t.data_ptr(), t.data_ptr() + t.nbytes, n) for n, t in self._named]
         self._states: dict[int, State] = {_memory(image): "full"}  # of what depends on the image
         self._origins: dict[int, tuple[str, ...]] = {}  # of what is computed from parameters
 
@@ -222,7 +223,7 @@ class _Recorder(TorchDispatchMode):
     def _origin(self, tensor: Tensor) -> tuple[str, ...]:
         # Not by storage: tensors of a file that is mapped into memory may share one.
         start = tensor.data_ptr()
-        held = (n for n, t in self._named if t.data_ptr() <= start < t.data_ptr() + t.nbytes)
+        held = (name for low, high, name in self._spans if low <= start < high)
         return tuple(held) or self._origins.get(_memory(tensor), ())
 
     def _tensor(self, names: tuple[str, ...]) -> Tensor:

@@ -5,8 +5,6 @@ from typing import Any
 from torch import nn
 
 from hast.config import Section
-from hast.errors import InputError
-from hast.networks.coverage import Coverage
 from hast.networks.plan import QuantizationPlan
 from hast.networks.spec import ModelSpec
 
@@ -19,7 +17,6 @@ class Provenance(Section):
     Attributes:
         source, source_args: see `hast.networks.sources`; None where a user built the network.
         spec, plan, teacher: of a student: its contract, its bits, and its teacher's fingerprint.
-        coverage: of a student: how much of it is low-bit.
         batch_norm_folded: whether scales and biases have taken in the BatchNorm layers.
     """
 
@@ -28,7 +25,6 @@ class Provenance(Section):
     spec: ModelSpec | None = None
     plan: QuantizationPlan | None = None
     teacher: str | None = None
-    coverage: Coverage | None = None
     batch_norm_folded: bool = False
 
 
@@ -41,21 +37,4 @@ def remember(network: nn.Module, **known: Any) -> None:
 def provenance_of(network: nn.Module) -> Provenance:
     """What `network` knows; a network from elsewhere knows nothing."""
     known: Provenance = network.__dict__.get(_ATTRIBUTE, Provenance())
-    return known
-
-
-def coverage(student: nn.Module) -> Coverage:
-    """How much of a student is low-bit.
-
-    Args:
-        student: from `hast.quantize` or `hast.load`.
-
-    Raises:
-        InputError: the network was not quantized here.
-    """
-    known = provenance_of(student).coverage
-    if known is None:
-        raise InputError(
-            f"{type(student).__name__} is no student; give what hast.quantize or hast.load returned"
-        )
     return known

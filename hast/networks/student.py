@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map_only
 
 from hast.errors import InputError
-from hast.networks.coverage import coverage
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
 from hast.networks.provenance import provenance_of, remember
@@ -30,6 +29,7 @@ from hast.networks.quantizers import (
     restart_call_counts_at,
 )
 from hast.networks.spec import ModelSpec
+from hast.runtime import device_of
 
 
 def prepare_student(
@@ -54,7 +54,6 @@ def prepare_student(
         InputError: a layer of the plan has no weight of its own.
     """
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
-    covered = coverage(student, spec, plan)
     calls = probe_layers(student, spec, (nn.Module,))
     learned = plan.quantizer == "learned"
     activation_quantizer = LearnedActivationQuantizer if learned else ActivationQuantizer
@@ -80,8 +79,7 @@ def prepare_student(
             )
         parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
     restart_call_counts_at(student)
-    known = fingerprint(teacher.state_dict())
-    remember(student, spec=spec, plan=plan, teacher=known, coverage=covered)
+    remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
     return student
 
 
@@ -113,9 +111,10 @@ def wide_layers_in_fp32(student: nn.Module, *, enabled: bool = True) -> Iterator
         wide = {name for name, bits in plan.weights.items() if bits >= WIDE_BITS}
         read = {name for name, bits in plan.activations.items() if bits >= WIDE_BITS}
         wide |= read if plan.placement == "inputs" else plan.weights.keys() if read else set()
+    device = device_of(student).type
     layers: list[Any] = [student.get_submodule(name) for name in sorted(wide)]
     for layer in layers:
-        layer.forward = partial(_without_autocast, layer.forward)
+        layer.forward = partial(_without_autocast, layer.forward, device)
     try:
         yield
     finally:
@@ -123,11 +122,11 @@ def wide_layers_in_fp32(student: nn.Module, *, enabled: bool = True) -> Iterator
             del layer.forward
 
 
-def _without_autocast(forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+def _without_autocast(
+    forward: Callable[..., Tensor], device: str, *args: Any, **kwargs: Any
+) -> Tensor:
     inputs, named = tree_map_only(Tensor, Tensor.float, (args, kwargs))
-    with ExitStack() as stack:
-        for kind in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(kind, enabled=False))
+    with torch.autocast(device, enabled=False):
         return forward(*inputs, **named)
 
 

@@ -17,7 +17,7 @@ from hast.errors import InputError
 from hast.storage.bank import MAX_CHUNK, StoredBank
 from hast.storage.bank_place import check_free
 from hast.storage.bank_writer import BankWriter
-from hast.storage.pixels import as_stored, decode, encode
+from hast.storage.pixels import decode, encode
 from hast.storage.placing import side_folder
 
 _ROUNDING = 1e-5  # of the span of a channel; a code is 4e-3 of it
@@ -49,16 +49,20 @@ def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> Non
     with side_folder(target) as side:
         writer = BankWriter(side, bank.card, batch_size_of(bank.card))
         for shard in writer.shards():
-            _check_as_stored(bank.images[shard].float().cpu().numpy(), bank.card.dtype, target)
-            writer.write(shard, bank.images[shard], bank.labels[shard])
+            images = bank.images[shard].float().cpu().numpy()
+            stored, affine = encode(images, bank.card.dtype)
+            _check_unchanged(images, decode(stored, affine), bank.card.dtype, target)
+            writer.write_stored(shard, stored, affine, bank.labels[shard].cpu().numpy())
         writer.seal(bank.difficulty, bank.bns_gap)
         writer.publish(target, overwrite=overwrite)
 
 
-def _check_as_stored(images: NDArray[np.float32], dtype: Dtype, target: Path) -> None:
+def _check_unchanged(
+    images: NDArray[np.float32], stored: NDArray[np.float32], dtype: Dtype, target: Path
+) -> None:
     """What is stored must be what was measured, up to the rounding of the scale."""
     span = images.max(axis=(2, 3), keepdims=True) - images.min(axis=(2, 3), keepdims=True)
-    if (np.abs(as_stored(images, dtype) - images) > _ROUNDING * span).any():
+    if (np.abs(stored - images) > _ROUNDING * span).any():
         raise InputError(
             f"{target}: the bank's difficulties are of its float32 images, which {dtype} would"
             f" round; make it with hast.synthesize(..., dtype={dtype!r}), or store float32:"

@@ -15,7 +15,7 @@ from hast.bit_width import BitWidth
 from hast.errors import HastWarning, InputError
 from hast.network_cli import inspect
 from hast.networks.batch_norm import freeze
-from hast.networks.coverage import Coverage, coverage, layer_table, warn_of_full_precision
+from hast.networks.coverage import Coverage, layer_table, plan_coverage, warn_of_full_precision
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import PlanConfig, forward_macs, plan_quantization
 from hast.networks.sources import build_network
@@ -30,7 +30,7 @@ SPEC = ModelSpec(input_shape=(3, 8, 8), num_classes=10, mean=(0.5,) * 3, std=(0.
 def covered(network: nn.Module, spec: ModelSpec = SPEC, **rules) -> Coverage:
     config = PlanConfig.model_validate({"placement": "inputs"} | rules)
     freeze(network)
-    return coverage(network, spec, plan_quantization(network, spec, W4A4, config))
+    return plan_coverage(network, spec, plan_quantization(network, spec, W4A4, config))
 
 
 def table_of(network: nn.Module, **rules):
@@ -327,7 +327,9 @@ def test_a_checkpoint_keeps_what_was_skipped(tmp_path):
     student = prepare_student(network, SPEC, plan)
     again = plan_of(network, describe_plan(student, plan))
     assert again == plan
-    assert coverage(remove_quantizers(student), SPEC, again) == covered(network, skip=config.skip)
+    assert plan_coverage(remove_quantizers(student), SPEC, again) == covered(
+        network, skip=config.skip
+    )
 
 
 def test_inspect_shows_both_shares(tmp_path, monkeypatch, capsys):
