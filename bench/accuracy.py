@@ -34,17 +34,20 @@ from bench.experiment import (
     calibrated,
     correct_answers,
     halves,
-    make_bank,
     open_teacher,
     parse_widths,
-    tune,
 )
 from bench.run import OUT
 from hast.api import train_generator
 from hast.bit_width import BitWidth
+from hast.config import parse_section
 from hast.engine import choose_engine, place
+from hast.loops.finetune import FinetuneConfig
+from hast.loops.synthesize import SynthesisConfig
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
+from hast.pipeline.bank import make_bank
+from hast.pipeline.finetune import finetune_student
 from hast.recipes import Settings, merged, recipe_settings, size_settings
 from hast.runtime import device_of
 from hast.storage.datasets import DatasetConfig, open_batches
@@ -142,12 +145,15 @@ def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -
     teacher, seed = shared.teacher, shared.seed
     bank = shared.bank(settings)
     student = calibrated(
-        teacher, width, settings["layers"], settings["calibrate"],
+        teacher, width, settings,
         generator=shared.generator if settings["calibrate"]["images"] == "generator" else None,
         bank=bank, seed=seed,
     )  # fmt: skip
     before = halves(*correct_answers(student, teacher))["all"]
-    tune(student, teacher, bank, settings["quantize"] | {"seed": seed}, shared.engine, label)
+    config = parse_section(settings["quantize"] | {"seed": seed}, FinetuneConfig, name="quantize")
+    finetune_student(
+        student, teacher.network, teacher.spec, bank, config, engine=shared.engine, label=label
+    )
     return {"before": before} | halves(*correct_answers(student, teacher))
 
 
@@ -178,16 +184,20 @@ class Shared:
 
     def _synthetic(self, settings: Mapping[str, Any]) -> Tensor:
         if self._kept_in is None:
-            return make_bank(self.teacher, settings, self.engine).cpu()
+            return self._made(settings)
         meaning = [fingerprint(self.teacher.network.state_dict()), settings]
         name = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
         path = self._kept_in / f"{name}.safetensors"
         if not path.exists():
             self._kept_in.mkdir(parents=True, exist_ok=True)
-            images = make_bank(self.teacher, settings, self.engine).cpu().contiguous()
-            save_file({"images": images}, part := path.with_suffix(".part"))
+            save_file({"images": self._made(settings)}, part := path.with_suffix(".part"))
             part.rename(path)  # what a killed run leaves is no bank
         return load_file(path)["images"].contiguous(memory_format=torch.channels_last)
+
+    def _made(self, settings: Mapping[str, Any]) -> Tensor:
+        network, spec, _ = self.teacher
+        config = parse_section(dict(settings), SynthesisConfig, name="synthesize")
+        return make_bank(network, spec, config, dtype="float32", engine=self.engine).images
 
     def _real(self, samples: int) -> Tensor:
         """As many real training images as the bank has, evenly spread over the folder."""

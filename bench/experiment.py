@@ -1,8 +1,7 @@
 """What the accuracy experiments share: a teacher with its test folder, banks, students, top-1."""
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,18 +12,14 @@ from torch import Tensor, nn
 from hast.bit_width import BitWidth
 from hast.classifier_source import load_classifier
 from hast.config import parse_section
-from hast.engine import Engine, place, select_device
-from hast.loops.calibrate import CalibrationConfig, bank_batches, calibrate, generator_batches
-from hast.loops.finetune import FinetuneConfig, finetune
-from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize
+from hast.engine import place, select_device
+from hast.loops.calibrate import CalibrationConfig
+from hast.loops.evaluate import joined, predict
 from hast.networks.batch_norm import freeze
-from hast.networks.blocks import find_blocks
 from hast.networks.generator import Generator
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import PlanConfig
 from hast.networks.spec import ModelSpec
-from hast.networks.student import prepare_student
-from hast.progress import drain, track
-from hast.runtime import device_of
+from hast.pipeline.calibrate import calibrate_student
 from hast.storage.datasets import DatasetConfig, open_batches
 
 Source = Annotated[str, typer.Option(help="Of the teacher, such as pytorchcv:resnet20_cifar10.")]
@@ -56,70 +51,33 @@ def parse_widths(text: str) -> list[BitWidth]:
     return [BitWidth.parse(name) for name in text.split(",")]
 
 
-def make_bank(teacher: Teacher, settings: Mapping[str, Any], engine: Engine) -> Tensor:
-    """Images (N, C, H, W)."""
-    config = parse_section(dict(settings), SynthesisConfig, name="synthesize")
-    batches = range(len(batch_sizes(config)))
-    total = len(batches) * config.steps
-    records = synthesize(teacher.network, None, teacher.spec, config, batches, engine)
-    shown = track(records, total=total, label="synthesize", fields=("loss",))
-    return torch.cat([step.images for step in shown if step.is_last])
-
-
 def calibrated(
     teacher: Teacher,
     width: BitWidth,
-    rules: Mapping[str, Any],
-    ranges: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     generator: Generator | None,
     bank: Tensor,
     seed: int,
 ) -> nn.Module:
-    """A student before fine-tuning; `rules` and `ranges` as in `layers` and `calibrate`.
+    """A student before fine-tuning; `settings` hold the sections `layers` and `calibrate`.
 
     `generator` is only needed where its images set the ranges.
     """
-    config = parse_section({"seed": seed, **ranges}, CalibrationConfig, name="calibrate")
-    plan = plan_quantization(
-        teacher.network, teacher.spec, width, parse_section(dict(rules), PlanConfig, name="layers")
-    )
-    student = prepare_student(teacher.network, teacher.spec, plan)
-    batches: Callable[[], Iterator[Tensor]]
-    if config.images == "bank":
-        batches = partial(bank_batches, bank, config, device_of(teacher.network))
-    else:
-        assert generator is not None, "its images set the ranges"
-        batches = partial(generator_batches, generator, config)
-    drain(
-        calibrate(student, teacher.network, batches, config),
-        total=None, label="calibrate", show=False,
-    )  # fmt: skip
-    return student
-
-
-def tune(
-    student: nn.Module, teacher: Teacher, bank: Tensor, settings: Mapping[str, Any], engine: Engine,
-    label: str,
-) -> None:  # fmt: skip
-    config = parse_section(dict(settings), FinetuneConfig, name="quantize")
-    blocks = find_blocks(teacher.network, teacher.spec)
-    records = finetune(
-        student, teacher.network, bank, torch.ones(len(bank)), blocks, config, engine
-    )
-    drain(records, total=config.steps, label=label, fields=("loss",))
+    rules = parse_section(settings["layers"], PlanConfig, name="layers")
+    ranges = {"seed": seed} | settings["calibrate"]
+    config = parse_section(ranges, CalibrationConfig, name="calibrate")
+    return calibrate_student(
+        teacher.network, teacher.spec, width, rules, config,
+        images=bank, generator=generator, show=False,
+    ).network  # fmt: skip
 
 
 def correct_answers(network: nn.Module, teacher: Teacher) -> tuple[Tensor, Tensor]:
     """Whether each test image is answered rightly, (N,), and its label, (N,); in fp32."""
-    device = device_of(network)
     config = DatasetConfig(name="folder", root=teacher.images)
-    right, labels = [], []
-    for images, truth in open_batches(config, "test", teacher.spec):
-        with torch.no_grad():
-            right.append(network(images.to(device)).argmax(1).cpu() == truth)
-        labels.append(truth)
-    return torch.cat(right), torch.cat(labels)
+    seen = joined(predict({"network": network}, open_batches(config, "test", teacher.spec)))
+    return seen.by_network["network"].answer == seen.labels, seen.labels
 
 
 def halves(right: Tensor, labels: Tensor) -> dict[str, float]:

@@ -4,11 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hast.api import quantize, quantize_zero_shot, synthesize, train_generator
+    from hast.api import evaluate, quantize, quantize_zero_shot, synthesize, train_generator
     from hast.bank import Bank
     from hast.classifier_source import load_classifier
     from hast.errors import HastError, InputError, NonFiniteLossError
-    from hast.evaluation import evaluate
     from hast.export.onnx_graph import export_onnx
     from hast.export.program import export_program
     from hast.networks.coverage import coverage
@@ -45,7 +44,6 @@ __all__ = [
 _HOMES = {
     "Bank": "hast.bank",
     "coverage": "hast.networks.coverage",
-    "evaluate": "hast.evaluation",
     "export_onnx": "hast.export.onnx_graph",
     "export_program": "hast.export.program",
     "ModelSpec": "hast.networks.spec",
@@ -56,7 +54,7 @@ _HOMES = {
     "save_bank": "hast.storage.bank_tools",
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
-        ("quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"
+        ("evaluate", "quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"
     ),
 }
 

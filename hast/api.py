@@ -5,45 +5,37 @@ parameters of the section that a function names; a wrong one raises `hast.InputE
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sized
+from functools import reduce
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hast import __version__
-from hast.bank import Bank, BankCard, Dtype
+from hast.bank import Bank, Dtype
 from hast.bit_width import BitWidth
 from hast.config import parse_section
-from hast.engine import Engine, choose_engine, place, select_device
+from hast.engine import place, select_device
 from hast.errors import InputError
-from hast.loops.calibrate import (
-    CalibrationConfig,
-    bank_batches,
-    calibrate,
-    generator_batches,
-)
-from hast.loops.finetune import WORK_PER_IMAGE, FinetuneConfig, finetune
-from hast.loops.profile import profile_batches, whole_profile
-from hast.loops.score import score
-from hast.loops.synthesize import SynthesisConfig, batch_sizes
-from hast.loops.synthesize import synthesize as optimise
+from hast.loops.calibrate import CalibrationConfig
+from hast.loops.evaluate import Evaluation, predict
+from hast.loops.finetune import FinetuneConfig
+from hast.loops.synthesize import SynthesisConfig
 from hast.loops.train_generator import GeneratorConfig, build_generator
 from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
-from hast.networks.blocks import find_blocks
 from hast.networks.classifier import check_classifier
-from hast.networks.coverage import plan_coverage, warn_of_full_precision
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
-from hast.networks.plan import PlanConfig, forward_macs, plan_quantization
+from hast.networks.plan import PlanConfig
 from hast.networks.spec import ModelSpec
-from hast.networks.student import prepare_student
+from hast.pipeline.bank import make_bank
+from hast.pipeline.calibrate import calibrate_student
+from hast.pipeline.finetune import finetune_student
+from hast.pipeline.work import engine_for
 from hast.progress import drain, track
 from hast.recipes import recipe_settings
 from hast.runtime import device_of
-from hast.storage.pixels import as_stored
 
 Device = torch.device | str | None
 
@@ -73,8 +65,7 @@ def train_generator(
     values = {"steps": steps, "seed": seed, **settings}
     config = parse_section(values, GeneratorConfig, name="train_generator")
     generator = build_generator(spec, config).to(device_of(source))
-    engine = _engine(source, spec, images=3 * config.steps * config.batch_size)
-    records = train(generator, source, config, engine)
+    records = train(generator, source, config, engine_for(config, source, spec))
     drain(records, total=config.steps, label="generator", fields=("loss",), show=progress)
     return freeze(generator)
 
@@ -116,27 +107,7 @@ def synthesize(
     start = None
     if config.init == "generator" and generator is not None:
         start = place(copy.deepcopy(generator), device_of(source))
-    batches = range(len(batch_sizes(config)))
-    engine = _engine(source, spec, images=3 * config.samples * config.steps)
-    records = optimise(source, start, spec, config, batches, engine)
-    total = len(batches) * config.steps
-    shown = track(records, total=total, label="synthesize", fields=("loss",), show=progress)
-    results = [step for step in shown if step.is_last]
-    pixels = torch.cat([step.images for step in results]).cpu().contiguous()
-    images = torch.from_numpy(as_stored(pixels.numpy(), dtype))
-    labels = torch.cat([step.labels for step in results]).cpu()
-    card = BankCard(
-        samples=len(images),
-        dtype=dtype,
-        spec=spec,
-        teacher=fingerprint(teacher.state_dict()),
-        synthesis=config.model_dump(),
-        generator=fingerprint(start.state_dict()) if start else None,
-        libraries={"hast": __version__, "torch": str(torch.__version__)},
-    )
-    size = config.batch_size
-    parts = profile_batches(source, zip(images.split(size), labels.split(size), strict=True))
-    return Bank(images, labels, card, *whole_profile(parts))
+    return make_bank(source, spec, config, dtype=dtype, generator=start, show=progress)
 
 
 def quantize(
@@ -148,11 +119,7 @@ def quantize(
     act_bits: int = 4,
     steps: int = 2000,
     seed: int = 0,
-    placement: str = "inputs",
-    quantizer: str = "minmax",
-    first_last_bits: int | None = None,
-    overrides: Sequence[Any] = (),
-    skip: Sequence[str] = (),
+    layers: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
     generator: Generator | None = None,
     device: Device = None,
@@ -168,7 +135,8 @@ def quantize(
         weight_bits, act_bits: code widths, 2..8.
         steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
         seed: of ranges, order of samples and augmentation.
-        placement, quantizer, first_last_bits, overrides, skip: see `hast.networks.plan.PlanConfig`.
+        layers: settings of `hast.networks.plan.PlanConfig`, such as `{"first_last_bits": 8}`; the
+            placement is `inputs` unless they say otherwise.
         calibration: settings of `hast.loops.calibrate.CalibrationConfig`.
         generator: its images set the activation ranges, as in the paper; without one the bank's do.
         device: where to compute; by default where the teacher is.
@@ -186,45 +154,26 @@ def quantize(
     milestones = sorted({steps // 2, steps * 3 // 4} - {0})
     values = {"steps": steps, "seed": seed, "milestones": milestones, **settings}
     config = parse_section(values, FinetuneConfig, name="quantize")
-    rules = parse_section(
-        {
-            "placement": placement,
-            "quantizer": quantizer,
-            "first_last_bits": first_last_bits,
-            "overrides": overrides,
-            "skip": skip,
-        },
-        PlanConfig,
-        name="quantize",
-    )
+    placed = {"placement": "inputs", **(layers or {})}
+    rules = parse_section(placed, PlanConfig, name="layers")
     width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
-    plan = plan_quantization(source, spec, width, rules)
-    blocks = find_blocks(source, spec, config.alignment_modules)
+    images = "bank" if generator is None else "generator"
     ranges = parse_section(
-        {
-            "seed": seed,
-            "images": "bank" if generator is None else "generator",
-            **(calibration or {}),
-        },
-        CalibrationConfig,
+        {"seed": seed, "images": images, **(calibration or {})}, CalibrationConfig,
         name="calibration",
-    )
-    student = prepare_student(source, spec, plan, range_momentum=ranges.range_momentum)
-    warn_of_full_precision(plan_coverage(source, spec, plan), width)
-    if ranges.images == "bank":
-        batches = partial(bank_batches, bank.images, ranges, device_of(source))
-    elif generator is None:
-        raise InputError("calibration: images 'generator' needs a generator, got none")
-    else:
+    )  # fmt: skip
+    if ranges.images == "generator":
+        if generator is None:
+            raise InputError("calibration: images 'generator' needs a generator, got none")
         generator = place(copy.deepcopy(generator), device_of(source))
-        batches = partial(generator_batches, generator, ranges)
-    observed = calibrate(student, source, batches, ranges)
-    drain(observed, total=ranges.records, label="calibrate", show=progress)
-    scores = score(source, student, bank.images, bank.labels)
-    difficulty = torch.cat([part.student_difficulty for part in scores])
-    engine = _engine(source, spec, images=WORK_PER_IMAGE * config.steps * config.batch_size)
-    records = finetune(student, source, bank.images, difficulty, blocks, config, engine)
-    drain(records, total=config.steps, label=f"quantize {width}", fields=("loss",), show=progress)
+    student = calibrate_student(
+        source, spec, width, rules, ranges,
+        images=bank.images, generator=generator, show=progress,
+    ).network  # fmt: skip
+    finetune_student(
+        student, source, spec, bank.images, config,
+        labels=bank.labels, label=f"quantize {width}", show=progress,
+    )  # fmt: skip
     return student
 
 
@@ -257,18 +206,56 @@ def quantize_zero_shot(
     values = recipe_settings(recipe, size)
     common: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
     pixels = values["synthesize"] | dict(synthesis or {})
-    ranges = values.get("calibrate", {}) | settings.pop("calibration", {})
+    sections = {
+        "layers": values["layers"] | settings.pop("layers", {}),
+        "calibration": values["calibrate"] | settings.pop("calibration", {}),
+    }
     generator = None
-    if pixels.get("init") == "generator" or ranges.get("images") != "bank":
+    if "generator" in (pixels["init"], sections["calibration"]["images"]):
         generator = train_generator(teacher, spec, **values["generator"], **common)
     bank = synthesize(teacher, spec, generator=generator, **common, **pixels)
-    chosen = values["quantize"] | values.get("layers", {})
+    chosen = values["quantize"]
     if "steps" in settings:
         chosen.pop("milestones")  # they belong to the recipe's steps
     return quantize(
-        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, calibration=ranges,
-        generator=generator, **common, **chosen | settings,
+        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, generator=generator,
+        **common, **sections, **chosen | settings,
     )  # fmt: skip
+
+
+def evaluate(
+    network: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    teacher: nn.Module | None = None,
+    device: Device = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure a network on labelled images, in eval mode and fp32.
+
+    Args:
+        network: a teacher or a student.
+        loader: normalized images (N, C, H, W) and labels (N,).
+        teacher: the network to which `agreement` is measured; by default `network` itself.
+        device: where to compute; by default where the network is.
+        progress: show a bar, or lines where there is no terminal.
+
+    Returns:
+        A record with `top1`, `top5` and `agreement`, in [0, 1], and the number of `samples`.
+
+    Raises:
+        InputError: the loader is empty.
+    """
+    device = device or device_of(network)
+    networks = {"network": freeze(copy.deepcopy(network)).to(device)}
+    if teacher is not None:
+        networks["teacher"] = freeze(copy.deepcopy(teacher)).to(device)
+    total = len(loader) if isinstance(loader, Sized) else None
+    records = track(predict(networks, loader), total=total, label="evaluate", show=progress)
+    parts = [record.evaluation("network", reference=[*networks][-1]) for record in records]
+    if not parts:
+        raise InputError("evaluate: the loader must yield at least one batch, it is empty")
+    return reduce(Evaluation.merge, parts)
 
 
 def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
@@ -276,11 +263,6 @@ def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Modu
     place(source, device_of(source) if device is None else select_device(str(device)))
     check_classifier(source, spec)
     return source
-
-
-def _engine(source: nn.Module, spec: ModelSpec, *, images: int) -> Engine:
-    """The engine for as much work as `images` forward passes of one image."""
-    return choose_engine(device_of(source), work=forward_macs(source, spec) * images)
 
 
 def _check_bank(bank: Bank, teacher: nn.Module, spec: ModelSpec) -> None:

@@ -1,6 +1,5 @@
 """calibrate: attach quantizers to a copy of the teacher and set its activation ranges."""
 
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -8,23 +7,13 @@ from rich.console import Console
 from hast.bit_width import BitWidth
 from hast.engine import select_device
 from hast.errors import InputError
-from hast.loops.calibrate import (
-    CalibrationConfig,
-    bank_batches,
-    calibrate,
-    generator_batches,
-)
+from hast.loops.calibrate import CalibrationConfig
 from hast.math.allocation import allocate_bits
-from hast.networks.coverage import (
-    LayerBits,
-    layer_table,
-    plan_coverage,
-    warn_of_full_precision,
-)
-from hast.networks.plan import PlanConfig, fixed_layers, plan_quantization, weight_of
+from hast.networks.coverage import LayerBits, layer_table
+from hast.networks.plan import PlanConfig, fixed_layers, weight_of
 from hast.networks.size import packed_size
-from hast.networks.student import prepare_student
-from hast.progress import drain, is_quiet
+from hast.pipeline.calibrate import calibrate_student
+from hast.progress import is_quiet
 from hast.recipes import load_section_by_recipe
 from hast.storage.bank import open_bank
 from hast.storage.generators import load_generator
@@ -56,20 +45,15 @@ def run(
     where = select_device(device)
     source = load_teacher(teacher, where)
     allocation = _allocate(sensitivity, source, width, rules)
-    plan = plan_quantization(source.network, source.spec, width, rules, allocation)
-
-    student = prepare_student(
-        source.network, source.spec, plan, range_momentum=config.range_momentum
-    )
-    covered = plan_coverage(source.network, source.spec, plan)
-    warn_of_full_precision(covered, width)
+    samples = made_by = None
     if config.images == "bank":
-        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
-        batches = partial(bank_batches, samples.images, config, where)
+        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec).images
     else:
-        batches = partial(generator_batches, load_generator(generator, source, where), config)
-    records = calibrate(student, source.network, batches, config)
-    drain(records, total=config.records, label=f"calibrate {width}")
+        made_by = load_generator(generator, source, where)
+    student, plan, covered = calibrate_student(
+        source.network, source.spec, width, rules, config,
+        images=samples, generator=made_by, allocation=allocation,
+    )  # fmt: skip
 
     card = StudentCard(bits=str(width), plan=plan, teacher=source.card.fingerprint)
     save_with_card(out, student, card)

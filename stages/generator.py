@@ -4,9 +4,9 @@ from pathlib import Path
 
 from hast.bank import BankConfig
 from hast.config import load_section
-from hast.engine import choose_engine, select_device
+from hast.engine import select_device
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
-from hast.networks.plan import forward_macs
+from hast.pipeline.work import engine_for
 from hast.progress import track
 from hast.recipes import read_params
 from hast.storage.generators import GeneratorCard
@@ -39,8 +39,7 @@ def run(
     config = load_section(params, "generator", GeneratorConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
-    work = forward_macs(source.network, source.spec) * 3 * config.steps * config.batch_size
-    engine = choose_engine(where, work=work, precision=precision, compile=compile)
+    engine = engine_for(config, source.network, source.spec, precision=precision, compile=compile)
     generator = build_generator(source.spec, config).to(where)
 
     kept = Curve(config.steps)

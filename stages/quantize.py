@@ -3,18 +3,12 @@
 import torch
 
 from hast.distributed import joined_ranks, launch, launched
-from hast.engine import choose_engine, select_device
-from hast.loops.finetune import (
-    WORK_PER_IMAGE,
-    FinetuneConfig,
-    FinetuneStep,
-    finetune,
-    start_finetuning,
-)
+from hast.engine import select_device
+from hast.loops.finetune import FinetuneConfig, FinetuneStep, finetune, start_finetuning
 from hast.loops.finetune_state import FinetuneState, Snapshot
 from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
-from hast.networks.plan import forward_macs
+from hast.pipeline.work import engine_for
 from hast.progress import track
 from hast.recipes import load_section_by_recipe
 from hast.storage.bank import MANIFEST, open_bank
@@ -72,9 +66,9 @@ def run(
         return
     with joined_ranks(select_device(device)) as (ranks, where):
         source = load_teacher(teacher, where)
-        images = config.steps * config.batch_size
-        work = forward_macs(source.network, source.spec) * WORK_PER_IMAGE * images
-        engine = choose_engine(where, work=work, precision=precision, compile=compile)
+        engine = engine_for(
+            config, source.network, source.spec, precision=precision, compile=compile
+        )
         student = load_student(calibrated, source, where)
         samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, "student_difficulty", bank=samples.card.key())

@@ -47,8 +47,9 @@ def teacher() -> nn.Module:
 @pytest.mark.parametrize("recipe", EXPECTED)
 def test_a_student_of_three_bits_is_as_good_as_it_was(teacher, recipe):
     student = hast.quantize_zero_shot(
-        teacher, SPEC, weight_bits=3, act_bits=3, recipe=recipe, seed=0, placement="relu",
-        flip=False, steps=200, synthesis={"samples": 256, "batch_size": 128, "steps": 100},
+        teacher, SPEC, weight_bits=3, act_bits=3, recipe=recipe, seed=0,
+        layers={"placement": "relu"}, flip=False, steps=200,
+        synthesis={"samples": 256, "batch_size": 128, "steps": 100},
     )  # fmt: skip
     images, labels = coloured_digits("test")
     top1 = hast.evaluate(student, [(images, labels)], progress=False).top1

@@ -90,8 +90,9 @@ def test_a_teacher_in_training_mode_is_left_in_it(teacher, spec):
 
 def test_layers_can_have_bits_of_their_own(teacher, spec, bank, generator):
     student = hast.quantize(
-        teacher, spec, bank, generator=generator, progress=False, first_last_bits=8,
-        overrides=[{"match": "stages.1*", "weight_bits": 6}], skip=["stages.0.body.0"],
+        teacher, spec, bank, generator=generator, progress=False,
+        layers={"first_last_bits": 8, "overrides": [{"match": "stages.1*", "weight_bits": 6}],
+                "skip": ["stages.0.body.0"]},
         **FINETUNING,
     )  # fmt: skip
     assert student.stem[0].parametrizations.weight[0].bits == 8

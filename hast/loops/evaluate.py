@@ -100,28 +100,6 @@ def nothing_predicted(names: Iterable[str]) -> Predictions:
     return Predictions(torch.empty(0).long(), dict.fromkeys(names, none))
 
 
-def evaluate(
-    networks: Mapping[str, nn.Module],
-    reference: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-) -> Iterator[dict[str, Evaluation]]:
-    """Evaluate several networks side by side; yields the counts so far after every batch.
-
-    Args:
-        networks: by name, all on the reference's device, in eval mode.
-        reference: the teacher, to which agreement is measured.
-        batches: normalized images (N, C, H, W) and labels (N,).
-    """
-    totals = dict.fromkeys(networks, Evaluation(0, 0, 0, 0))
-    expected = "the reference"
-    for record in predict({**networks, expected: reference}, batches):
-        totals = {
-            name: total.merge(record.evaluation(name, reference=expected))
-            for name, total in totals.items()
-        }
-        yield totals
-
-
 def _predict(logits: Tensor, labels: Tensor) -> Prediction:
     # argmax on both sides: topk breaks ties another way, and a network must agree with itself.
     answer = logits.argmax(dim=1)

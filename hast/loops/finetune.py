@@ -27,11 +27,6 @@ from hast.networks.blocks import tap_attention
 from hast.networks.student import wide_layers_in_fp32
 from hast.runtime import device_of, loop, seeded
 
-# Forward passes' worth of work for an image of a step: student and teacher forward and backward on
-# the clean image, student forward and backward and teacher forward on the promoted one.
-WORK_PER_IMAGE = 10
-
-
 _CAUSE = "learning_rate too high, or an activation range that is far too small"
 
 
@@ -56,6 +51,12 @@ class FinetuneConfig(Section):
     flip: bool = True  # mirror half of the images left to right
     sampling: Literal["uniform", "difficulty"] = "uniform"  # by difficulty under the student
     seed: int = 0
+
+    @property
+    def forward_passes(self) -> int:
+        """A backward pass costs two: student and teacher forward and backward on the clean image,
+        student forward and backward and teacher forward on the promoted one."""
+        return 10 * self.steps * self.batch_size
 
     @field_validator("milestones")
     @classmethod

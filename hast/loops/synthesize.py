@@ -42,6 +42,11 @@ class SynthesisConfig(Section):
     init: Literal["gaussian", "pink", "generator"] = "gaussian"  # pink has a photograph's spectrum
     seed: int = 0
 
+    @property
+    def forward_passes(self) -> int:
+        """A backward pass costs two."""
+        return 3 * self.steps * self.samples
+
 
 class SynthesisStep(NamedTuple):
     """One iterate; the last one of a batch is the result."""

@@ -31,6 +31,11 @@ class GeneratorConfig(Section):
     bns_weight: float = Field(default=0.1, ge=0)  # of L_BNS beside the cross-entropy
     seed: int = 0
 
+    @property
+    def forward_passes(self) -> int:
+        """Of the teacher; a backward pass costs two."""
+        return 3 * self.steps * self.batch_size
+
 
 class GeneratorStep(NamedTuple):
     loss: Tensor

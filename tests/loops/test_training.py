@@ -2,6 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import hast
 from hast.bit_width import BitWidth
 from hast.loops.calibrate import (
     CalibrationConfig,
@@ -10,7 +11,7 @@ from hast.loops.calibrate import (
     generator_batches,
     observe_ranges,
 )
-from hast.loops.evaluate import evaluate
+from hast.loops.evaluate import predict
 from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.score import Hardness, score
 from hast.loops.sensitivity import measure_sensitivity
@@ -32,8 +33,7 @@ def test_a_few_epochs_teach_the_built_in_network_and_freeze_it():
     steps = [*train_teacher(network, images, labels, config)]
     assert len(steps) == total_steps(config, len(images)) == 4 * (1198 // 64)
     test = load_digits_split("test", DIGITS_SPEC)
-    *_, counts = evaluate({"network": network}, network, [test])
-    assert counts["network"].top1 > 0.9
+    assert hast.evaluate(network, [test], progress=False).top1 > 0.9
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
 
@@ -131,11 +131,12 @@ def test_evaluation_counts_by_hand():
         (torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1])),
         (torch.tensor([3]), torch.tensor([2])),
     ]
-    *_, counts = evaluate({"student": student, "teacher": teacher}, teacher, batches)
-    assert counts["student"].top1 == 2 / 4
-    assert counts["student"].agreement == 2 / 4
-    assert counts["teacher"].top1 == 2 / 4
-    assert counts["teacher"].agreement == 1
+    counted = hast.evaluate(student, batches, teacher=teacher, progress=False)
+    assert counted.top1 == 2 / 4
+    assert counted.agreement == 2 / 4
+    counted = hast.evaluate(teacher, batches, progress=False)
+    assert counted.top1 == 2 / 4
+    assert counted.agreement == 1
 
 
 def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
@@ -148,7 +149,7 @@ def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
         batches,
         observe_ranges(student, batches),
         score(teacher, teacher, images, labels),
-        evaluate({"teacher": teacher}, teacher, [(images, labels)]),
+        predict({"teacher": teacher}, [(images, labels)]),
         profile_batches(teacher, [(images, labels)]),
         measure_sensitivity(teacher, images, ["classifier"], [2]),
     ):
@@ -161,5 +162,4 @@ def test_a_network_agrees_with_itself_also_where_answers_tie():
     nn.init.zeros_(network[1].weight)
     nn.init.zeros_(network[1].bias)
     batch = (torch.randn(16, 1, 2, 2), torch.zeros(16, dtype=torch.int64))
-    *_, counts = evaluate({"network": network}, network, [batch])
-    assert counts["network"].agreement == 1
+    assert hast.evaluate(network, [batch], progress=False).agreement == 1

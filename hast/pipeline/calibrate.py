@@ -1,0 +1,65 @@
+"""Make a student that has its quantizers and their ranges, and no training yet."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from hast.bit_width import BitWidth
+from hast.loops.calibrate import CalibrationConfig, bank_batches, calibrate, generator_batches
+from hast.networks.coverage import Coverage, plan_coverage, warn_of_full_precision
+from hast.networks.generator import Generator
+from hast.networks.plan import PlanConfig, QuantizationPlan, plan_quantization
+from hast.networks.spec import ModelSpec
+from hast.networks.student import prepare_student
+from hast.progress import drain
+from hast.runtime import device_of
+
+
+class CalibratedStudent(NamedTuple):
+    """A student before fine-tuning."""
+
+    network: nn.Module
+    plan: QuantizationPlan
+    coverage: Coverage  # how much of it is low-bit
+
+
+def calibrate_student(
+    teacher: nn.Module,
+    spec: ModelSpec,
+    width: BitWidth,
+    rules: PlanConfig,
+    config: CalibrationConfig,
+    *,
+    images: Tensor | None = None,
+    generator: Generator | None = None,
+    allocation: Mapping[str, int] | None = None,
+    show: bool = True,
+) -> CalibratedStudent:
+    """Copy the teacher, put quantizers on the copy and set their ranges.
+
+    Args:
+        teacher: frozen, eval mode.
+        spec: what it expects and answers.
+        width: of layers that no rule says otherwise about.
+        rules: what is quantized, and how.
+        config: see `CalibrationConfig`.
+        images: (N, C, H, W), normalized pixels, where `config.images` is `bank`.
+        generator: on the teacher's device, where `config.images` is `generator`.
+        allocation: weight bits by layer, where they were distributed by sensitivity.
+        show: show progress.
+    """
+    plan = plan_quantization(teacher, spec, width, rules, allocation)
+    student = prepare_student(teacher, spec, plan, range_momentum=config.range_momentum)
+    covered = plan_coverage(teacher, spec, plan)
+    warn_of_full_precision(covered, width)
+    if config.images == "bank":
+        assert images is not None, "a bank's images set the ranges"
+        batches = partial(bank_batches, images, config, device_of(teacher))
+    else:
+        assert generator is not None, "a generator's images set the ranges"
+        batches = partial(generator_batches, generator, config)
+    records = calibrate(student, teacher, batches, config)
+    drain(records, total=config.records, label=f"calibrate {width}", show=show)
+    return CalibratedStudent(student, plan, covered)

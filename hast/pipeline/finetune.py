@@ -1,0 +1,48 @@
+"""Train a calibrated student on a bank."""
+
+import torch
+from torch import Tensor, nn
+
+from hast.engine import Engine
+from hast.loops.finetune import FinetuneConfig, finetune
+from hast.loops.score import score
+from hast.networks.blocks import find_blocks
+from hast.networks.spec import ModelSpec
+from hast.pipeline.work import engine_for
+from hast.progress import drain
+
+
+def finetune_student(
+    student: nn.Module,
+    teacher: nn.Module,
+    spec: ModelSpec,
+    images: Tensor,
+    config: FinetuneConfig,
+    *,
+    labels: Tensor | None = None,
+    engine: Engine | None = None,
+    label: str = "quantize",
+    show: bool = True,
+) -> None:
+    """Fine-tune a calibrated student in place.
+
+    Args:
+        student: see `calibrate_student`.
+        teacher: frozen, eval mode, same device.
+        spec: what it expects and answers.
+        images: (N, C, H, W), normalized pixels, the bank.
+        config: see `FinetuneConfig`.
+        labels: (N,), of the images, by which `sampling: difficulty` measures them.
+        engine: by default the one for this much work.
+        label: of the progress.
+        show: show progress.
+    """
+    blocks = find_blocks(teacher, spec, config.alignment_modules)
+    difficulty = torch.ones(len(images))
+    if config.sampling == "difficulty":
+        assert labels is not None, "difficulty is measured by labels"
+        scores = score(teacher, student, images, labels)
+        difficulty = torch.cat([part.student_difficulty for part in scores]).cpu()
+    engine = engine or engine_for(config, teacher, spec)
+    records = finetune(student, teacher, images, difficulty, blocks, config, engine)
+    drain(records, total=config.steps, label=label, fields=("loss",), show=show)

@@ -1,0 +1,27 @@
+"""How much a loop computes decides how it runs."""
+
+from typing import Protocol
+
+from torch import nn
+
+from hast.engine import Engine, Precision, Switch, choose_engine
+from hast.networks.plan import forward_macs
+from hast.networks.spec import ModelSpec
+from hast.runtime import device_of
+
+
+class Work(Protocol):
+    """The section of a loop, which knows how much the loop computes."""
+
+    @property
+    def forward_passes(self) -> int:
+        """As many forward passes of one image as the whole loop takes."""
+
+
+def engine_for(
+    config: Work, teacher: nn.Module, spec: ModelSpec, *,
+    precision: Precision = "auto", compile: Switch = "auto",
+) -> Engine:  # fmt: skip
+    """How the loop of this section runs, on the device that the teacher is on."""
+    work = forward_macs(teacher, spec) * config.forward_passes
+    return choose_engine(device_of(teacher), work=work, precision=precision, compile=compile)
