@@ -1,4 +1,15 @@
-"""Set the student's activation ranges on synthetic images."""
+"""Set the student's activation ranges on synthetic images.
+
+A weight's range can be read off the weight; an activation's has to be seen. So the student runs a
+few batches with quantized weights and exact activations (with quantized ones, each layer would see
+the errors of ranges that are not set yet) while every quantizer watches its input: a moving average
+of min and max, or a sample of values for the scale with the least squared error. Then the ranges
+are frozen.
+
+Whose images: the paper's code takes fresh ones of a generator, the recipe `best` the bank's. They
+differ in what is too large to be rare: a range from images unlike those of fine-tuning wastes codes
+or clips.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal

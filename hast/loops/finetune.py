@@ -4,6 +4,14 @@
     x'   = x + ε · sign(∂L(x) / ∂x)
     total: L(x) + L(x')
 
+The parts are derived in math/distillation.py. One backward pass of L(x) gives both the weights'
+gradient and the image's, which the promotion needs; a second one adds L(x'). The teacher is not
+under `no_grad`: the image's gradient goes through both networks.
+
+What holds still: BatchNorm stays in eval mode, for the bank's statistics are nearly right and its
+batches are small, and the ranges of activations stay as calibrated (with `learned` their scales
+train). The last step is the result; nothing is selected.
+
 Source: HAST, section 3.3.
 """
 

@@ -1,5 +1,21 @@
 """Hard sample synthesis: optimise pixels until the teacher's BatchNorm statistics and hard labels
-are matched. Source: HAST, section 3.2.
+are matched.
+
+    L_syn = L_BNS + beta * L_hard        Adam on the pixels of one batch, reduce-on-plateau
+
+L_BNS (math/statistics.py) makes a batch look like training data, L_hard (math/hardness.py) gives it
+classes without making it easy. The two pull apart: beta decides how far, and after all steps most
+samples are easy for the teacher again; what stays hard is hard for the *student* (docs/method.md).
+
+The unit is a batch, for BNS has no meaning for one image. Batch k depends on (config, teacher,
+generator, k) alone: its noise has a stream of its own, drawn on the CPU. So any process may make
+any batch, in any order, again after a crash, and the bank has the same bytes.
+
+The teacher's parameters are frozen, but it is not under `no_grad`: the gradient has to pass through
+it to the pixels. Pixels are in the teacher's normalized space and may leave the range of a
+photograph; keeping them in it was not seen to help the student (docs/results.md).
+
+Source: HAST, section 3.2.
 """
 
 from collections.abc import Iterable, Iterator

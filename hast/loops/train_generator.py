@@ -1,4 +1,10 @@
-"""Train the generator against the frozen teacher: images it classifies as asked, with its BNS."""
+"""Train the generator against the frozen teacher: images it classifies as asked, with its BNS.
+
+    L = CE(f(g(z, y)), y) + 0.1 * L_BNS
+
+Some hundred steps in a minute, as in GDFQ's warm-up. Its images are crude, and that is enough for
+what they do: activation ranges (recipe `hast`) and, where asked for, a start of the synthesis.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,11 @@
-"""Distribute weight bits over layers: the least expected damage within a size budget."""
+"""Distribute weight bits over layers: the least expected damage within a size budget.
+
+What a layer loses at each width is measured with all others in full precision, and the sum stands
+for the damage of them all together. That is wrong in general (errors add up or cancel), but the
+order of the layers survives, and the sum makes the choice a small integer program: one width a
+layer, the budget as one linear constraint. It is solved exactly: going greedily by damage per bit
+gets stuck where one large layer competes with many small ones.
+"""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,9 @@
-"""Whole-batch augmentation: one resampling for all images, on whatever device they are."""
+"""Whole-batch augmentation: one resampling for all images, on whatever device they are.
+
+A crop that is resized back is linear in the image and separable: new = R @ old @ C^T, where each
+row of R and C holds the two weights of bilinear interpolation. So a batch is two products of small
+matrices, differentiable for synthesis, and the same bits come out every time.
+"""
 
 import math
 

@@ -1,4 +1,25 @@
-"""What fine-tuning minimises: distillation, feature alignment and difficulty promotion."""
+"""What fine-tuning minimises: distillation, feature alignment and difficulty promotion.
+
+    L(x) = alpha * T^2 * KL(softmax(f / T) || softmax(q / T))
+           + lambda * sum_blocks mean[(A_q - A_f)^2]
+    x'   = x + epsilon * sign(dL / dx)
+    total: L(x) + L(x')
+
+with f the teacher's logits and q the student's. No labels occur: on synthetic images the teacher's
+whole answer says more than the label that the image was made for.
+
+T = 20 makes both distributions nearly flat, and then T^2 * KL tends to the squared difference of
+the logits, less their means, over 2K: the student is to copy all logits, not the winner alone. T^2
+keeps the gradient's size when T changes.
+
+The attention vector A says which channels of a block answer, and no more: the mean over positions
+takes place away and the norm takes size away, so that a student whose features are smaller by a
+factor, which later layers can undo, is not punished. It is taken before the shortcut is added,
+which would hide what the block itself contributes.
+
+x' is the one-step adversarial example of the *student's* distance from the teacher. The gradient
+passes both networks: where the teacher turns as well, nothing is gained by going there.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,17 @@
-"""Sample difficulty, the other measures of hardness, and the loss that asks for hard samples.
+"""How hard a sample is, and the loss that asks for hard samples.
+
+    d(x, y) = 1 - p(y | x)                          difficulty; 0 is easy, 1 is hard
+    L_hard  = mean_i d_i^gamma * CE_i               CE_i = -log p(y_i | x_i)
+
+Plain cross-entropy goes on until the network is certain of every image; certain images lie far from
+the boundaries between classes, and those are what quantization moves. The factor d^gamma lets a
+sample that has become easy stop pulling: with CE ~ d for small d, its term falls as d^(gamma + 1).
+It is the focal loss, on pixels in place of weights. For gamma = 0 the older methods come out.
+
+1 - p must not be computed as written. Where p rounds to one, log(1 - p) is -inf though the other
+classes still tell them apart, and for gamma < 1 (ImageNet's 0.5) the slope of (1 - p)^gamma is
+infinite there: one easy image makes the gradient of the whole batch NaN. So everything below goes
+through log(1 - p) = logsumexp over the *other* classes, exact at any p.
 
 All functions take logits (N, K) and labels (N,) with values in [0, K).
 """

@@ -1,4 +1,11 @@
-"""Noise that resembles photographs before any optimisation."""
+"""Noise that resembles photographs before any optimisation.
+
+The amplitude spectrum of natural images falls as 1 / frequency, and their channels mostly move
+together, for light changes faster than colour. White noise has as much of every frequency; the
+first layers' statistics are then far off, and the optimiser spends its steps on making pixels
+smooth. From pink noise the BatchNorm loss of a ResNet-20 ends at 0.013 in place of 0.02 after the
+same 400 steps (docs/results.md), with nothing taken from data.
+"""
 
 import math
 

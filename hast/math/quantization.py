@@ -5,7 +5,22 @@
 
 `scale` and `zero_point` carry the granularity: a scalar quantizes per tensor, a tensor of shape
 (C, 1, ...) quantizes per channel, by ordinary broadcasting. Codes are unsigned, so `quant_min` is 0
-throughout and `quant_max` is 2**bits - 1.
+throughout and `quant_max` is 2**bits - 1. Zero always has a code: padding with zeros and ReLU's
+zeros must come through exactly, or every border of an image would be wrong by half a step.
+
+Inside the range a value moves by at most scale / 2, outside it is clipped. So the range decides
+between two errors: wide, and all values are rounded coarsely; narrow, and the few largest are cut.
+`choose_qparams` takes min and max and clips nothing, which at 8 bits is right and at 3 lets one
+outlier spend the codes of everybody; `search_qparams` looks for the least squared error instead.
+
+Rounding has slope 0 nearly everywhere, so no gradient would ever reach a weight. The
+straight-through estimator computes with the rounded value and differentiates as if there were no
+rounding: d x_hat / d x := 1. Two variants differ where a value was clipped:
+
+    fake_quantize          1 there too; the scale is a constant that follows the weights (the paper)
+    fake_quantize_learned  0 there, and the scale gets the gradient instead (LSQ): with
+                           v = x / scale, d x_hat / d scale is round(v) - v inside the range and
+                           the distance of the clipping code from the zero point outside it
 """
 
 from typing import Any, NamedTuple

@@ -1,4 +1,15 @@
-"""Batch-norm statistics (BNS): how far a batch is from what the teacher saw in training."""
+"""Batch-norm statistics (BNS): how far a batch is from what the teacher saw in training.
+
+A BatchNorm layer keeps, for each channel, the mean and the variance of its input over the training
+data: all that is left of those images. A batch whose own statistics agree with them at every layer
+looks to the network like training data, and because all of this is differentiable in the pixels,
+
+    L_BNS = mean over layers of [ MSE_c(mean, running mean) + MSE_c(var, running var) ]
+
+can be minimised over them. Two things go wrong easily. The variance must be the biased one (divided
+by n): that is what BatchNorm's forward pass computes, and with few pixels the two differ. And the
+statistics belong to a batch, not to an image: cut a bank into other batches and its gap is another.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

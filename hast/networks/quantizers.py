@@ -3,6 +3,16 @@
 A weight quantizer is a parametrization of `weight`; activation quantizers are children of their
 module, called by a hook. The network's own class and `forward` stay as they are, so functional
 activations, shortcuts and subclasses of Conv and Linear need no special handling.
+
+    weights      a scale for each output channel: channels differ in size by orders of magnitude,
+                 and the scale can be pulled out of an integer convolution's sum
+    activations  one scale a tensor: channels are what that sum runs over, so theirs could not
+
+Min/max quantizers (the paper) recompute a weight's range at every step, for the weights move.
+Learned ones (LSQ) train the scale as its logarithm: a step is then a relative change, a scale
+cannot become negative, and one rate fits scales of all sizes. They start from the least squared
+error of rounding; from min/max at 2 bits most values would start in one code. Zero points are
+chosen once and are never trained: an integer has no gradient.
 """
 
 from typing import Any, Literal
