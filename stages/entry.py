@@ -14,10 +14,12 @@ import torch
 import typer
 
 from hast import engine
-from hast.errors import TransientError, clear_errors, clear_interrupts
+from hast.errors import InputError, TransientError, clear_errors, clear_interrupts
 from hast.progress import QUIET
 from hast.runtime import make_deterministic
+from hast.storage.tables import read_json
 from hast.storage.timings import record_timing
+from stages.code import code_fingerprint
 
 In = Annotated[Path, typer.Option(help="Read from here.")]
 Out = Annotated[Path, typer.Option(help="Write here.")]
@@ -39,6 +41,9 @@ Overwrite = Annotated[bool, typer.Option(help="Replace what is at OUT.")]
 Checkpoint = Annotated[
     float, typer.Option(envvar="HAST_CHECKPOINT", min=0, help="Seconds between checkpoints.")
 ]
+Code = Annotated[
+    Path | None, typer.Option(exists=True, help="Refuse to run other code than this stands for.")
+]
 Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
 KEPT = "what earlier stages made is kept; the same command goes on with this one"
@@ -54,7 +59,9 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
     stage = Path(sys.argv[0]).stem
 
     @functools.wraps(run)
-    def command(*, quiet: bool, **options: Any) -> None:
+    def command(*, code: Path | None, quiet: bool, **options: Any) -> None:
+        if code:
+            _check_code(stage, code)
         if quiet:
             os.environ[QUIET] = "1"  # also for processes that the stage starts
         make_deterministic()
@@ -65,11 +72,21 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps time
             record_timing(name, time.perf_counter() - start)
 
+    _add_option(command, "code", Code, default=None)
     _add_option(command, "quiet", Quiet, default=False)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     with clear_errors(stage), _full_memory_may_pass():
         app()
+
+
+def _check_code(stage: str, seen: Path) -> None:
+    """Without `inputs` before it, DVC would file what new code makes under the old one."""
+    if read_json(seen)["code"] != code_fingerprint(f"stages.{stage}"):
+        raise InputError(
+            f"its code is not the one that {seen} stands for; run `dvc repro inputs`, then this"
+            " again"
+        )
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""inputs: fingerprint what the parameters point to outside the project.
+"""inputs: fingerprint what DVC cannot see: files that parameters name, and the code of each stage.
 
-Runs each time, for DVC cannot see that a file named by a parameter was replaced. Its outputs stay
-the same while the files do, and then nothing is rebuilt. As the first stage it checks all
-parameters, and that the test images can be opened, before any work.
+Runs each time. Its outputs stay the same while the files and the code do, and then nothing is
+rebuilt. As the first stage it checks all parameters, and that the test images can be opened, before
+any work.
 """
 
 import hashlib
@@ -15,14 +15,15 @@ from hast.errors import InputError
 from hast.storage.datasets import DatasetConfig, class_folders
 from hast.storage.tables import write_json
 from hast.storage.weights import is_checkpoint
+from stages.code import code_fingerprint, stage_names
 from stages.entry import PARAMS, Out, Params, main
 from stages.params import check_params
 from stages.teacher import TeacherConfig
 
 
-def run(*, teacher: Out, dataset: Out, bank: Out, params: Params = PARAMS) -> None:
+def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = PARAMS) -> None:
     """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET, of a bank
-    that others made to BANK."""
+    that others made to BANK, and of each stage's code to a file of its own in STAGES."""
     check_params(params)
     config = load_section(params, "teacher", TeacherConfig)
     checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
@@ -39,6 +40,9 @@ def run(*, teacher: Out, dataset: Out, bank: Out, params: Params = PARAMS) -> No
     write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
     source = load_section(params, "bank", BankConfig).source
     write_json(bank, {"manifest": _bank(source) if source else None})
+    for stage in stage_names():
+        if stage != "inputs":  # runs anyway
+            write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"stages.{stage}")})
 
 
 def _bank(source: str) -> str:

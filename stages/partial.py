@@ -4,24 +4,17 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-import hast
+from stages.code import code_fingerprint
 
 PARTIAL = Path(".partial")
+_code = cache(code_fingerprint)  # of what this process has loaded, whatever becomes of the files
 
 
-def name_of(*inputs: object) -> str:
-    """Names what this code makes of these inputs: other inputs or changed code never continue it.
+def name_of(module: str, *inputs: object) -> str:
+    """Names what a module makes of these inputs: other inputs or changed code never continue it.
 
     Args:
+        module: such as `stages.quantize`.
         inputs: their `repr` tells all that decides the result.
     """
-    return hashlib.sha256(f"{_code()} {inputs!r}".encode()).hexdigest()[:16]
-
-
-@cache
-def _code() -> str:
-    """Hash of the library's source."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(hast.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{_code(module)} {inputs!r}".encode()).hexdigest()[:16]

@@ -75,7 +75,8 @@ def run(
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 
         name = name_of(
-            config.model_dump_json(), source.card.fingerprint, sha256_of(bank / MANIFEST), blocks,
+            "stages.quantize", config.model_dump_json(), source.card.fingerprint,
+            sha256_of(bank / MANIFEST), blocks,
             fingerprint(student.state_dict()), fingerprint({"difficulty": difficulty}),
             engine, where.type, ranks.size, str(torch.__version__),
         )  # fmt: skip

@@ -37,7 +37,9 @@ class Job(NamedTuple):
     def name(self) -> str:
         """Of all that decides the bytes: other inputs or changed code never continue a bank."""
         kind = self.device.partition(":")[0]
-        return name_of(self.card.model_dump_json(), kind, self.precision, self.compile)
+        return name_of(
+            "stages.synthesize", self.card.model_dump_json(), kind, self.precision, self.compile
+        )
 
     def writer(self, *, join: bool = False) -> BankWriter:
         return BankWriter(

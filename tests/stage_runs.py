@@ -21,7 +21,10 @@ A, M, P = Path("artifacts"), Path("metrics"), Path("plots")
 
 
 def run_teacher() -> None:
-    inputs.run(teacher=A / "inputs.json", dataset=A / "dataset.json", bank=A / "bank.json")
+    inputs.run(
+        teacher=A / "inputs.json", dataset=A / "dataset.json", bank=A / "bank.json",
+        stages=A / "code",
+    )  # fmt: skip
     teacher.run(inputs=A / "inputs.json", out=A / "teacher", metrics=M / "teacher.json")
 
 

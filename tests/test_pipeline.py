@@ -163,6 +163,29 @@ def test_a_parameter_rebuilds_only_the_stages_that_depend_on_it(project, key, va
     assert changed(project) == expected | {"report"}  # which lists all parameters
 
 
+def test_an_edited_sentence_rebuilds_nothing_and_edited_maths_what_uses_it(project):
+    path = project / "hast/math/distillation.py"
+    source = path.read_text()
+    path.write_text(source.replace('"""', '"""In other words: ', 1) + "\n# The end.\n")
+    dvc(project, "repro", "inputs")
+    assert changed(project) == set()
+
+    path.write_text(source.replace("return temperature**2 *", "return temperature**3 *"))
+    before = artifacts(project)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "--force", "sensitivity"],
+        cwd=project, env=child_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+    assert "artifacts/code/sensitivity.json stands for; run `dvc repro inputs`" in line
+    dvc(project, "checkout", "sensitivity")
+    assert artifacts(project) == before
+
+    dvc(project, "repro", "inputs")
+    assert changed(project) == {"sensitivity"} | all_widths("quantize")
+
+
 def test_what_follows_a_changed_stage_is_rebuilt_and_the_rest_is_not(project):
     edit_params(project, lambda p: p["quantize"].update(promotion_step=0.0))
     ran = executed(dvc(project, "repro"))

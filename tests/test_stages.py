@@ -194,7 +194,7 @@ def test_a_replaced_checkpoint_factory_or_test_image_changes_the_fingerprints(pr
     edit_params(project, lambda p: p["dataset"].update(name="folder", root="images"))
 
     def fingerprints() -> list[str]:
-        inputs.run(teacher=A / "t.json", dataset=A / "d.json", bank=A / "b.json")
+        inputs.run(teacher=A / "t.json", dataset=A / "d.json", bank=A / "b.json", stages=A / "code")
         return [*read_json(A / "t.json").values(), *read_json(A / "d.json").values()]
 
     seen = [fingerprints()]
