@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from hast.networks.call_sites import SITE, restart_call_counts
 from hast.networks.hooks import removed_at_exit
-from hast.networks.quantizers import SITE, restart_call_counts
 from hast.runtime import device_of, loop
 
 _BATCH_SIZE = 64

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hast.math.quantization import QParams, dequantize, quantize
-from hast.networks.quantizers import SITE, ActivationQuantizer, CallSites, FixedWeightQuantizer
+from hast.networks.call_sites import SITE, CallSites
+from hast.networks.quantizers import ActivationQuantizer, FixedWeightQuantizer
 
 
 class Codes(NamedTuple):

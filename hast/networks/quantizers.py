@@ -15,12 +15,11 @@ error of rounding; from min/max at 2 bits most values would start in one code. Z
 chosen once and are never trained: an integer has no gradient.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hast.errors import InputError
 from hast.math.quantization import (
     QParams,
     choose_qparams,
@@ -35,7 +34,6 @@ from hast.runtime import seeded
 Mode = Literal["observe", "quantize"]
 _SEEN_OF_A_BATCH = 2048  # values kept to search the range on
 WIDE_BITS = 7  # from here on, rounding to the 8 significant bits of bf16 moves values by 1/4 step
-SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
 
 
 class WeightQuantizer(nn.Module):
@@ -223,87 +221,3 @@ def _some_of(x: Tensor, *, batch: int) -> Tensor:
         x.device
     )
     return x[torch.unravel_index(drawn, x.shape)]  # whatever its layout: nothing is copied
-
-
-class CallSites(nn.ModuleList):
-    """The activation quantizers of one module, one for each time a forward pass calls it.
-
-    A module that is called several times (torchvision's ResNet shares one ReLU in each block) sees
-    activations of different ranges.
-    """
-
-    def __init__(self, quantizers: list[ActivationQuantizer]) -> None:
-        super().__init__(quantizers)
-        self.calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(self) == 1:
-            site = 0
-        else:
-            site = self.calls
-            self.calls += 1
-            if site >= len(self):
-                raise InputError(
-                    f"a module is called more often ({site + 1}) than in the pass that placed its"
-                    f" quantizers ({len(self)}); call the whole network, or skip the module"
-                )
-        result: Tensor = self[site](x)
-        return result
-
-
-def attach_to_input(module: nn.Module, sites: CallSites) -> None:
-    """Quantize the first argument of `module` from now on."""
-    module.add_module(SITE, sites)
-    module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
-
-
-def attach_to_output(module: nn.Module, sites: CallSites) -> None:
-    """Quantize what `module` returns from now on."""
-    module.add_module(SITE, sites)
-    module.register_forward_hook(_quantize_output)
-
-
-def restart_call_counts(root: nn.Module) -> None:
-    """Let the modules inside `root` begin at their first call, where they are called one by one."""
-    for module in root.modules():
-        if isinstance(module, CallSites):
-            module.calls = 0
-
-
-def restart_call_counts_at(root: nn.Module) -> None:
-    """Let every forward pass of `root` begin at the first call of every module."""
-    root.register_forward_pre_hook(_restart_call_counts)
-
-
-def detach(module: nn.Module) -> None:
-    """Undo what the functions above did to `module`."""
-    if hasattr(module, SITE):
-        delattr(module, SITE)
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if hook in (_quantize_input, _quantize_output, _restart_call_counts):
-                del hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-
-
-# Hooks are module-level functions that find their quantizer through the module they are called
-# with: a deep copy of the network then uses its own quantizers, not those of the original.
-
-
-def _quantize_input(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    sites = getattr(module, SITE)
-    if args:
-        return (sites(args[0]), *args[1:]), kwargs
-    name = next(iter(kwargs))  # the input was given by name
-    return args, kwargs | {name: sites(kwargs[name])}
-
-
-def _quantize_output(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-    result: Tensor = getattr(module, SITE)(output)
-    return result
-
-
-def _restart_call_counts(root: nn.Module, _args: tuple[Any, ...]) -> None:
-    restart_call_counts(root)

@@ -12,21 +12,23 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map_only
 
 from hast.errors import InputError
+from hast.networks.call_sites import (
+    CallSites,
+    attach_to_input,
+    attach_to_output,
+    detach,
+    restart_call_counts_at,
+)
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
 from hast.networks.provenance import provenance_of, remember
 from hast.networks.quantizers import (
     WIDE_BITS,
     ActivationQuantizer,
-    CallSites,
     LearnedActivationQuantizer,
     LearnedWeightQuantizer,
     Mode,
     WeightQuantizer,
-    attach_to_input,
-    attach_to_output,
-    detach,
-    restart_call_counts_at,
 )
 from hast.networks.spec import ModelSpec
 from hast.runtime import device_of
