@@ -10,7 +10,7 @@ from hast import __version__, bank_cli
 from hast.errors import clear_errors, clear_interrupts
 from hast.export_cli import export
 from hast.init_cli import init
-from hast.network_cli import inspect, preset
+from hast.network_cli import inspect, preset, recipe
 from hast.run_cli import doctor, plots, report, results
 
 _EPILOG = (
@@ -23,7 +23,7 @@ app = typer.Typer(
     epilog=_EPILOG,
     pretty_exceptions_enable=False,
 )
-for command in (init, inspect, preset, export, doctor, results, report, plots):
+for command in (init, inspect, preset, recipe, export, doctor, results, report, plots):
     app.command()(command)
 app.add_typer(bank_cli.app, name="bank")
 

@@ -21,6 +21,7 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+_TAG = "tag:yaml.org,2002:"
 
 
 def load_section(path: Path, key: str, section: type[SectionT]) -> SectionT:
@@ -74,16 +75,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, values: dict[str, Any], *, comment: str) -> None:
     """Write a params file; what it leaves out has the default of its section."""
-    yaml = YAML()
-    yaml.indent(mapping=2, sequence=4, offset=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        file.write(f"# Written by `{comment}`. What is not here is the recipe's or the paper's.\n")
-        yaml.dump(values, file)
+        file.write(f"# Written by `{comment}`. `hast recipe NAME` changes what a recipe decides.\n")
+        round_trip().dump(values, file)
+
+
+def round_trip() -> YAML:
+    """Reads and writes YAML with its comments, order and number formats."""
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 4096  # a long line is the user's
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(  # and not an empty place after the colon
+        type(None), lambda representer, _: representer.represent_scalar(f"{_TAG}null", "null")
+    )
+    return yaml
 
 
 def _describe(name: str, error: Any) -> str:
-    key = ".".join([name, *map(str, error["loc"])])
+    # Of a union, pydantic adds the kind that it tried, such as constrained-int.
+    parts = [p for p in error["loc"] if isinstance(p, int) or p.isidentifier()]
+    key = ".".join([name, *map(str, parts)])
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown parameter, got {error['input']!r}; remove it or mend its name"
     if error["type"] == "missing":

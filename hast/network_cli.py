@@ -15,6 +15,8 @@ from hast.inspection import Inspection, inspection
 from hast.networks.coverage import warn_of_full_precision
 from hast.networks.plan import PlanConfig
 from hast.presets import PRESETS
+from hast.recipes import with_recipe
+from hast.storage.placing import write_atomically
 from hast.summary import layers_table, sizes_table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -31,7 +33,7 @@ def inspect(
     source_args: SourceArgs = "{}",
     bits: Annotated[str, typer.Option(help="Code widths.")] = "w4a4",
     placement: Annotated[str, typer.Option(help="`inputs` or `relu`.")] = "inputs",
-    first_last_bits: Annotated[int | None, typer.Option(help="Of first and last layer.")] = None,
+    first_last_bits: Annotated[str, typer.Option(help="Of first and last layer.")] = "width",
     align: Annotated[list[str] | None, typer.Option(help="Patterns of modules to align.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -78,6 +80,27 @@ def preset(
     values = presets.preset(name, recipe=recipe, size=size, weights=weights, data_root=data_root)
     replace_params(out, values, f"hast preset {name} --recipe {recipe} --size {size}")
     print(f"{out}: {name}, recipe {recipe}, size {size}; now run `dvc repro`")
+
+
+def recipe(
+    name: Annotated[str, typer.Argument(help="hast is the paper; see docs/results.md.")],
+    params: Annotated[Path, typer.Option(help="The file to change.")] = Path("params.yaml"),
+) -> None:
+    """Write the values of a recipe into the parameters, and leave all else in them as it is.
+
+    \b
+    hast recipe best
+    """
+    if not params.is_file():
+        raise InputError(f"{params}: no such file; run from the project's root")
+    try:
+        text, changed = with_recipe(params.read_text(), name)
+    except InputError as error:
+        raise InputError(f"{params}: {error}") from None
+    write_atomically(params, text.encode())
+    for key, found, wanted in changed:
+        print(f"{key}: {'unset' if found is None else found} -> {wanted}")
+    print(f"{params}: recipe {name}" + ("" if changed else ", as it was"))
 
 
 def replace_params(out: Path, values: dict[str, Any], command: str) -> None:

@@ -47,19 +47,14 @@ _IMAGENET_QUICK: Settings = {
 
 
 def _composed(parts: list[Settings], recipe: str) -> Settings:
-    """Every parameter, so that `dvc exp run --set-param` and the report find it; what the recipe
-    decides is null."""
-    chosen = merged(parts)
-    decided = method_settings(recipe)
-    complete: Settings = {"teacher": chosen["teacher"]}
-    for key, section in SECTIONS.items():
-        own = chosen.get(key, {})
-        # The numbers above are the paper's; another recipe has its own.
-        if recipe != "hast":
-            own = {name: value for name, value in own.items() if name not in decided.get(key, {})}
-        unset = dict.fromkeys(decided.get(key, {}).keys() - own.keys())
-        complete[key] = section.model_validate(own).model_dump(mode="json") | unset
-    return complete
+    """Every parameter, so that `dvc exp run --set-param` and the report find it."""
+    method = method_settings(recipe)
+    # The numbers above are the paper's; another recipe has its own.
+    chosen = merged([method, *parts] if recipe == "hast" else [*parts, method])
+    return {"teacher": chosen["teacher"]} | {
+        key: section.model_validate(chosen.get(key, {})).model_dump(mode="json")
+        for key, section in SECTIONS.items()
+    }
 
 
 def _folder(root: str, **options: Any) -> dict[str, Any]:
@@ -157,7 +152,7 @@ def own_network(
     # Placement `relu` misses activations that are functions and not modules.
     layers = {"placement": "inputs"}
     own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
-    return {"recipe": recipe, "bit_widths": bit_widths, **_composed([*parts, own], recipe)}
+    return {"bit_widths": bit_widths, **_composed([*parts, own], recipe)}
 
 
 def _lighter(settings: Settings, macs: int) -> Settings:
@@ -200,4 +195,4 @@ def preset(
         teacher["weights"] = weights or "pretrained"
     if data_root is not None:
         chosen["dataset"]["root"] = data_root
-    return {"recipe": recipe, "bit_widths": ["w4a4", "w3a3"], **chosen}
+    return {"bit_widths": ["w4a4", "w3a3"], **chosen}

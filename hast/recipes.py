@@ -1,19 +1,31 @@
 """Named sets of parameters: a recipe says how, a size says how much. What a user sets wins.
 
-`hast` is the paper. `best` is what did best in docs/results.md at the same compute. The word
-`recipe` in a params file decides every value of a recipe that the file leaves out or sets to null.
+`hast` is the paper. `best` is what did best in docs/results.md at the same compute. A params file
+holds numbers and names no recipe: `hast preset`, `hast init` and `hast recipe` write them, and
+which recipe a file follows is found by comparing.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from typing import Any, Literal, NamedTuple, get_args
 
-from hast.config import SectionT, read_yaml, section_of
+from ruamel.yaml.error import YAMLError
+
+from hast.config import round_trip
 from hast.errors import InputError
 
 Recipe = Literal["hast", "best"]
 Size = Literal["quick", "paper"]
 Settings = dict[str, dict[str, Any]]  # by section of params.yaml
+
+
+class Difference(NamedTuple):
+    """A parameter that is not what a recipe sets."""
+
+    name: str  # section.key
+    found: Any  # None where it is not there
+    wanted: Any
+
 
 _RECIPES: dict[str, Settings] = {
     "hast": {
@@ -76,29 +88,54 @@ def size_settings(size: str) -> Settings:
     return _SIZES[_known("size", size, Size)]
 
 
-def read_params(path: Path) -> dict[str, Any]:
-    """All of a params file, with its recipe's values where it leaves them open.
+def differences(params: Mapping[str, Any], recipe: str) -> list[Difference]:
+    """Values of the recipe that parameters have otherwise, or not at all."""
+    return [
+        Difference(f"{section}.{key}", found, value)
+        for section, settings in method_settings(recipe).items()
+        for key, value in settings.items()
+        for found in [(params.get(section) or {}).get(key)]
+        if found != value
+    ]
+
+
+def recipe_of(params: Mapping[str, Any]) -> str:
+    """The recipe that parameters are nearest to, and what they have otherwise, in words."""
+    by_recipe = {str(name): differences(params, name) for name in get_args(Recipe)}
+    nearest = min(by_recipe, key=lambda name: len(by_recipe[name]))
+    changed = [difference.name for difference in by_recipe[nearest]]
+    if not changed:
+        return nearest
+    values = "value" if len(changed) == 1 else "values"
+    return f"{nearest}, {len(changed)} {values} changed: {', '.join(changed)}"
+
+
+def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
+    """The text of a params file with the values of a recipe, and what that changed.
+
+    Comments, order and all that no recipe owns stay. The word `recipe`, by which older files
+    named one, goes.
 
     Raises:
-        InputError: the file or the recipe is wrong.
+        InputError: the text is no params file, or there is no such recipe.
     """
-    values = read_yaml(path)
-    decided = method_settings(values.get("recipe", "hast"))
-    for key, settings in decided.items():
-        written = values.get(key)
-        if isinstance(written, dict):
-            unset = {name: v for name, v in settings.items() if written.get(name) is None}
-            values[key] = written | unset
-    return values
-
-
-def load_section_by_recipe(path: Path, key: str, section: type[SectionT]) -> SectionT:
-    """Read the section `key` of a params file, with the file's recipe for what it leaves open.
-
-    Raises:
-        InputError: the file, the recipe, the key or a value is wrong.
-    """
-    return section_of(read_params(path), key, section, path)
+    yaml = round_trip()
+    try:
+        params = yaml.load(text)
+    except YAMLError as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict):
+        raise InputError(f"a params file must hold sections, got {type(params).__name__}")
+    changed = differences(params, recipe)
+    params.pop("recipe", None)
+    for name, _, value in changed:
+        section, _, key = name.partition(".")
+        if params.get(section) is None:
+            params[section] = {}
+        params[section][key] = value
+    buffer = StringIO()
+    yaml.dump(params, buffer)
+    return buffer.getvalue(), changed
 
 
 def merged(parts: Iterable[Settings]) -> Settings:

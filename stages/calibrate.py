@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hast.bit_width import BitWidth
+from hast.config import load_section
 from hast.engine import select_device
 from hast.errors import InputError
 from hast.loops.calibrate import CalibrationConfig
@@ -14,7 +15,6 @@ from hast.networks.plan import PlanConfig, fixed_layers, weight_of
 from hast.networks.size import packed_size
 from hast.pipeline.calibrate import calibrate_student
 from hast.progress import is_quiet
-from hast.recipes import load_section_by_recipe
 from hast.storage.bank import open_bank
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
@@ -39,8 +39,8 @@ def run(
     device: Device = "auto",
 ) -> None:
     """Write the calibrated, untrained student to OUT and its bits by layer to LAYERS."""
-    rules = load_section_by_recipe(params, "layers", PlanConfig)
-    config = load_section_by_recipe(params, "calibrate", CalibrationConfig)
+    rules = load_section(params, "layers", PlanConfig)
+    config = load_section(params, "calibrate", CalibrationConfig)
     width = BitWidth.parse(bits)
     where = select_device(device)
     source = load_teacher(teacher, where)
@@ -76,7 +76,7 @@ def _allocate(
 ) -> dict[str, int]:
     """Weight bits by measured sensitivity; empty where it was not measured."""
     damage = read_json(sensitivity)
-    if not damage and rules.average_weight_bits is not None:
+    if not damage and rules.average_weight_bits != "width":
         raise InputError("layers.average_weight_bits needs sensitivity.enabled: true")
     fixed = fixed_layers(list(damage), rules) if damage else set()
     damage = {
@@ -87,9 +87,10 @@ def _allocate(
     if not damage:
         return {}
     parameters = {layer: weight_of(source.network, layer).numel() for layer in damage}
-    budget = rules.average_weight_bits or width.weight_bits
+    budget = rules.average_weight_bits
+    average = width.weight_bits if budget == "width" else budget
     try:
-        return allocate_bits(damage, parameters, average_bits=budget)
+        return allocate_bits(damage, parameters, average_bits=average)
     except ValueError as error:
         raise InputError(f"layers.average_weight_bits: {error}") from None
 

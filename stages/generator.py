@@ -5,10 +5,11 @@ from pathlib import Path
 from hast.bank import BankConfig
 from hast.config import load_section
 from hast.engine import select_device
+from hast.loops.calibrate import CalibrationConfig
+from hast.loops.synthesize import SynthesisConfig
 from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
 from hast.pipeline.work import engine_for
 from hast.progress import track
-from hast.recipes import read_params
 from hast.storage.generators import GeneratorCard
 from hast.storage.tables import Curve, write_json, write_tsv
 from hast.storage.teachers import load_teacher
@@ -57,10 +58,8 @@ def run(
 
 def _is_used(params: Path) -> bool:
     """Whether its images start a synthesis, or set activation ranges."""
-    # Two words of sections that other stages check: their models would be code dependencies.
-    sections = read_params(params)
-    calibrates = sections["calibrate"].get("images") == "generator"
-    starts = sections["synthesize"].get("init") == "generator"
+    calibrates = load_section(params, "calibrate", CalibrationConfig).images == "generator"
+    starts = load_section(params, "synthesize", SynthesisConfig).init == "generator"
     return calibrates or (starts and load_section(params, "bank", BankConfig).source is None)
 
 

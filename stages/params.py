@@ -4,12 +4,11 @@ from pathlib import Path
 
 from hast import presets
 from hast.bit_width import load_bit_widths
-from hast.config import Section, section_of
+from hast.config import Section, read_yaml, section_of
 from hast.errors import InputError
 from hast.loops.finetune import FinetuneConfig
 from hast.loops.sensitivity import SensitivityConfig
 from hast.networks.plan import PlanConfig
-from hast.recipes import read_params
 from stages.teacher import TeacherConfig
 
 # All but the teacher's are the library's own; the order is that of params.yaml.
@@ -26,8 +25,13 @@ def check_params(path: Path) -> None:
     Raises:
         InputError: at the first wrong value, missing section or unknown section.
     """
-    known = {"recipe", "bit_widths", *SECTIONS}
-    params = read_params(path)
+    known = {"bit_widths", *SECTIONS}
+    params = read_yaml(path)
+    if "recipe" in params:
+        raise InputError(
+            f"{path}: `recipe` is no parameter any more, got {params['recipe']!r}; run `hast recipe"
+            f" {params['recipe']}`, which writes the recipe's values here and takes the word out"
+        )
     unknown = params.keys() - known
     if unknown:
         raise InputError(f"{path}: unknown section {min(unknown)!r}; known are {sorted(known)}")
@@ -41,7 +45,7 @@ def check_params(path: Path) -> None:
     if layers.quantizer == "learned" and quantize.optimizer == "sgd":
         raise InputError(
             f"{path}: layers.quantizer 'learned' needs quantize.optimizer 'adamw', got 'sgd'; set"
-            " it, or write `recipe: best`, which sets both"
+            " it, or run `hast recipe best`, which sets both"
         )
-    if layers.average_weight_bits is not None and not sensitivity.enabled:
+    if layers.average_weight_bits != "width" and not sensitivity.enabled:
         raise InputError(f"{path}: layers.average_weight_bits needs sensitivity.enabled: true")

@@ -2,6 +2,7 @@
 
 import torch
 
+from hast.config import load_section
 from hast.distributed import joined_ranks, launch, launched
 from hast.engine import select_device
 from hast.loops.finetune import FinetuneConfig, FinetuneStep, finetune, start_finetuning
@@ -10,7 +11,6 @@ from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.work import engine_for
 from hast.progress import track
-from hast.recipes import load_section_by_recipe
 from hast.storage.bank import MANIFEST, open_bank
 from hast.storage.hardness import load_hardness
 from hast.storage.manifest import sha256_of
@@ -60,7 +60,7 @@ def run(
     With several workers each computes its part of every batch, and the first one writes.
     """
     options = dict(locals())
-    config = load_section_by_recipe(params, "quantize", FinetuneConfig)
+    config = load_section(params, "quantize", FinetuneConfig)
     if workers > 1 and not launched():
         launch(workers, "stages.quantize", [f"--{name}={value}" for name, value in options.items()])
         return

@@ -33,8 +33,9 @@ ones, rates and weights have no unit, accuracies and shares lie in [0, 1].
 
 ## recipe
 
-`hast` (the paper) or `best` ([what did best](results.md)). One word decides the values below
-wherever the file leaves them out or sets them to null; a value that is written wins.
+`hast` (the paper) or `best` ([what did best](results.md)) is no parameter: `hast recipe NAME`
+writes the values below into the file and leaves all others; `hast preset` and `hast init` write
+them too. The report says which recipe a run is nearest to.
 
 {recipes}
 

@@ -17,7 +17,6 @@ from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.networks.plan import forward_macs
 from hast.progress import drain, track
-from hast.recipes import load_section_by_recipe
 from hast.storage.bank import StoredBank
 from hast.storage.bank_place import check_free
 from hast.storage.bank_tools import batch_size_of
@@ -66,7 +65,7 @@ def run(
     With several workers Dask leads them: processes of this machine, or those of CLUSTER.
     """
     check_free(out, overwrite=overwrite)
-    config = load_section_by_recipe(params, "synthesize", SynthesisConfig)
+    config = load_section(params, "synthesize", SynthesisConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
     kind = load_section(params, "bank", BankConfig)

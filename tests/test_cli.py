@@ -10,6 +10,7 @@ from rich.console import Console
 import hast
 from hast.bank import BankCard
 from hast.config import read_yaml
+from hast.recipes import recipe_of
 from hast.storage.bank_writer import BankWriter
 from hast.storage.timings import Timing
 from hast.summary import markdown_table, results_table, timings_table
@@ -113,7 +114,7 @@ def test_a_preset_replaces_the_params_file_and_keeps_the_old_one(tmp_path):
     written = read_yaml(tmp_path / "params.yaml")
     assert written["teacher"]["weights"] == "teacher.safetensors"
     assert written["dataset"]["root"] == "images"
-    assert written["recipe"] == "best"
+    assert recipe_of(written) == "best"
 
 
 def test_an_unknown_preset_ends_in_one_line_and_changes_nothing(tmp_path):

@@ -29,14 +29,10 @@ def sections_loaded_by(stage: str) -> set[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id.startswith("load_section"):
                 found.add(ast.literal_eval(node.args[1]))
-            if node.func.id == "load_section_by_recipe" or node.func.id == "read_params":
-                found.add("recipe")
-            elif node.func.id == "load_bit_widths":
+            if node.func.id == "load_bit_widths":
                 found.add("bit_widths")
             elif node.func.id == "read_run":  # the report shows the whole file
-                found |= {"recipe", "bit_widths", *SECTIONS}
-        elif isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "sections":
-            found.add(ast.literal_eval(node.slice))
+                found |= {"bit_widths", *SECTIONS}
     return found
 
 
@@ -48,7 +44,7 @@ def test_declared_parameters_are_those_the_stage_loads(stage):
 
 def test_every_section_of_the_params_file_is_loaded_by_a_stage():
     top_level = set(YAML(typ="safe").load(ROOT / "params.yaml"))
-    assert top_level == {"recipe", "bit_widths", *SECTIONS}
+    assert top_level == {"bit_widths", *SECTIONS}
     assert top_level == set().union(*map(sections_loaded_by, STAGES))
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from imports import ROOT
+from ruamel.yaml import YAML
 
-from hast.config import Section, read_yaml, write_yaml
+from hast.config import Section, load_section, parse_section, read_yaml, write_yaml
 from hast.errors import InputError
-from hast.loops.finetune import FinetuneConfig
 from hast.presets import PRESETS, own_network, preset
-from hast.recipes import load_section_by_recipe, recipe_settings
+from hast.recipes import method_settings, recipe_of, recipe_settings, with_recipe
 from stages.params import SECTIONS, check_params
 
 RECIPES, SIZES = ("hast", "best"), ("quick", "paper")
@@ -24,44 +24,64 @@ def test_every_preset_is_a_complete_params_file(name, recipe, size, tmp_path):
 
 
 def load_all(path: Path) -> dict[str, Section]:
-    return {key: load_section_by_recipe(path, key, s) for key, s in SECTIONS.items()}
+    return {key: load_section(path, key, s) for key, s in SECTIONS.items()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_shipped_file_with_one_word_changed_is_the_digits_preset(recipe, tmp_path):
+def test_the_shipped_file_with_a_recipe_is_the_digits_preset(recipe, tmp_path):
     shipped, written = tmp_path / "shipped.yaml", tmp_path / "written.yaml"
-    text = (ROOT / "params.yaml").read_text()
-    shipped.write_text(text.replace("recipe: hast", f"recipe: {recipe}", 1))
+    shipped.write_text(with_recipe((ROOT / "params.yaml").read_text(), recipe)[0])
     write_yaml(written, preset("digits", recipe=recipe), comment="test")
     assert load_all(shipped) == load_all(written)
     assert read_yaml(shipped)["bit_widths"] == read_yaml(written)["bit_widths"]
-    assert read_yaml(shipped)["recipe"] == read_yaml(written)["recipe"] == recipe
+    assert recipe_of(read_yaml(shipped)) == recipe_of(read_yaml(written)) == recipe
 
 
-def test_every_word_chooses_its_own_values(tmp_path):
+def test_the_shipped_file_follows_the_paper_and_marks_what_recipes_own():
+    text = (ROOT / "params.yaml").read_text()
+    assert with_recipe(text, "hast") == (text, [])
+    marked = sum(" # R" in line for line in text.splitlines())
+    assert marked == sum(map(len, method_settings("hast").values()))
+    for key, section in SECTIONS.items():
+        assert read_yaml(ROOT / "params.yaml")[key].keys() == section.model_fields.keys()
+
+
+def test_a_recipe_changes_its_own_values_and_nothing_else():
+    text = "# mine\nquantize:  # why\n  learning_rate: 3e-4 # tried\n  steps: 7\nother: [1,  2]\n"
+    changed, differences = with_recipe(text, "best")
+    assert "quantize.learning_rate" in [difference.name for difference in differences]
+    assert "  learning_rate: 0.001 # tried\n  steps: 7\n" in changed
+    assert changed.startswith("# mine\nquantize:  # why\n")
+    assert recipe_of(YAML(typ="safe").load(changed)) == "best"
+    assert with_recipe(changed, "best") == (changed, [])
+
+
+def test_a_recipe_with_own_values_is_named_with_them():
+    values = preset("digits", recipe="best")
+    values["quantize"]["learning_rate"] = 0.5
+    values["layers"]["quantizer"] = "minmax"
+    expected = "best, 2 values changed: layers.quantizer, quantize.learning_rate"
+    assert recipe_of(values) == expected
+
+
+def test_a_file_that_names_a_recipe_is_refused_and_mended(tmp_path):
     path = tmp_path / "params.yaml"
-    for recipe in RECIPES:
-        path.write_text(f"recipe: {recipe}\nquantize: {{learning_rate: null}}")
-        config = load_section_by_recipe(path, "quantize", FinetuneConfig)
-        settings = recipe_settings(recipe, "quick")["quantize"]
-        assert config.learning_rate == settings["learning_rate"]
-        assert config.optimizer == settings["optimizer"]
+    old = (ROOT / "params.yaml").read_text().replace("init: gaussian # R", "init: null # old")
+    path.write_text(f"recipe: best # a word\n{old}")
+    with pytest.raises(
+        InputError, match="`recipe` is no parameter any more, got 'best'; run `hast"
+    ):
+        check_params(path)
+    path.write_text(with_recipe(path.read_text(), "best")[0])
+    check_params(path)
+    assert recipe_of(read_yaml(path)) == "best"
 
 
-def test_what_a_user_sets_wins_over_the_recipe(tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text("recipe: best\nquantize: {learning_rate: 0.5, scale_rate_factor: null}")
-    config = load_section_by_recipe(path, "quantize", FinetuneConfig)
-    assert (config.learning_rate, config.scale_rate_factor) == (0.5, 10.0)
-    assert config.optimizer == "adamw"
-
-
-@pytest.mark.parametrize("word", ["worst", "[best]", "null"])
-def test_an_unknown_recipe_is_one_line(word, tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text(f"recipe: {word}\nquantize: {{}}")
-    with pytest.raises(InputError, match="recipe must be one of hast, best, got"):
-        load_section_by_recipe(path, "quantize", FinetuneConfig)
+def test_widths_of_single_layers_are_a_number_or_the_word():
+    for section in ({"first_last_bits": "all"}, {"average_weight_bits": 9}):
+        (name,) = section
+        with pytest.raises(InputError, match=f"layers.{name}: .* layers.{name}: Input should be"):
+            parse_section(section, SECTIONS["layers"], name="layers")
 
 
 def test_the_paper_at_its_size_is_the_default_of_every_section():

@@ -25,6 +25,7 @@ from hast.runtime import device_of
 Placement = Literal["inputs", "relu"]
 QuantizerKind = Literal["minmax", "learned"]
 Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
+AsRun = Literal["width"]  # like the bit width of the run
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *TRANSPOSED)
@@ -58,10 +59,10 @@ class PlanConfig(Section):
         quantizer: `minmax` takes the weights' range anew at every step and the activations' from
             calibration (the paper); `learned` trains the scales, from where rounding costs the
             least.
-        average_weight_bits: budget of an allocation by measured sensitivity; null takes the run's
-            weight bits. Layers with bits of their own (below) are outside the budget.
+        average_weight_bits: budget of an allocation by measured sensitivity; `width` takes the
+            run's weight bits. Layers with bits of their own (below) are outside the budget.
         first_last_bits: bits of the first and the last layer, of their weights and, with placement
-            `inputs`, of their inputs; null treats them like the others.
+            `inputs`, of their inputs; `width` treats them like the others.
         overrides: patterns with their own bits, the last match wins.
         skip: patterns of modules to leave in full precision; one that names a parameter which is
             multiplied outside of a Conv or Linear says that this is meant.
@@ -69,8 +70,8 @@ class PlanConfig(Section):
 
     placement: Placement = "relu"
     quantizer: QuantizerKind = "minmax"
-    average_weight_bits: float | None = Field(default=None, ge=MIN_BITS, le=MAX_BITS)
-    first_last_bits: Bits | None = None
+    average_weight_bits: Annotated[float, Field(ge=MIN_BITS, le=MAX_BITS)] | AsRun = "width"
+    first_last_bits: Bits | AsRun = "width"
     overrides: tuple[Override, ...] = ()
     skip: tuple[str, ...] = ()
 
@@ -119,7 +120,7 @@ def plan_quantization(
         raise InputError(f"allocated layer {min(unknown)} is not in {type(network).__name__}")
     weights = dict.fromkeys(weighted, bits.weight_bits) | dict(allocation or {})
     activations = dict.fromkeys(activated, bits.act_bits)
-    if config.first_last_bits is not None:
+    if config.first_last_bits != "width":
         for name in (weighted[0], weighted[-1]):
             weights[name] = config.first_last_bits
             if name in activations:
@@ -147,7 +148,7 @@ def fixed_layers(names: Sequence[str], config: PlanConfig) -> set[str]:
         names: of all weighted layers, in the order in which they run.
         config: the rules.
     """
-    fixed = {names[0], names[-1]} if config.first_last_bits is not None else set()
+    fixed = {names[0], names[-1]} if config.first_last_bits != "width" else set()
     patterns = [*config.skip, *(o.match for o in config.overrides if o.weight_bits is not None)]
     return fixed | {n for n in names if any(fnmatchcase(n, p) for p in patterns)}
 

@@ -7,6 +7,7 @@ import torch
 
 from hast.engine import select_device
 from hast.machine import commit, device_name, is_changed, library_versions
+from hast.recipes import recipe_of
 from hast.report.record import Run
 
 
@@ -16,6 +17,7 @@ class Provenance(NamedTuple):
     hardware: str  # of the machine that made the report
     libraries: dict[str, str]
     seeds: dict[str, int]  # by section of params.yaml
+    recipe: str  # the nearest, and what is not as it says
     parameters: list[tuple[str, str]]  # dotted name and value
     command: str
 
@@ -29,6 +31,7 @@ def provenance_of(run: Run) -> Provenance:
         hardware=f"{device_name(select_device())}, {threads} thread{'s' * (threads != 1)}",
         libraries=library_versions(),
         seeds=dict(_seeds(run.params)),
+        recipe=recipe_of(run.params),
         parameters=flattened(run.params),
         command="dvc repro",
     )

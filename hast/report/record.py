@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hast.bank import Bank
+from hast.config import read_yaml
 from hast.errors import InputError
-from hast.recipes import read_params
 from hast.storage.bank import open_bank
 from hast.storage.hardness import load_hardness
 from hast.storage.tables import read_json, read_tsv
@@ -79,7 +79,7 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
     key = bank.card.key()
     scores = [sources.hardness / f"{width}.zarr" for width in widths]
     return Run(
-        params=read_params(params),
+        params=read_yaml(params),
         teacher=load_card(sources.teacher, TeacherCard),
         bank=bank,
         difficulty=load_hardness(scores[0], "difficulty", bank=key),
