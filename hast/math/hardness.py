@@ -1,4 +1,4 @@
-"""Sample difficulty, the other measures of hardness, and the loss that asks for hard samples.
+"""Sample difficulty, and the loss that asks for hard samples.
 
 All functions take logits (N, K) and labels (N,) with values in [0, K).
 """
@@ -15,22 +15,6 @@ def sample_difficulty(logits: Tensor, labels: Tensor) -> Tensor:
     true-class logit (Li et al., AAAI 2019).
     """
     return _log_difficulty(logits, labels).exp()
-
-
-def gradient_norm(logits: Tensor, labels: Tensor) -> Tensor:
-    """|| dCE / dlogits ||_2 = || softmax(logits) - onehot(labels) ||_2, shape (N,), in [0, √2].
-
-    The whole logit gradient: it also tells whether the wrong mass sits on one class or on many.
-    """
-    onehot = F.one_hot(labels, logits.shape[1])
-    norm: Tensor = torch.linalg.vector_norm(logits.softmax(dim=1) - onehot, dim=1)
-    return norm
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the prediction in nats, shape (N,)."""
-    log_p = logits.log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
 
 
 def hard_sample_loss(logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
