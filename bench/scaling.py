@@ -19,16 +19,22 @@ from statistics import median
 import torch
 import typer
 
-from bench.memory import SOURCE, SPEC, prepare
 from hast.bank import BankCard
 from hast.engine import select_device
 from hast.loops.synthesize import SynthesisConfig
+from hast.networks.batch_norm import freeze
+from hast.networks.fingerprint import fingerprint
+from hast.networks.sources import build_network
+from hast.networks.spec import ModelSpec
 from hast.storage.bank_writer import BankWriter
 from hast.storage.exchange import Exchange
-from hast.storage.teachers import load_teacher
+from hast.storage.teachers import TeacherCard, load_teacher
+from hast.storage.weights import save_with_card
 from stages.cluster import make_with_dask
 from stages.shards import Job
 
+SOURCE = "pytorchcv:resnet20_cifar10"
+SPEC = ModelSpec(input_shape=(3, 32, 32), num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
 CONFIG = SynthesisConfig(samples=1024, batch_size=64, steps=6)
 
 
@@ -36,7 +42,7 @@ def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B0
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        prepare(here, CONFIG.samples)
+        write_teacher(here / "teacher")
         print(f"{SOURCE}, {CONFIG.samples} images x {CONFIG.steps} steps, one thread a process")
         alone = None
         for number in workers or [1, 2]:
@@ -53,6 +59,14 @@ def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B0
             f"one shard of {size / 1e6:.0f} MB: {written:.2f} s to write, {sent:.2f} s to send,"
             f" {fetched:.2f} s to fetch"
         )
+
+
+def write_teacher(folder: Path) -> None:
+    torch.manual_seed(0)
+    network = freeze(build_network(SOURCE, {}).network)
+    name = fingerprint(network.state_dict())
+    card = TeacherCard(source=SOURCE, source_args={}, spec=SPEC, fingerprint=name)
+    save_with_card(folder, network, card)
 
 
 def synthesis(folder: Path, workers: int) -> tuple[float, float]:

@@ -4,6 +4,7 @@ Ctrl-C stops them all. Server and runs are kept in .prefect/.
 """
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def serve(
         pool = _work_pool()
         _call(["work-pool", "create", "--type", "process", "--overwrite", pool], environment)
         _call(["--no-prompt", "deploy", "--all"], environment)
-        name = f"{os.uname().nodename}-{os.getpid()}"
+        name = f"{platform.node()}-{os.getpid()}"
         worker = ("prefect", "worker", "start", "--pool", pool, "--name", name)
         processes.append(start(*worker, "--limit", str(limit)))
         processes.append(

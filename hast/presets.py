@@ -13,7 +13,6 @@ from hast.errors import InputError
 from hast.export.bundle import ExportConfig
 from hast.loops.calibrate import CalibrationConfig
 from hast.loops.finetune import FinetuneConfig
-from hast.loops.score import ScoreConfig
 from hast.loops.sensitivity import SensitivityConfig
 from hast.loops.synthesize import SynthesisConfig
 from hast.loops.train_generator import GeneratorConfig
@@ -116,7 +115,6 @@ SECTIONS: dict[str, type[Section]] = {
     "sensitivity": SensitivityConfig,
     "layers": PlanConfig,
     "calibrate": CalibrationConfig,
-    "score": ScoreConfig,
     "quantize": FinetuneConfig,
     "export": ExportConfig,
 }

@@ -63,7 +63,7 @@ def run(
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
     if len(batches):
         images["test"] = torch.cat([x for x, _ in batches])
-    programs = sum(1 if name == "program" else 3 for name in files) + 1
+    programs = sum(1 if name == "program" else 3 for name in files)
     compared = compare_formats(product, files, images, config)
     results = [*track(compared, total=programs * len(images), label=f"export {bits}")]
     for result in results:

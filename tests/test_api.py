@@ -1,9 +1,13 @@
 """The Python API as the README shows it."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from imports import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -214,3 +218,38 @@ def test_a_bank_whose_pixels_would_be_rounded_is_not_saved(bank, tmp_path):
     card = bank.card.model_copy(update={"dtype": "float32"})
     hast.save_bank(floats._replace(card=card), tmp_path / "bank")
     assert torch.equal(hast.open_bank(tmp_path / "bank").images, floats.images)
+
+
+ELSEWHERE = """
+import ctypes, os, sys
+import torch, zarr  # which act on the name of the system
+sys.modules["fcntl"] = None  # importing it fails
+for name in ("uname", "killpg", "getpgid", "setsid"):
+    delattr(os, name)
+library = ctypes.CDLL.__init__
+def only_named(self, name, *args, **kwargs):
+    if name is None:
+        raise TypeError("a library has a name here")
+    library(self, name, *args, **kwargs)
+ctypes.CDLL.__init__ = only_named
+
+import hast, hast.cli
+from hast.networks.sources import build_network
+
+spec = hast.ModelSpec(input_shape=(1, 8, 8), num_classes=10, mean=(0.5,), std=(0.5,))
+teacher = build_network("builtin:digits_resnet", {"widths": (8, 16)}).network.eval()
+bank = hast.synthesize(teacher, spec, samples=16, steps=2, batch_size=8)
+hast.save_bank(bank, "bank")
+student = hast.quantize(teacher, spec, hast.open_bank("bank"), steps=2, batch_size=8)
+hast.save(student, "packed")
+x = torch.randn(4, 1, 8, 8)
+assert torch.equal(hast.load("packed")(x), student(x))
+"""
+
+
+def test_the_whole_run_needs_nothing_that_only_unix_has(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

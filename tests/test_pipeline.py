@@ -145,7 +145,6 @@ def test_two_builds_in_the_default_formats_are_identical_and_each_shows_its_late
         ("sensitivity.samples", 8, {"sensitivity"}),
         ("layers.first_last_bits", 8, all_widths("calibrate")),
         ("calibrate.range_momentum", 0.5, all_widths("calibrate")),
-        ("score.bins", 10, all_widths("score")),
         ("quantize.alignment_weight", 500.0, all_widths("quantize")),
         ("quantize.seed", 1, all_widths("quantize")),
         ("dataset.root", "elsewhere", all_widths("evaluate") | all_widths("export")),

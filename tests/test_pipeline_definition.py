@@ -38,7 +38,7 @@ def sections_loaded_by(stage: str) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_parameters_are_those_the_stage_loads(stage):
-    sections = {name.partition(".")[0] for name in STAGES[stage]["params"]}
+    sections = {name.partition(".")[0] for name in STAGES[stage].get("params", [])}
     assert sections == sections_loaded_by(stage)
 
 

@@ -53,6 +53,7 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     # Crops inside the loop, so that their size is read too.
     edit_params(project, lambda p: p["synthesize"].update(augment_probability=1.0))
     edit_params(project, lambda p: p["sensitivity"].update(enabled=True, samples=8))
+    edit_params(project, lambda p: p["export"].update(formats=["program"]))
     run_teacher()
     run_generator()
     run_synthesize()

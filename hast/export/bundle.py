@@ -23,7 +23,6 @@ from hast.export.parity import (
     torch_predictor,
 )
 from hast.export.program import export_program
-from hast.networks.integer import integer_network
 
 Format = Literal["onnx", "onnxruntime-cpu", "program"]
 FILES: dict[Format, str] = {
@@ -43,8 +42,7 @@ class ExportConfig(Section):
         fold_batch_norm: let scales and biases take in the BatchNorm layers of all formats.
         inputs: what the formats take: `normalized` images, `pixels` in [0, 1], or `bytes`.
         samples: images of the bank, and of the test split, on which answers are compared.
-        reference_samples: how many of them the slow ones see: ONNX's own evaluator and the
-            integer reference.
+        reference_samples: how many of them ONNX's own evaluator sees, which is slow.
         min_agreement: least share of equal first answers, in [0, 1], of every program.
         max_mean_difference: largest mean difference of logits, in standard deviations of them.
     """
@@ -99,7 +97,7 @@ def compare_formats(
     images: Mapping[str, Tensor],
     config: ExportConfig,
 ) -> Iterator[Compared]:
-    """Compare what was written, and the integer reference, with the student.
+    """Compare what was written with the student.
 
     Args:
         student: as `hast.load` gives it.
@@ -108,14 +106,10 @@ def compare_formats(
         config: the same as of `write_formats`.
     """
     known = takes(student, spec_of(student), config.inputs)
-    integer = integer_network(student)
     for name, normalized in images.items():
         given = _given(normalized[: config.samples], student, config)
         expected = logits_of(torch_predictor(known), given)
         few = slice(config.reference_samples)
-        own = logits_of(torch_predictor(student), normalized[few])
-        integers = compare(own, logits_of(integer.__call__, normalized[few]))
-        yield Compared("packed", "integer reference", name, integers)
         for kind, path in files.items():
             for program, (predict, part) in _programs(kind, path, few).items():
                 found = logits_of(predict, given[part])

@@ -4,27 +4,18 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from hast.config import Section
-from hast.math.hardness import entropy, gradient_norm, sample_difficulty
+from hast.math.hardness import sample_difficulty
 from hast.runtime import device_of, loop
 
 SCORED_TOGETHER = 256
-
-
-class ScoreConfig(Section):
-    bins: int = Field(default=20, ge=2)  # of the difficulty histogram over [0, 1]
-    hard_above: float = Field(default=0.5, ge=0, le=1)  # a sample counts as hard from here
 
 
 class Hardness(NamedTuple):
     """One value a sample, each of shape (N,)."""
 
     difficulty: Tensor  # 1 - p(y) under the teacher, in [0, 1]
-    gradient_norm: Tensor  # of the teacher's cross-entropy by its logits, in [0, sqrt 2]
-    entropy: Tensor  # of the teacher's prediction, nats
     student_difficulty: Tensor  # 1 - p(y) under the calibrated, untrained student
 
 
@@ -44,11 +35,5 @@ def score(
     pairs = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
     for x, y in ((x.to(device), y.to(device)) for x, y in pairs):
         with torch.no_grad():
-            logits = teacher(x)
-            scores = Hardness(
-                sample_difficulty(logits, y),
-                gradient_norm(logits, y),
-                entropy(logits),
-                sample_difficulty(student(x), y),
-            )
+            scores = Hardness(sample_difficulty(teacher(x), y), sample_difficulty(student(x), y))
         yield scores

@@ -30,22 +30,6 @@ def sample_difficulty(logits: Tensor, labels: Tensor) -> Tensor:
     return _log_difficulty(logits, labels).exp()
 
 
-def gradient_norm(logits: Tensor, labels: Tensor) -> Tensor:
-    """|| dCE / dlogits ||_2 = || softmax(logits) - onehot(labels) ||_2, shape (N,), in [0, √2].
-
-    The whole logit gradient: it also tells whether the wrong mass sits on one class or on many.
-    """
-    onehot = F.one_hot(labels, logits.shape[1])
-    norm: Tensor = torch.linalg.vector_norm(logits.softmax(dim=1) - onehot, dim=1)
-    return norm
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the prediction in nats, shape (N,)."""
-    log_p = logits.log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
-
-
 def hard_sample_loss(logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
     """L_hard = mean_i (1 - p_i)^gamma * CE_i, with p_i the probability of the label. Scalar.
 

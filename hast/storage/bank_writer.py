@@ -6,7 +6,6 @@
   lock           held by the process that makes the bank
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import Tensor
@@ -77,13 +77,13 @@ class BankWriter:
         Raises:
             InputError: another run is at it.
         """
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(
-                    f"{self.folder}: another process is making this bank; wait for it, or end it"
-                ) from None
+        try:
+            lock = FileLock(self.folder / "lock").acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.folder}: another process is making this bank; wait for it, or end it"
+            ) from None
+        with lock:
             for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
                 leftover.unlink()
             yield

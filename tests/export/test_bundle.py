@@ -66,7 +66,6 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
         assert set(measured["onnx"][images]) == {
             "onnxruntime", "onnxruntime without optimizations", "onnx reference",
         }  # fmt: skip
-        assert measured["packed"][images]["integer reference"]["agreement"] > 0.8
     assert 20 <= measured["onnx"]["test"]["onnxruntime"]["samples"] <= 32
     assert measured["onnx"]["bank"]["onnx reference"]["samples"] == 8
     size = (A / "export/w4a4/student.onnx").stat().st_size

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hast.math.hardness import entropy, gradient_norm, hard_sample_loss, sample_difficulty
+from hast.math.hardness import hard_sample_loss, sample_difficulty
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [-3.0, 1.0, 4.0]])
 LABELS = torch.tensor([0, 1, 0])
@@ -18,16 +18,6 @@ def test_difficulty_is_one_minus_the_probability_of_the_label():
 def test_difficulty_is_exact_where_the_probability_rounds_to_one():
     logits = torch.tensor([[40.0, 0.0]])
     assert sample_difficulty(logits, torch.tensor([0])).item() == pytest.approx(math.exp(-40))
-
-
-def test_gradient_norm_is_the_norm_of_the_cross_entropy_gradient():
-    logits = LOGITS.clone().requires_grad_(True)
-    F.cross_entropy(logits, LABELS, reduction="sum").backward()
-    assert torch.allclose(gradient_norm(LOGITS, LABELS), logits.grad.norm(dim=1))
-
-
-def test_entropy_of_a_uniform_prediction_is_log_k():
-    assert entropy(LOGITS)[1].item() == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
