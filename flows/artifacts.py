@@ -41,16 +41,14 @@ def _difficulty(item: str) -> None:
     from hast.figures.difficulty import difficulty_histogram
     from hast.figures.samples import sample_grid, to_pixels
 
-    folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.zarr")
-    if not folder.is_dir() or not store.is_dir():
+    folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.safetensors")
+    if not folder.is_dir() or not store.is_file():
         return
     bank = open_bank(folder)
+    assert bank.difficulty is not None, "a stored bank has them"
     series = {
-        name: load_hardness(store, measure, bank=bank.card.key())
-        for name, measure in (
-            ("teacher", "difficulty"),
-            (f"{item.upper()} student before fine-tuning", "student_difficulty"),
-        )
+        "teacher": bank.difficulty,
+        f"{item.upper()} student before fine-tuning": load_hardness(store, bank=bank.card.key()),
     }
     spec = bank.card.spec
     grid = sample_grid(

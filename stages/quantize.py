@@ -71,7 +71,7 @@ def run(
         )
         student = load_student(calibrated, source, where)
         samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
-        difficulty = load_hardness(hardness, "student_difficulty", bank=samples.card.key())
+        difficulty = load_hardness(hardness, bank=samples.card.key())
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 
         name = name_of(

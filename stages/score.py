@@ -1,9 +1,9 @@
-"""score: how hard is every sample of the bank for the teacher and the untrained student."""
+"""score: how hard is every sample of the bank for the calibrated, untrained student."""
 
 import torch
 
 from hast.engine import select_device
-from hast.loops.score import SCORED_TOGETHER, Hardness, score
+from hast.loops.score import SCORED_TOGETHER, score
 from hast.progress import track
 from hast.storage.bank import open_bank
 from hast.storage.hardness import save_hardness
@@ -26,24 +26,23 @@ def run(
     histogram: Out,
     device: Device = "auto",
 ) -> None:
-    """Write one value a sample and measure to OUT."""
+    """Write one value a sample to OUT; the teacher's are the bank's own."""
     where = select_device(device)
     source = load_teacher(teacher, where)
     student = load_student(calibrated, source, where)
     samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
 
-    batches = score(source.network, student, samples.images, samples.labels)
-    parts = [
-        *track(batches, total=-(-len(samples.images) // SCORED_TOGETHER), label=f"score {bits}")
-    ]
-    scores = Hardness(*map(torch.cat, zip(*parts, strict=True)))
-    save_hardness(out, scores._asdict(), bank=samples.card.key())
+    batches = score(student, samples.images, samples.labels)
+    total = -(-len(samples.images) // SCORED_TOGETHER)
+    difficulty = torch.cat([*track(batches, total=total, label=f"score {bits}")])
+    save_hardness(out, difficulty, bank=samples.card.key())
 
-    counts = [torch.histc(v.cpu(), _BINS, min=0, max=1).long().tolist() for v in scores]
+    assert samples.difficulty is not None, "a stored bank has them"
+    by_network = {"teacher": samples.difficulty, "student": difficulty}
+    counts = [torch.histc(v, _BINS, min=0, max=1).long().tolist() for v in by_network.values()]
     centres = [(i + 0.5) / _BINS for i in range(_BINS)]
-    write_tsv(histogram, ("difficulty", "teacher", "student"), zip(centres, *counts, strict=True))
-    means = {f"mean_{name}": values.mean().item() for name, values in scores._asdict().items()}
-    write_json(metrics, means)
+    write_tsv(histogram, ("difficulty", *by_network), zip(centres, *counts, strict=True))
+    write_json(metrics, {f"mean_{name}": v.mean().item() for name, v in by_network.items()})
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def run_student(bits: str = "w4a4") -> None:
     )  # fmt: skip
     score.run(
         bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
-        out=A / "hardness" / f"{bits}.zarr",
+        out=A / "hardness" / f"{bits}.safetensors",
         metrics=M / "score.json", histogram=P / "difficulty.tsv",
     )  # fmt: skip
     run_quantize(bits)
@@ -72,7 +72,7 @@ def run_evaluate(bits: str = "w4a4") -> None:
 def run_quantize(bits: str = "w4a4", *, out: Path = A / "student", **options: Any) -> None:
     quantize.run(
         bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
-        hardness=A / "hardness" / f"{bits}.zarr", out=out,
+        hardness=A / "hardness" / f"{bits}.safetensors", out=out,
         metrics=M / "quantize.json", curve=P / "quantize" / f"{bits}.tsv", **options,
     )  # fmt: skip
 

@@ -1,7 +1,10 @@
-"""Score the bank: how hard is every sample for the teacher and for the untrained student."""
+"""Score the bank: how hard is every sample for a network, mostly the calibrated student?
+
+The teacher's difficulties lie in the bank, measured once when it is made. A student finds the same
+samples harder, the more so the fewer its bits; where sampling goes by difficulty, it is that one.
+"""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +15,21 @@ from hast.runtime import device_of, loop
 SCORED_TOGETHER = 256
 
 
-class Hardness(NamedTuple):
-    """One value a sample, each of shape (N,)."""
-
-    difficulty: Tensor  # 1 - p(y) under the teacher, in [0, 1]
-    student_difficulty: Tensor  # 1 - p(y) under the calibrated, untrained student
-
-
 @loop
-def score(
-    teacher: nn.Module, student: nn.Module, images: Tensor, labels: Tensor
-) -> Iterator[Hardness]:
-    """Score samples batch by batch, in order.
+def score(network: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """Difficulty of samples, batch by batch, in order.
 
     Args:
-        teacher: frozen, eval mode.
-        student: calibrated, before fine-tuning.
+        network: eval mode.
         images: (N, C, H, W), normalized pixels.
         labels: (N,).
+
+    Yields:
+        (B,), 1 - p(y), in [0, 1], on the CPU.
     """
-    device = device_of(teacher)
+    device = device_of(network)
     pairs = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
-    for x, y in ((x.to(device), y.to(device)) for x, y in pairs):
+    for x, y in pairs:
         with torch.no_grad():
-            scores = Hardness(sample_difficulty(teacher(x), y), sample_difficulty(student(x), y))
-        yield scores
+            difficulty = sample_difficulty(network(x.to(device)), y.to(device))
+        yield difficulty.float().cpu()

@@ -41,8 +41,7 @@ def finetune_student(
     difficulty = torch.ones(len(images))
     if config.sampling == "difficulty":
         assert labels is not None, "difficulty is measured by labels"
-        scores = score(teacher, student, images, labels)
-        difficulty = torch.cat([part.student_difficulty for part in scores]).cpu()
+        difficulty = torch.cat([*score(student, images, labels)])
     engine = engine or engine_for(config, teacher, spec)
     records = finetune(student, teacher, images, difficulty, blocks, config, engine)
     drain(records, total=config.steps, label=label, fields=("loss",), show=show)

@@ -76,13 +76,13 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
         InputError: a file is missing; the message names it.
     """
     bank = open_bank(sources.bank)
+    assert bank.difficulty is not None, "a stored bank has them"
     key = bank.card.key()
-    scores = [sources.hardness / f"{width}.zarr" for width in widths]
     return Run(
         params=read_yaml(params),
         teacher=load_card(sources.teacher, TeacherCard),
         bank=bank,
-        difficulty=load_hardness(scores[0], "difficulty", bank=key),
+        difficulty=bank.difficulty,
         gaps=_columns(sources.plots / "bns.tsv")["bns_gap"],
         generator_curve=_columns(sources.plots / "generator.tsv"),
         widths=[
@@ -93,9 +93,9 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
                 seen=read_seen(sources.predictions / f"{width}.tsv"),
                 layers=_layers(sources, width),
                 curve=_columns(sources.plots / "quantize" / f"{width}.tsv"),
-                difficulty=load_hardness(score, "student_difficulty", bank=key),
+                difficulty=load_hardness(sources.hardness / f"{width}.safetensors", bank=key),
             )
-            for width, score in zip(widths, scores, strict=True)
+            for width in widths
         ],
         exports=dict(_by_width(sources.metrics / "export", widths)),
     )

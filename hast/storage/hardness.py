@@ -1,43 +1,38 @@
-"""Hardness scores of a bank as a Zarr group: one float32 array (N,) a measure."""
+"""How hard the samples of a bank are for a student: one safetensors file."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-import zarr
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hast.errors import InputError
-from hast.storage.chunks import check_chunks
-from hast.storage.untrusted import Rule, check_store
+
+_NAME = "student_difficulty"
 
 
-def save_hardness(store: Path, scores: Mapping[str, Tensor], bank: str) -> None:
-    """Write the scores, with the key of the bank they belong to."""
-    group = zarr.create_group(store, zarr_format=3, overwrite=True, attributes={"bank": bank})
-    for name, values in sorted(scores.items()):
-        # All zeros are written too: a missing chunk would look like a damaged store.
-        options: Any = {"write_empty_chunks": True}
-        data = values.float().cpu().numpy()
-        group.create_array(name, data=data, chunks=data.shape, config=options)
+def save_hardness(path: Path, difficulty: Tensor, *, bank: str) -> None:
+    """Write difficulties (N,) with the key of the bank they belong to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({_NAME: difficulty.contiguous()}, path, metadata={"bank": bank})
 
 
-def load_hardness(store: Path, name: str, *, bank: str) -> Tensor:
-    """Read one measure, (N,).
+def load_hardness(path: Path, *, bank: str) -> Tensor:
+    """Read difficulties, (N,).
 
     Raises:
-        InputError: the store is missing or malformed, or belongs to another bank.
+        InputError: the file is missing or malformed, or belongs to another bank.
     """
-    if not store.is_dir():
-        raise InputError(f"{store}: no hardness scores; run `dvc repro score`")
-    structure = check_store(store, {name: Rule(("float32",), 1)})
-    check_chunks(store / name, structure.arrays[name])
-    made_for = structure.attributes.get("bank")
+    if not path.is_file():
+        raise InputError(f"{path}: no hardness scores; run `dvc repro score`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_for = (file.metadata() or {}).get("bank")
+            difficulty: Tensor = file.get_tensor(_NAME)
+    except SafetensorError as error:
+        raise InputError(f"{path}: cannot be read ({error}); rerun `dvc repro score`") from None
     if made_for != bank:
         raise InputError(
-            f"{store}: scores belong to bank {made_for!r}, not to {bank!r}; rerun `dvc repro score`"
+            f"{path}: scores belong to bank {made_for!r}, not to {bank!r}; rerun `dvc repro score`"
         )
-    values = zarr.open_group(store, mode="r", zarr_format=3)[name]
-    return torch.from_numpy(np.asarray(values))
+    return difficulty
