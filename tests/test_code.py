@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from imports import ROOT
+from conftest import ROOT
 
+import hast
 from stages import code
 from stages.code import closure, code_fingerprint, parse
 from stages.entry import Out, main
@@ -75,6 +76,11 @@ def write(tmp_path, monkeypatch) -> Iterator[Callable[[str, str], None]]:
 def test_the_closure_is_what_runs(write, source, expected):
     write("lib/work.py", source)
     assert closure("lib.work") == expected | {"lib", "lib.work"}
+
+
+def test_the_face_names_where_all_that_is_imported_on_first_use_lies():
+    face = parse((ROOT / "hast/__init__.py").read_text()).face
+    assert {name: home.rpartition(".")[0] for name, home in face.items()} == hast._HOMES
 
 
 SOURCE = """

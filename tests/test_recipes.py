@@ -4,7 +4,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from imports import ROOT
+from conftest import ROOT
 
 from hast.config import Section, read_yaml, write_yaml
 from hast.errors import InputError
