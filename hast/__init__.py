@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 # Imported on first use: a pipeline stage needs a part of the library and depends on that part only.
+# (The imports above never run; stages/code.py finds in them what a stage that takes a name uses.)
 _HOMES = {
     "Bank": "hast.bank",
     "coverage": "hast.networks.coverage",

@@ -16,14 +16,13 @@ byte by byte for what imports a module of that package.
 
 import ast
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PACKAGES = ("hast", "stages", "flows")  # only these are followed
-_LABELS = {"__all__", "__version__"}  # a release alone is no change of code
 
 
 class Source(NamedTuple):
@@ -85,6 +84,20 @@ def module_file(name: str) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
+@cache
+def parse(text: str) -> Source:
+    """Read a module's source."""
+    tree = ast.parse(text)
+    never = [inner for node in tree.body if _never_runs(node) for inner in ast.walk(node)]
+    face = {name.rpartition(".")[2]: name for name in _names(never)}
+    _Effective().visit(tree)
+    return Source(frozenset(_names([*ast.walk(tree)])), face, _normal(tree))
+
+
+def _source(file: Path) -> Source:
+    return parse(file.read_text(encoding="utf-8"))
+
+
 def _found(module: str) -> Path:
     file = module_file(module)
     assert file, f"{module} has no source"
@@ -113,68 +126,48 @@ def _data(folder: Path) -> Iterator[Path]:
             yield from _data(path)
 
 
-def _source(file: Path) -> Source:
-    return parse(file.read_text(encoding="utf-8"))
-
-
-@cache
-def parse(text: str) -> Source:
-    """Read a module's source."""
-    tree = ast.parse(text)
-    never = [inner for node in tree.body if _never_runs(node) for inner in ast.walk(node)]
-    face = {name.rpartition(".")[2]: name for name in _names(never)}
-    _Effective().visit(tree)
-    return Source(frozenset(_names(list(ast.walk(tree)))), face, _normal(tree))
-
-
-def _names(nodes: list[ast.AST]) -> Iterator[str]:
+def _names(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """What is imported: modules, and what is taken from them by `from` or through a dot."""
     modules: dict[str, str] = {}
     for node in nodes:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name
-                top = alias.name.partition(".")[0]
-                modules[alias.asname or top] = alias.name if alias.asname else top
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"line {node.lineno}: relative import; name the whole module"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        match node:
+            case ast.Import(names):
+                for alias in names:
+                    yield alias.name
+                    top = alias.name.partition(".")[0]  # which is what `import a.b` binds
+                    modules[alias.asname or top] = alias.name if alias.asname else top
+            case ast.ImportFrom(module, names, level):
+                assert not level, f"line {node.lineno}: relative import; name the whole module"
+                yield from (f"{module}.{alias.name}" for alias in names)
     for node in nodes:
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            yield f"{modules.get(node.value.id)}.{node.attr}"
+        match node:
+            case ast.Attribute(ast.Name(name), attribute):
+                yield f"{modules.get(name)}.{attribute}"
 
 
 def _never_runs(node: ast.AST) -> bool:
-    if not isinstance(node, ast.If):
-        return False
-    test = node.test
-    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)
-    return name == "TYPE_CHECKING"
+    match node:
+        case ast.If(ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            return True
+    return False
 
 
 class _Effective(ast.NodeTransformer):
-    """Takes out what never runs, does nothing, or only labels."""
+    """Takes out what never runs, does nothing, or only labels: a release alone is no change."""
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+    def visit(self, node: ast.AST) -> Any:
         self.generic_visit(node)
-        return node.orelse if _never_runs(node) else node
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
-
-    def visit_Pass(self, node: ast.Pass) -> None:
-        return None
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        self.generic_visit(node)
-        # Python 3.12 ends the nested format of f"{x:{width}}" with one that the others leave out.
-        node.values = [v for v in node.values if getattr(v, "value", None) != ""]
+        match node:
+            case ast.If() if _never_runs(node):
+                return node.orelse
+            case ast.Pass() | ast.Expr(ast.Constant()):
+                return None
+            case ast.Assign([ast.Name("__all__" | "__version__")]):
+                return None
+            case ast.JoinedStr(values):
+                # 3.12 ends the nested format of f"{x:{width}}" with "", the others do not.
+                node.values = [v for v in values if getattr(v, "value", None) != ""]
         return node
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        (target, *_) = node.targets
-        label = isinstance(target, ast.Name) and target.id in _LABELS
-        return None if label else self.generic_visit(node)
 
 
 # Said by the place in the tree, or by the way it was written: ctx is Load or Store, kind the u of

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from browser import browser  # noqa: F401, a fixture
-from imports import ROOT
 from ruamel.yaml import YAML
 from torch import nn
 
 from hast.networks.batch_norm import freeze
 from hast.networks.digits_resnet import DigitsResNet
 from hast.networks.spec import ModelSpec
+
+ROOT = Path(__file__).parent.parent
 
 # A background job of a shell ignores Ctrl-C, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

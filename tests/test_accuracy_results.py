@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from imports import ROOT
+from conftest import ROOT
 
 from bench.accuracy_results import Results, Row
 

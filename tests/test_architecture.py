@@ -1,7 +1,7 @@
 """The rooms of the project and the one direction in which they import."""
 
 import pytest
-from imports import ROOT
+from conftest import ROOT
 
 from stages.code import closure, imported, stage_names
 

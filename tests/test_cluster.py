@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import edit_params
-from imports import ROOT
+from conftest import ROOT, edit_params
 from stage_runs import A, run_generator, run_synthesize, run_teacher
 from test_processes import files, wait_for
 

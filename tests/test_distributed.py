@@ -8,8 +8,7 @@ import time
 
 import psutil
 import pytest
-from conftest import child_environment
-from imports import ROOT
+from conftest import ROOT, child_environment
 
 # As a stage does: starts itself in two processes, of which each does what it was told.
 STAGE = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from imports import ROOT
+from conftest import ROOT
 
 from flows.processes import run, stopped_at_exit
 

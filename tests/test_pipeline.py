@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import child_environment, copy_project, dvc, edit_params
-from imports import ROOT
+from conftest import ROOT, child_environment, copy_project, dvc, edit_params
 from ruamel.yaml import YAML
 
 WIDTHS = ["w4a4", "w3a3"]

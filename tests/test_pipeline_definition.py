@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from imports import ROOT
+from conftest import ROOT
 from ruamel.yaml import YAML
 
 from stages.code import stage_names

@@ -9,8 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import child_environment, edit_params
-from imports import ROOT
+from conftest import ROOT, child_environment, edit_params
 from safetensors.torch import load_file
 from stage_runs import (
     A,

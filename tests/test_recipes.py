@@ -4,7 +4,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from imports import ROOT
+from conftest import ROOT
 from ruamel.yaml import YAML
 
 from hast.config import Section, load_section, parse_section, read_yaml, write_yaml

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from imports import ROOT
+from conftest import ROOT
 from pydantic import Field
 
 from hast.config import Section

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import child_environment
-from imports import ROOT
+from conftest import ROOT, child_environment
 from PIL import Image
 
 from bench.experiment import correct_answers, open_teacher

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import child_environment
-from imports import ROOT
+from conftest import ROOT, child_environment
 
 PARAMS = "seed: 0 # of all\nquantize:\n  steps: 800\n  seed: 1e-3\n"
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import child_environment, edit_params
-from imports import ROOT
+from conftest import ROOT, child_environment, edit_params
 from stage_runs import (
     A,
     M,

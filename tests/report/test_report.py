@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import opened
-from conftest import edit_params, use_tiny_sizes
-from imports import ROOT
+from conftest import ROOT, edit_params, use_tiny_sizes
 from stage_runs import (
     run_evaluate,
     run_generator,
