@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from imports import ROOT
+from conftest import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
