@@ -28,7 +28,7 @@ class Row(NamedTuple):
     variant: str
     bits: str
     seed: int
-    before: float  # calibrated only, all test images
+    before: float | None  # calibrated only, all test images; None where it was not measured
     all: float
     first_half: float
     second_half: float

@@ -1,7 +1,7 @@
 """What the accuracy experiments share: a teacher with its test folder, banks, students, top-1."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -90,8 +90,11 @@ def halves(right: Tensor, labels: Tensor) -> dict[str, float]:
     return {name: 100 * right[part].double().mean().item() for name, part in parts.items()}
 
 
-def mean_and_spread(values: list[float]) -> str:
-    """Mean ± standard deviation; one value has no deviation."""
+def mean_and_spread(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation; one value has no deviation, and a missing one no mean."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "–"
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
