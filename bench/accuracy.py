@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bench.accuracy_results import Results, Row
@@ -48,6 +48,7 @@ from hast.networks.generator import Generator
 from hast.recipes import Settings, merged, recipe_settings, size_settings
 from hast.runtime import device_of
 from hast.storage.datasets import DatasetConfig, open_batches
+from hast.storage.placing import write_atomically
 
 # What each variant changes, by section; `hast` and `best` are the recipes themselves.
 VARIANTS: dict[str, tuple[str, Settings]] = {
@@ -183,10 +184,8 @@ class Shared:
         name = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
         path = self._kept_in / f"{name}.safetensors"
         if not path.exists():
-            self._kept_in.mkdir(parents=True, exist_ok=True)
             images = make_bank(self.teacher, settings, self.engine).cpu().contiguous()
-            save_file({"images": images}, part := path.with_suffix(".part"))
-            part.rename(path)  # what a killed run leaves is no bank
+            write_atomically(path, save({"images": images}))
         return load_file(path)["images"].contiguous(memory_format=torch.channels_last)
 
     def _real(self, samples: int) -> Tensor:
