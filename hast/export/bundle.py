@@ -153,7 +153,5 @@ def _given(normalized: Tensor, student: nn.Module, config: ExportConfig) -> Tens
     """Images as the formats take them."""
     if config.inputs == "normalized":
         return normalized
-    spec = spec_of(student)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    pixels = (normalized * std + mean).clamp(0, 1)
+    pixels = spec_of(student).denormalize(normalized)
     return (pixels * 255).round().to(torch.uint8) if config.inputs == "bytes" else pixels

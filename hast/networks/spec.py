@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
+import torch
 from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
 from hast.config import Section
 from hast.errors import InputError
@@ -41,6 +43,21 @@ class ModelSpec(Section):
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names must be empty or name all {self.num_classes} classes")
         return self
+
+    def channels(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and std as tensors (C, 1, 1)."""
+        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return mean, std
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1], (N, C, H, W), to what the network takes."""
+        mean, std = self.channels(pixels.device)
+        return (pixels - mean).div_(std)
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Normalized images (N, C, H, W) back to pixels in [0, 1]; what lies outside is clipped."""
+        mean, std = self.channels(images.device)
+        return (images * std + mean).clamp(0, 1)
 
 
 class PartialSpec(Section):
