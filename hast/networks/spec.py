@@ -15,20 +15,18 @@ Std = tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class ModelSpec(Section):
-    """The contract of an image classifier.
-
-    Attributes:
-        input_shape: (C, H, W) of one image.
-        num_classes: K, the number of logits.
-        mean, std: per channel, in pixels of [0, 1]; normalized pixel = (pixel - mean) / std.
-        class_names: K names, or empty where they are not known.
-    """
+    """The contract of an image classifier."""
 
     input_shape: Shape
+    """(C, H, W) of one image."""
     num_classes: int = Field(ge=2)
+    """K, the number of logits."""
     mean: tuple[float, ...]
+    """Per channel, in pixels of [0, 1]; normalized pixel = (pixel - mean) / std."""
     std: Std
+    """Per channel, in pixels of [0, 1]; normalized pixel = (pixel - mean) / std."""
     class_names: tuple[str, ...] = ()
+    """K names, or empty where they are not known."""
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "ModelSpec":
@@ -64,10 +62,15 @@ class PartialSpec(Section):
     """A spec of which some parts are not known (None)."""
 
     input_shape: Shape | None = None
+    """[C, H, W] of one image, in pixels."""
     num_classes: int | None = Field(default=None, ge=2)
+    """Number of logits."""
     mean: tuple[float, ...] | None = None
+    """Per channel, in pixels of [0, 1]."""
     std: Std | None = None
+    """Per channel, in pixels of [0, 1]; normalized pixel = (pixel − mean) / std."""
     class_names: tuple[str, ...] | None = None
+    """One for each class, in the order of the logits."""
 
 
 def merge_specs(known: PartialSpec, given: PartialSpec) -> ModelSpec:
