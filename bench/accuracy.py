@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bench.accuracy_results import Results, Row
@@ -51,6 +51,7 @@ from hast.pipeline.finetune import finetune_student
 from hast.recipes import Settings, merged, recipe_settings, size_settings
 from hast.runtime import device_of
 from hast.storage.datasets import DatasetConfig, open_batches
+from hast.storage.placing import write_atomically
 
 # What each variant changes, by section; `hast` and `best` are the recipes themselves.
 VARIANTS: dict[str, tuple[str, Settings]] = {
@@ -189,9 +190,7 @@ class Shared:
         name = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
         path = self._kept_in / f"{name}.safetensors"
         if not path.exists():
-            self._kept_in.mkdir(parents=True, exist_ok=True)
-            save_file({"images": self._made(settings)}, part := path.with_suffix(".part"))
-            part.rename(path)  # what a killed run leaves is no bank
+            write_atomically(path, save({"images": self._made(settings)}))
         return load_file(path)["images"].contiguous(memory_format=torch.channels_last)
 
     def _made(self, settings: Mapping[str, Any]) -> Tensor:

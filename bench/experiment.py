@@ -95,9 +95,9 @@ def mean_and_spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "–"
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    if len(known) == 1:
+        return f"{known[0]:.2f}"
+    return f"{statistics.mean(known):.2f} ± {statistics.stdev(known):.2f}"
 
 
 def floats(text: str) -> tuple[float, ...]:

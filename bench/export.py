@@ -7,7 +7,6 @@ test/CLASS/IMAGE. Prints the tables of the report and of `make run`, below the f
 program, and writes bench/out/export.json.
 """
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -27,6 +26,7 @@ from hast.networks.student import remove_quantizers
 from hast.report.exports import export_markdown, export_table
 from hast.storage.checkpoints import load
 from hast.storage.datasets import DatasetConfig, open_batches
+from hast.storage.tables import write_json
 from hast.summary import LATENCY_COLUMNS, latency_rows, markdown_rows
 
 
@@ -41,13 +41,8 @@ def main(
     config = ExportConfig(samples=samples, reference_samples=reference_samples)
     for path in students:
         exports[path.name], latency[path.name] = measure(path, images, config)
-    OUT.mkdir(exist_ok=True)
-    values = {
-        "machine": describe(torch.device("cpu")),
-        "exports": exports,
-        "latency": latency,
-    }
-    (OUT / "export.json").write_text(json.dumps(values, indent=2) + "\n")
+    machine = describe(torch.device("cpu"))
+    write_json(OUT / "export.json", {"machine": machine, "exports": exports, "latency": latency})
     print(export_markdown(export_table(exports)))
     print(markdown_rows([LATENCY_COLUMNS, *latency_rows(latency)]))
 

@@ -1,5 +1,6 @@
 """What the machine itself can do, measured before anything is compared with it."""
 
+import functools
 import platform
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ def memory_rate(device: torch.device) -> float:
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device)
 
 
+@functools.cache  # a process measures its machine once
 def describe(device: torch.device) -> dict[str, Any]:
     """Hardware, versions and measured limits."""
     return {

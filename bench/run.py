@@ -5,7 +5,6 @@ counts, the seconds depend on the machine.
 """
 
 import copy
-import json
 import statistics
 import sys
 import time
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +22,7 @@ from bench import reference
 from bench.machine import describe, synchronize
 from hast.bit_width import BitWidth
 from hast.engine import Engine, choose_engine, place, select_device
+from hast.figures.canvas import canvas, to_png
 from hast.loops.finetune import FinetuneConfig, finetune
 from hast.loops.synthesize import SynthesisConfig, synthesize
 from hast.networks.batch_norm import batch_norms, freeze
@@ -32,6 +31,7 @@ from hast.networks.plan import PlanConfig, QuantizationPlan, plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student, set_mode
+from hast.storage.tables import write_json
 
 OUT = Path(__file__).parent / "out"
 WARM_UP, ENDLESS = 2, 10**6
@@ -198,7 +198,6 @@ def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: 
     console.print(table)
 
     ratios = {(line.network, line.task): line.ratio for line in lines}
-    OUT.mkdir(exist_ok=True)
     values = {
         "synthesis": {"ratio": ratios["ResNet-20", "synthesis"]},
         "finetune": {"ratio": ratios["ResNet-20", "fine-tuning"]},
@@ -206,24 +205,20 @@ def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: 
         "engine": engine._asdict(),
         "lines": [line._asdict() for line in lines],
     }
-    (OUT / "latest.json").write_text(json.dumps(values, indent=2) + "\n")
+    write_json(OUT / "latest.json", values)
     draw(lines, OUT / "latest.png")
     console.print(f"written: {OUT / 'latest.json'}, {OUT / 'latest.png'}")
 
 
 def draw(lines: list[Line], path: Path) -> None:
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     names = [f"{line.network}, {line.task}" for line in lines]
-    bars = axes.barh(names, [line.ratio for line in lines])
-    axes.bar_label(bars, fmt="%.1fx", padding=3)
-    axes.invert_yaxis()
-    axes.set_xlabel("times faster than the plain reference")
-    axes.margins(x=0.15)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with canvas(width=7, height=3) as (figure, (axes,)):
+        bars = axes.barh(names, [line.ratio for line in lines])
+        axes.bar_label(bars, fmt="%.1fx", padding=3)
+        axes.invert_yaxis()
+        axes.set_xlabel("times faster than the plain reference")
+        axes.margins(x=0.15)
+    path.write_bytes(to_png(figure))
 
 
 if __name__ == "__main__":

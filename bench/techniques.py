@@ -5,7 +5,6 @@
 ResNet-20 at 32 x 32. Prints a table and writes bench/out/techniques.json.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -22,6 +21,7 @@ from bench.machine import describe
 from bench.run import CASES, OUT, engine_steps, seconds, setting
 from hast.engine import Engine, Precision, choose_engine, place_images
 from hast.math.statistics import ChannelStatistics
+from hast.storage.tables import write_json
 
 ROUNDS, WARM_UP = 15, 3
 
@@ -123,9 +123,7 @@ def main(only: str = "") -> None:
     for row in results:
         table.add_row(row["task"], row["variant"], f"{row['ms']:.0f}", f"{row['slower']:.2f}")
     console.print(table)
-    OUT.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine, "results": results}, indent=2)
-    (OUT / "techniques.json").write_text(text + "\n")
+    write_json(OUT / "techniques.json", {"machine": machine, "results": results})
 
 
 def race(

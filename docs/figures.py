@@ -14,7 +14,7 @@ from PIL import Image
 from hast.bit_width import load_bit_widths
 from hast.figures.canvas import PALETTE, Figure, canvas, to_png
 from hast.figures.difficulty import difficulty_histogram
-from hast.figures.samples import sample_grid, to_pixels
+from hast.figures.samples import sample_grid
 from hast.figures.training import bns_gap
 from hast.math.hardness import hard_sample_loss
 from hast.math.quantization import choose_qparams, fake_quantize
@@ -54,8 +54,7 @@ def rounding() -> Figure:
 
 def of_run(run: Run) -> dict[str, Figure]:
     """Pictures that need a finished run."""
-    spec = run.bank.card.spec
-    pixels = to_pixels(run.bank.images, mean=spec.mean, std=spec.std)
+    pixels = run.bank.card.spec.denormalize(run.bank.images)
     seen = run.widths[0].seen
     return {
         "samples": sample_grid(pixels, run.bank.labels, run.difficulty, classes=4, columns=8),

@@ -39,7 +39,7 @@ def publish(stage: str) -> None:
 def _difficulty(item: str) -> None:
     """The bank's samples by class and difficulty, and how hard they are for both networks."""
     from hast.figures.difficulty import difficulty_histogram
-    from hast.figures.samples import sample_grid, to_pixels
+    from hast.figures.samples import sample_grid
 
     folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.safetensors")
     if not folder.is_dir() or not store.is_file():
@@ -52,7 +52,7 @@ def _difficulty(item: str) -> None:
     }
     spec = bank.card.spec
     grid = sample_grid(
-        to_pixels(bank.images, mean=spec.mean, std=spec.std),
+        spec.denormalize(bank.images),
         bank.labels,
         series["teacher"],
         class_names=spec.class_names,

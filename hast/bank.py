@@ -19,10 +19,10 @@ Dtype = Literal["uint8", "float16", "float32"]
 class BankConfig(Section):
     """Where the pipeline's bank comes from, and how one of our own is stored."""
 
-    source: str | None = Field(
-        default=None, min_length=1
-    )  # folder or URL of a bank to take; then none is synthesized
-    dtype: Dtype = "uint8"  # of stored pixels
+    source: str | None = Field(default=None, min_length=1)
+    """Folder or URL of a bank to take; then none is synthesized."""
+    dtype: Dtype = "uint8"
+    """Of stored pixels."""
 
 
 class Parent(Section):

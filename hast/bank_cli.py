@@ -24,7 +24,7 @@ from hast.storage.bank_tools import (
     filter_bank,
     merge_banks,
 )
-from hast.storage.placing import disk_errors, write_atomically
+from hast.storage.placing import write_atomically
 from hast.storage.teachers import TeacherCard, load_teacher
 from hast.storage.transfer import blocks_to_pull, blocks_to_push, pull_bank, push_bank
 from hast.storage.weights import load_card
@@ -73,8 +73,7 @@ def preview(
     from hast.report.bank_page import bank_grid
 
     found = StoredBank(bank)
-    with disk_errors(out):
-        write_atomically(out, to_png(bank_grid(found, classes=classes, columns=columns)))
+    write_atomically(out, to_png(bank_grid(found, classes=classes, columns=columns)))
     print(out)
 
 
@@ -83,9 +82,7 @@ def card(bank: BankFolder, out: File) -> None:
     """Write one self-contained page: provenance, samples, difficulty, classes, BNS gap."""
     from hast.report.bank_page import bank_page
 
-    page = bank_page(StoredBank(bank))
-    with disk_errors(out):
-        write_atomically(out, page.encode())
+    write_atomically(out, bank_page(StoredBank(bank)).encode())
     print(out)
 
 

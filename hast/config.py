@@ -17,7 +17,9 @@ from hast.errors import InputError
 class Section(BaseModel):
     """Base of all parameter sections: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -27,31 +27,30 @@ def test_every_parameter_has_a_row_with_a_meaning():
             assert not rows[0].endswith("|  |"), f"say beside {name}.{field} what it means"
 
 
-class Example(Section):
-    """An example.
+class Inner(Section):
+    """Inside."""
 
-    Attributes:
-        first, second: one
-            text.
-    """
+    deep: float
+
+
+class Example(Section):
+    """An example."""
 
     first: int = Field(default=3, ge=1, lt=9)
+    """One
+    text."""
     second: tuple[float, ...] = ()
-    third: Literal["a", "b"] | None = None  # which one
-    fourth: Path = Field(default=Path("x"))  # where
+    third: Literal["a", "b"] | None = None
+    """Which one."""
+    fourth: Path = Path("x")
+    inner: Inner = Inner(deep=1)
 
 
-def test_meanings_come_from_comments_and_from_the_docstring():
-    assert reference.descriptions(Example) == {
-        "first": "one text",
-        "second": "one text",
-        "third": "which one",
-        "fourth": "where",
-    }
-
-
-def test_a_row_has_type_default_and_range():
-    rows = "\n".join(reference._tables("example", Example))
-    assert "| `first` | integer | `3` | ≥ 1, < 9 | one text |" in rows
-    assert "| `second` | list of number | `[]` |  | one text |" in rows
-    assert "| `third` | `a` or `b` or null | `null` |  | which one |" in rows
+def test_a_row_has_type_default_range_and_the_docstring_below_the_field():
+    rows = "\n".join(reference.tables("example", Example))
+    assert "| `first` | integer | `3` | ≥ 1, < 9 | One text. |" in rows
+    assert "| `second` | list of number | `[]` |  |  |" in rows
+    assert "| `third` | `a` or `b` or null | `null` |  | Which one. |" in rows
+    assert "| `fourth` | path | `x` |  |  |" in rows
+    table = rows.partition("### example.inner\n\nInside.\n")[2]
+    assert "| `deep` | number | required |  |  |" in table

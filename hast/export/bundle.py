@@ -34,26 +34,23 @@ PACKED = ("config.json", "model.safetensors")
 
 
 class ExportConfig(Section):
-    """What leaves the project beside the packed checkpoint, and how well it must agree.
-
-    Attributes:
-        formats: `onnx`, readable by any runtime; `onnxruntime-cpu`, the same in bytes and with
-            BatchNorm folded, for its integer kernels; `program`, of `torch.export`.
-        fold_batch_norm: let scales and biases take in the BatchNorm layers of all formats.
-        inputs: what the formats take: `normalized` images, `pixels` in [0, 1], or `bytes`.
-        samples: images of the bank, and of the test split, on which answers are compared.
-        reference_samples: how many of them ONNX's own evaluator sees, which is slow.
-        min_agreement: least share of equal first answers, in [0, 1], of every program.
-        max_mean_difference: largest mean difference of logits, in standard deviations of them.
-    """
+    """What leaves the project beside the packed checkpoint, and how well it must agree."""
 
     formats: tuple[Format, ...] = ("onnx", "program")
+    """`onnx`, readable by any runtime; `onnxruntime-cpu`, the same in bytes and with BatchNorm
+    folded, for its integer kernels; `program`, of `torch.export`."""
     fold_batch_norm: bool = False
+    """Let scales and biases take in the BatchNorm layers of all formats."""
     inputs: Inputs = "normalized"
+    """What the formats take: `normalized` images, `pixels` in [0, 1], or `bytes`."""
     samples: int = Field(default=512, ge=1)
+    """Images of the bank, and of the test split, on which answers are compared."""
     reference_samples: int = Field(default=64, ge=1)
+    """How many of them ONNX's own evaluator sees, which is slow."""
     min_agreement: float = Field(default=0.97, ge=0, le=1)
+    """Least share of equal first answers, in [0, 1], of every program."""
     max_mean_difference: float = Field(default=0.1, ge=0)
+    """Largest mean difference of logits, in standard deviations of them."""
 
 
 class Compared(NamedTuple):
@@ -153,7 +150,5 @@ def _given(normalized: Tensor, student: nn.Module, config: ExportConfig) -> Tens
     """Images as the formats take them."""
     if config.inputs == "normalized":
         return normalized
-    spec = spec_of(student)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    pixels = (normalized * std + mean).clamp(0, 1)
+    pixels = spec_of(student).denormalize(normalized)
     return (pixels * 255).round().to(torch.uint8) if config.inputs == "bytes" else pixels

@@ -28,8 +28,8 @@ class FromPixels(nn.Module):
         """
         super().__init__()
         self.network, self.largest = network, largest
-        for name, values in (("mean", spec.mean), ("std", spec.std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+        for name, values in zip(("mean", "std"), spec.channels(), strict=True):
+            self.register_buffer(name, values)
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.float() / self.largest if self.largest != 1 else images

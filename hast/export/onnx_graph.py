@@ -29,7 +29,7 @@ from hast.networks.codes import Codes, lower
 from hast.networks.folding import fold_batch_norm as fold
 from hast.networks.provenance import provenance_of
 from hast.networks.spec import ModelSpec
-from hast.storage.placing import write_file
+from hast.storage.placing import write_atomically
 
 OPSET = 21  # the first with types of four bits
 
@@ -186,4 +186,5 @@ def _write(
     texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
     onnx.helper.set_model_props(proto, {f"hast.{key}": text for key, text in texts.items()})
     onnx.checker.check_model(proto, full_check=True)
-    return write_file(path, proto.SerializeToString(deterministic=True))
+    write_atomically(path, proto.SerializeToString(deterministic=True))
+    return path

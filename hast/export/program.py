@@ -12,7 +12,7 @@ from hast.errors import InputError
 from hast.export.forms import RoundedActivation, stored_weight
 from hast.export.inputs import Inputs, example_images, spec_of, takes
 from hast.networks.codes import lower
-from hast.storage.placing import write_file
+from hast.storage.placing import write_atomically
 
 
 def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "normalized") -> Path:
@@ -40,7 +40,8 @@ def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "no
         # It warns of every tensor that is laid out channels-last, and saves it rightly.
         warnings.simplefilter("ignore")
         torch.export.save(program, content)
-    return write_file(Path(path), content.getvalue())
+    write_atomically(Path(path), content.getvalue())
+    return Path(path)
 
 
 def trace(network: nn.Module, images: torch.Tensor) -> Any:

@@ -8,12 +8,6 @@ from torch import Tensor
 from hast.figures.canvas import Axes, Figure, canvas
 
 
-def to_pixels(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalized images (N, C, H, W) back to pixels in [0, 1]; what lies outside is clipped."""
-    shift, scale = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
-    return (images * scale + shift).clamp(0, 1)
-
-
 def choose_samples(labels: Tensor, difficulty: Tensor, *, classes: int, columns: int) -> Tensor:
     """Samples that show every class from easy to hard.
 

@@ -28,21 +28,21 @@ from hast.runtime import device_of, loop, seeded
 
 
 class CalibrationConfig(Section):
-    """How the activation ranges are found.
-
-    Attributes:
-        images: whose activations are observed: fresh images of the generator (the paper) or those
-            that fine-tuning will see.
-        correct_batch_norm: let the student's BatchNorm layers expect what quantization made of
-            their inputs.
-    """
+    """How the activation ranges are found."""
 
     images: Literal["generator", "bank"] = "generator"
+    """Whose activations are observed: fresh images of the generator (the paper) or those that
+    fine-tuning will see."""
     correct_batch_norm: bool = False
-    batches: int = Field(default=100, ge=1)  # of images to observe
+    """Let the student's BatchNorm layers expect what quantization made of their inputs."""
+    batches: int = Field(default=100, ge=1)
+    """Batches of images to observe."""
     batch_size: int = Field(default=64, ge=1)
-    range_momentum: float = Field(default=0.9, ge=0, lt=1)  # weight of the average so far
+    """Images in a step."""
+    range_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Weight of the average so far."""
     seed: int = 0
+    """Of all random numbers of the stage."""
 
     @property
     def records(self) -> int:

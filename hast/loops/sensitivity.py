@@ -22,8 +22,11 @@ class SensitivityConfig(Section):
     """Switches the allocation of weight bits by sensitivity on."""
 
     enabled: bool = False
-    candidates: tuple[Bits, ...] = Field(default=(2, 3, 4, 5, 6, 8), min_length=1)  # weight bits
-    samples: int = Field(default=256, ge=1)  # the first ones of the bank
+    """Whether it is done at all."""
+    candidates: tuple[Bits, ...] = Field(default=(2, 3, 4, 5, 6, 8), min_length=1)
+    """Weight bits to try."""
+    samples: int = Field(default=256, ge=1)
+    """Images to measure on, the first ones of the bank."""
 
 
 class LayerSensitivity(NamedTuple):

@@ -18,12 +18,18 @@ from hast.runtime import device_of, loop, seeded
 class TrainingConfig(Section):
     """Ordinary supervised training: SGD with momentum and a one-cycle learning rate."""
 
-    epochs: int = Field(default=40, ge=1)  # passes over the training images
+    epochs: int = Field(default=40, ge=1)
+    """Passes over the training images."""
     batch_size: int = Field(default=64, ge=2)
-    learning_rate: float = Field(default=0.1, gt=0)  # the peak of the cycle
+    """Images in a step."""
+    learning_rate: float = Field(default=0.1, gt=0)
+    """The peak of the cycle."""
     weight_decay: float = Field(default=5e-4, ge=0)
-    min_crop_scale: float = Field(default=0.6, gt=0, le=1)  # share of the area a crop keeps
+    """Of the optimizer."""
+    min_crop_scale: float = Field(default=0.6, gt=0, le=1)
+    """Smallest share of the area that a random crop keeps."""
     seed: int = 0
+    """Of all random numbers of the stage."""
 
 
 class TrainingStep(NamedTuple):

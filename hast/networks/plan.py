@@ -40,8 +40,11 @@ class Override(Section):
     """Other bits for the layers that a shell pattern matches."""
 
     match: str
+    """Shell pattern of module names."""
     weight_bits: Bits | None = None
+    """Of the weight; null leaves them."""
     act_bits: Bits | None = None
+    """Of the activations; null leaves them."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> "Override":
@@ -51,29 +54,25 @@ class Override(Section):
 
 
 class PlanConfig(Section):
-    """How bits are distributed over the layers.
-
-    Attributes:
-        placement: `inputs` quantizes the input of every Conv and Linear, `relu` the output of
-            every ReLU and ReLU6 module (the paper).
-        quantizer: `minmax` takes the weights' range anew at every step and the activations' from
-            calibration (the paper); `learned` trains the scales, from where rounding costs the
-            least.
-        average_weight_bits: budget of an allocation by measured sensitivity; `width` takes the
-            run's weight bits. Layers with bits of their own (below) are outside the budget.
-        first_last_bits: bits of the first and the last layer, of their weights and, with placement
-            `inputs`, of their inputs; `width` treats them like the others.
-        overrides: patterns with their own bits, the last match wins.
-        skip: patterns of modules to leave in full precision; one that names a parameter which is
-            multiplied outside of a Conv or Linear says that this is meant.
-    """
+    """How bits are distributed over the layers."""
 
     placement: Placement = "relu"
+    """`inputs` quantizes the input of every Conv and Linear, `relu` the output of every ReLU and
+    ReLU6 module (the paper)."""
     quantizer: QuantizerKind = "minmax"
+    """`minmax` takes the weights' range anew at every step and the activations' from calibration
+    (the paper); `learned` trains the scales, from where rounding costs the least."""
     average_weight_bits: Annotated[float, Field(ge=MIN_BITS, le=MAX_BITS)] | AsRun = "width"
+    """Budget of an allocation by measured sensitivity; `width` takes the run's weight bits. Layers
+    with bits of their own (below) are outside the budget."""
     first_last_bits: Bits | AsRun = "width"
+    """Bits of the first and the last layer, of their weights and, with placement `inputs`, of their
+    inputs; `width` treats them like the others."""
     overrides: tuple[Override, ...] = ()
+    """Patterns with their own bits, the last match wins."""
     skip: tuple[str, ...] = ()
+    """Patterns of modules to leave in full precision; one that names a parameter which is
+    multiplied outside of a Conv or Linear says that this is meant."""
 
 
 class QuantizationPlan(Section):

@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
+import torch
 from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
 from hast.config import Section
 from hast.errors import InputError
@@ -13,20 +15,18 @@ Std = tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class ModelSpec(Section):
-    """The contract of an image classifier.
-
-    Attributes:
-        input_shape: (C, H, W) of one image.
-        num_classes: K, the number of logits.
-        mean, std: per channel, in pixels of [0, 1]; normalized pixel = (pixel - mean) / std.
-        class_names: K names, or empty where they are not known.
-    """
+    """The contract of an image classifier."""
 
     input_shape: Shape
+    """(C, H, W) of one image."""
     num_classes: int = Field(ge=2)
+    """K, the number of logits."""
     mean: tuple[float, ...]
+    """Per channel, in pixels of [0, 1]; normalized pixel = (pixel - mean) / std."""
     std: Std
+    """Per channel, in pixels of [0, 1]; normalized pixel = (pixel - mean) / std."""
     class_names: tuple[str, ...] = ()
+    """K names, or empty where they are not known."""
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "ModelSpec":
@@ -42,15 +42,35 @@ class ModelSpec(Section):
             raise ValueError(f"class_names must be empty or name all {self.num_classes} classes")
         return self
 
+    def channels(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and std as tensors (C, 1, 1)."""
+        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return mean, std
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1], (N, C, H, W), to what the network takes."""
+        mean, std = self.channels(pixels.device)
+        return (pixels - mean).div_(std)
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Normalized images (N, C, H, W) back to pixels in [0, 1]; what lies outside is clipped."""
+        mean, std = self.channels(images.device)
+        return (images * std + mean).clamp(0, 1)
+
 
 class PartialSpec(Section):
     """A spec of which some parts are not known (None)."""
 
     input_shape: Shape | None = None
+    """[C, H, W] of one image, in pixels."""
     num_classes: int | None = Field(default=None, ge=2)
+    """Number of logits."""
     mean: tuple[float, ...] | None = None
+    """Per channel, in pixels of [0, 1]."""
     std: Std | None = None
+    """Per channel, in pixels of [0, 1]; normalized pixel = (pixel − mean) / std."""
     class_names: tuple[str, ...] | None = None
+    """One for each class, in the order of the logits."""
 
 
 def merge_specs(known: PartialSpec, given: PartialSpec) -> ModelSpec:

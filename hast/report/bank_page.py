@@ -10,7 +10,7 @@ from hast.errors import InputError
 from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
 from hast.figures.classes import class_balance
 from hast.figures.difficulty import difficulty_histogram
-from hast.figures.samples import choose_samples, sample_grid, to_pixels
+from hast.figures.samples import choose_samples, sample_grid
 from hast.figures.training import bns_gap
 from hast.storage.bank import StoredBank
 from hast.storage.bank_tools import images_of
@@ -30,7 +30,7 @@ def bank_grid(bank: StoredBank, *, classes: int = 10, columns: int = 8) -> Figur
     grid = choose_samples(labels, difficulty, classes=classes, columns=columns)
     index = np.unique(grid[grid >= 0].numpy())
     spec = bank.card.spec
-    pixels = to_pixels(torch.from_numpy(images_of(bank, index)), mean=spec.mean, std=spec.std)
+    pixels = spec.denormalize(torch.from_numpy(images_of(bank, index)))
     return sample_grid(
         pixels, labels[index], difficulty[index],
         class_names=spec.class_names, classes=classes, columns=columns,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
 from hast.figures.confusion import confusion_change
 from hast.figures.difficulty import difficulty_histogram, error_by_difficulty
-from hast.figures.samples import sample_grid, to_pixels
+from hast.figures.samples import sample_grid
 from hast.figures.training import bns_gap, fidelity_gap, training_curves
 from hast.report.record import Run
 
@@ -40,7 +40,7 @@ def chapters(run: Run) -> list[Chapter]:
 
 def _samples(run: Run) -> Chapter:
     spec = run.bank.card.spec
-    pixels = to_pixels(run.bank.images, mean=spec.mean, std=spec.std)
+    pixels = spec.denormalize(run.bank.images)
     grid = sample_grid(pixels, run.bank.labels, run.difficulty, class_names=spec.class_names or ())
     return Chapter(
         "Samples",

@@ -35,20 +35,17 @@ _DIGITS_MAX_PIXEL = 16
 
 
 class DatasetConfig(Section):
-    """Where labelled images come from.
-
-    Attributes:
-        name: `digits` is scikit-learn's bundled set; `folder` reads root/<split>/<class>/<image>,
-            classes in alphabetical order; `none` measures nothing: the student is only compared
-            with the teacher, on the bank.
-        root: of `folder`; relative to the project.
-        crop_fraction: images are scaled to cover the input divided by this share, and the centre is
-            cut out; 0.875 is torchvision's for 224 x 224.
-    """
+    """Where labelled images come from."""
 
     name: Literal["digits", "folder", "none"] = "digits"
+    """`digits` is scikit-learn's bundled set; `folder` reads root/<split>/<class>/<image>, classes
+    in alphabetical order; `none` measures nothing: the student is only compared with the teacher,
+    on the bank."""
     root: Path | None = None
+    """Of `folder`; relative to the project."""
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Images are scaled to cover the input divided by this share, and the centre is cut out; 0.875
+    is torchvision's for 224 x 224."""
 
 
 class Batches(Protocol):
@@ -75,7 +72,7 @@ def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
     index = train if split == "train" else test
     pixels = torch.tensor(digits.images[index], dtype=torch.float32) / _DIGITS_MAX_PIXEL
     return LabelledImages(
-        normalize(pixels.unsqueeze(1), spec), torch.tensor(digits.target[index], dtype=torch.int64)
+        spec.normalize(pixels.unsqueeze(1)), torch.tensor(digits.target[index], dtype=torch.int64)
     )
 
 
@@ -99,12 +96,6 @@ def open_batches(
     if config.name == "digits":
         return _digits_batches(split, spec, at_most)
     return _folder_batches(config, split, spec, at_most)
-
-
-def normalize(pixels: Tensor, spec: ModelSpec) -> Tensor:
-    """Pixels in [0, 1], (N, C, H, W), to the network's normalized pixel space."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
-    return (pixels - mean).div_(std)
 
 
 def _spaced(total: int, at_most: int | None) -> range:
@@ -201,7 +192,7 @@ class _ImageFiles:
                 # A copy, for contiguous() leaves one channel with strides of channels last. And
                 # torchvision's way: times 1 / 255 is not to the bit what divided by 255 is.
                 images = torch.empty(pixels.shape).copy_(pixels).mul_(1 / 255)
-                yield normalize(images, self.spec), torch.tensor([label for _, label in part])
+                yield self.spec.normalize(images), torch.tensor([label for _, label in part])
         finally:  # also at an unreadable image, at Ctrl-C, and where nobody wants the rest
             pool.shutdown(cancel_futures=True)
 

@@ -52,25 +52,19 @@ def side_folder(target: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is seen whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    side = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        side.write_bytes(content)
-        side.replace(path)
-    finally:
-        side.unlink(missing_ok=True)
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a file that the user named: whole, or not at all.
+    """Write a file that is seen whole or not at all; its folder is made if it is not there.
 
     Raises:
-        InputError: there can be no such file. What was there is kept.
+        InputError: the disk is full, or there can be no such file. What was there is kept.
     """
+    side = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with creation_errors(path):
-        write_atomically(path, content)
-    return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            side.write_bytes(content)
+            side.replace(path)
+        finally:
+            side.unlink(missing_ok=True)
 
 
 def _unwritable(place: Path, reason: str) -> InputError:

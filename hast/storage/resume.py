@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hast.errors import InputError
-from hast.storage.placing import disk_errors, write_atomically
+from hast.storage.placing import write_atomically
 
 _KEY = "hast-checkpoint"
 
@@ -43,8 +43,7 @@ class CheckpointFile:
         Raises:
             InputError: the disk is full; the checkpoint before stays.
         """
-        with disk_errors(self._path):
-            write_atomically(self._path, save(tensors, {_KEY: json.dumps(values)}))
+        write_atomically(self._path, save(tensors, {_KEY: json.dumps(values)}))
         self._last = time.monotonic()
 
     def load(self) -> Saved | None:

@@ -1,17 +1,19 @@
 """Metrics as JSON and curves as TSV: the plain files that `dvc metrics` and `dvc plots` read."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hast.storage.placing import write_atomically
+
 _CURVE_ROWS = 200
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -20,11 +22,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_tsv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_shorten(v) for v in row] for row in rows)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_shorten(v) for v in row] for row in rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hast.config import Section
 from hast.errors import HastWarning, InputError
+from hast.storage.placing import write_atomically
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -145,10 +146,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, name: str) ->
 
 def save_with_card(folder: Path, network: nn.Module, card: Section) -> None:
     """Write the state dict of `network` and its card to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
-    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+    write_atomically(folder / WEIGHTS, save(state))
+    write_atomically(folder / CARD, (card.model_dump_json(indent=2) + "\n").encode())
 
 
 def load_card(folder: Path, card: type[CardT]) -> CardT:

@@ -27,10 +27,9 @@ def bank(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     labels = torch.arange(60) % 3
     pixels = torch.tensor(list(COLOURS.values()))[labels].view(-1, 3, 1, 1).expand(-1, 3, 8, 8)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (SPEC.mean, SPEC.std))
     card = BankCard(samples=60, spec=SPEC, teacher="c" * 64, synthesis={"gamma": 2.0, "seed": 7})
     writer = BankWriter(folder / "partial", card, 60)
-    writer.write(slice(0, 60), (pixels - mean) / std, labels)
+    writer.write(slice(0, 60), SPEC.normalize(pixels), labels)
     writer.seal(torch.linspace(0, 1, 60), torch.tensor([0.5, 0.25, 0.1]))
     writer.publish(folder / "bank")
     return folder / "bank"
