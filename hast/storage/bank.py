@@ -60,7 +60,6 @@ class StoredBank:
         teacher: str | None = None,
         spec: ModelSpec | None = None,
         verify: bool = True,
-        lazy: bool = False,
     ) -> None:
         """
         Args:
@@ -68,21 +67,18 @@ class StoredBank:
             teacher: the fingerprint the bank must have been made for, if any.
             spec: what that teacher expects and answers, if the bank must agree.
             verify: compare all files with the manifest; False leaves that to the caller.
-            lazy: the images come later, and the caller verifies what comes.
 
         Raises:
             InputError: something is missing, malformed, too large for what is stored, not finite,
                 changed since it was written, or made for another teacher or spec.
         """
         self.folder, store = folder, folder / STORE
-        self.card, layouts = _inspect(store, teacher, spec, lazy)
-        self.layouts = layouts
-        if verify and not lazy:
+        self.card, layouts = _inspect(store, teacher, spec)
+        if verify:
             verify_manifest(store, folder / MANIFEST)
             for name, layout in layouts.items():
                 check_chunks(store / name, layout)
         self.shard_size = layouts["images"].rows_of_file
-        self.shard_files = [f"images/{name}" for name in layouts["images"].files()]
         with _readable(store):
             group: Any = zarr.open_group(store, mode="r", zarr_format=3)
             self._images = group["images"]
@@ -184,12 +180,12 @@ def open_bank(
 
 
 def _inspect(
-    store: Path, teacher: str | None, spec: ModelSpec | None, lazy: bool
+    store: Path, teacher: str | None, spec: ModelSpec | None
 ) -> tuple[BankCard, dict[str, Layout]]:
     """Card and layouts, from the metadata files alone."""
     if not store.is_dir():
         raise InputError(f"{store}: no such bank; run `dvc repro synthesize`")
-    structure = check_store(store, _RULES, _OPTIONAL, ("images",) if lazy else ())
+    structure = check_store(store, _RULES, _OPTIONAL)
     card = read_card(store, structure.attributes)
     if teacher is not None and card.teacher != teacher:
         raise InputError(

@@ -21,20 +21,17 @@ _ABSENT = 2**64 - 1
 _CHECKSUM_BYTES = 4
 
 
-def check_chunks(folder: Path, layout: Layout, *, only: int | None = None) -> None:
+def check_chunks(folder: Path, layout: Layout) -> None:
     """Every chunk that holds samples is there and has the size that the metadata declare.
 
     Args:
         folder: of the array.
         layout: as its metadata tell.
-        only: the file to look at, where not at all.
 
     Raises:
         InputError: names the file and what is wrong with it.
     """
     for index, name in enumerate(layout.files()):
-        if only not in (None, index):
-            continue
         rows = min(layout.rows_of_file, layout.shape[0] - index * layout.rows_of_file)
         path = folder / name
         with path.open("rb") as file:

@@ -56,10 +56,7 @@ class Structure(NamedTuple):
 
 
 def check_store(
-    store: Path,
-    required: Mapping[str, Rule],
-    optional: Collection[str] = (),
-    lazy: Collection[str] = (),
+    store: Path, required: Mapping[str, Rule], optional: Collection[str] = ()
 ) -> Structure:
     """Check the structure of a group from its metadata files alone.
 
@@ -67,7 +64,6 @@ def check_store(
         store: folder of the group.
         required: the arrays that it may hold.
         optional: those of them that may be absent.
-        lazy: those whose files come later; whoever fetches one looks at it.
 
     Raises:
         InputError: a link, a missing or malformed metadata file, an unexpected array, type, shape
@@ -81,9 +77,7 @@ def check_store(
     if not isinstance(attributes, dict):
         raise InputError(f"{store}: the group must have attributes")
     present = {n: r for n, r in required.items() if n not in optional or (store / n).is_dir()}
-    arrays = {
-        name: _check_array(store / name, rule, name in lazy) for name, rule in present.items()
-    }
+    arrays = {name: _check_array(store / name, rule) for name, rule in present.items()}
     return Structure(attributes, arrays)
 
 
@@ -113,7 +107,7 @@ def _metadata(node: Path) -> dict[str, Any]:
     return content
 
 
-def _check_array(folder: Path, rule: Rule, lazy: bool) -> Layout:
+def _check_array(folder: Path, rule: Rule) -> Layout:
     content = _metadata(folder)
     shape, dtype = content.get("shape"), content.get("data_type")
     if dtype not in rule.dtypes:
@@ -122,8 +116,6 @@ def _check_array(folder: Path, rule: Rule, lazy: bool) -> Layout:
         raise InputError(f"{folder}: must have {rule.ndim} positive dimensions, got {shape!r}")
     assert isinstance(shape, list)
     layout = _layout(folder, content, tuple(shape), str(dtype))
-    if lazy:
-        return layout
     stored = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     declared = math.prod(shape) * np.dtype(layout.dtype).itemsize
     held = sum((folder / name).stat().st_size for name in stored)

@@ -22,7 +22,6 @@ from hast.config import parse_section
 from hast.errors import InputError
 from hast.networks.spec import ModelSpec
 from hast.storage.bank import open_bank
-from hast.storage.bank_batches import open_stored
 from hast.storage.bank_tools import save_bank
 from hast.storage.manifest import write_manifest
 from hast.storage.teachers import TeacherCard
@@ -364,17 +363,6 @@ def test_it_is_refused_in_one_line(good, tmp_path, monkeypatch, capsys, damage, 
 def test_a_bank_for_another_teacher_is_refused_with_both_fingerprints(good):
     with pytest.raises(InputError, match=f"{TEACHER}.*{'b' * 64}"):
         open_bank(good, teacher="b" * 64)
-
-
-def test_a_hostile_shard_behind_a_url_is_refused_every_time_it_is_read(good, tmp_path):
-    far = Path(shutil.copytree(good, tmp_path / "far"))
-    plant_a_bomb(far / "bank.zarr")
-    write_manifest(far / "bank.zarr", far / "manifest.json")
-    for _ in range(2):
-        bank = open_stored(f"file://{far}", cache=tmp_path / "cache")
-        for _ in range(2):
-            with pytest.raises(InputError, match="damaged or hostile"):
-                bank.stored(slice(0, SAMPLES))
 
 
 @pytest.mark.parametrize(
