@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from hast.bank import Bank, BankCard, Derivation, Dtype, Parent
 from hast.errors import InputError
-from hast.storage.bank import MAX_CHUNK, StoredBank
+from hast.storage.bank import StoredBank
 from hast.storage.bank_place import check_free
 from hast.storage.bank_writer import BankWriter
 from hast.storage.pixels import decode, encode
 from hast.storage.placing import side_folder
 
+_BATCH = 64  # samples, where nobody says how many were made together
 _ROUNDING = 1e-5  # of the span of a channel; a code is 4e-3 of it
 # Labelled pixels (N, C, H, W) and (N,) to difficulties (N,).
 Measure = Callable[[NDArray[np.float32], NDArray[Any]], NDArray[Any]]
@@ -245,7 +246,7 @@ def _write(
     overwrite: bool,
 ) -> None:
     with side_folder(target) as side:
-        writer = BankWriter(side, card, MAX_CHUNK)
+        writer = BankWriter(side, card, _BATCH)
         difficulty = []
         sizes = [shard.stop - shard.start for shard in writer.shards()]
         for shard, rows in zip(writer.shards(), _regrouped(parts, sizes), strict=True):
@@ -273,5 +274,5 @@ def _regrouped(parts: Iterator[Rows], sizes: Sequence[int]) -> Iterator[Rows]:
 
 def batch_size_of(card: BankCard) -> int:
     """Samples that were made together, as far as the card tells."""
-    size = card.synthesis.get("batch_size", MAX_CHUNK)
-    return size if isinstance(size, int) and 0 < size <= 1 << 20 else MAX_CHUNK
+    size = card.synthesis.get("batch_size", _BATCH)
+    return size if isinstance(size, int) and 0 < size <= 1 << 20 else _BATCH

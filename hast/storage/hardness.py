@@ -10,8 +10,7 @@ import zarr
 from torch import Tensor
 
 from hast.errors import InputError
-from hast.storage.chunks import check_chunks
-from hast.storage.untrusted import Rule, check_store
+from hast.storage.untrusted import check_array, read_attributes
 
 
 def save_hardness(store: Path, scores: Mapping[str, Tensor], bank: str) -> None:
@@ -21,7 +20,7 @@ def save_hardness(store: Path, scores: Mapping[str, Tensor], bank: str) -> None:
         # All zeros are written too: a missing chunk would look like a damaged store.
         options: Any = {"write_empty_chunks": True}
         data = values.float().cpu().numpy()
-        group.create_array(name, data=data, chunks=data.shape, config=options)
+        group.create_array(name, data=data, chunks=data.shape, compressors=None, config=options)
 
 
 def load_hardness(store: Path, name: str, *, bank: str) -> Tensor:
@@ -32,12 +31,9 @@ def load_hardness(store: Path, name: str, *, bank: str) -> Tensor:
     """
     if not store.is_dir():
         raise InputError(f"{store}: no hardness scores; run `dvc repro score`")
-    structure = check_store(store, {name: Rule(("float32",), 1)})
-    check_chunks(store / name, structure.arrays[name])
-    made_for = structure.attributes.get("bank")
+    made_for = read_attributes(store).get("bank")
     if made_for != bank:
         raise InputError(
             f"{store}: scores belong to bank {made_for!r}, not to {bank!r}; rerun `dvc repro score`"
         )
-    values = zarr.open_group(store, mode="r", zarr_format=3)[name]
-    return torch.from_numpy(np.asarray(values))
+    return torch.from_numpy(np.concatenate(check_array(store / name, "float32", (None,)).maps()))
