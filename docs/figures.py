@@ -55,7 +55,7 @@ def rounding() -> Figure:
 def of_run(run: Run) -> dict[str, Figure]:
     """Pictures that need a finished run."""
     spec = run.bank.card.spec
-    pixels = to_pixels(run.bank.images, mean=spec.mean, std=spec.std)
+    pixels = to_pixels(run.bank.images[:], mean=spec.mean, std=spec.std)
     seen = run.widths[0].seen
     return {
         "samples": sample_grid(pixels, run.bank.labels, run.difficulty, classes=4, columns=8),

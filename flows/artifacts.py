@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.hardness import load_hardness
 from hast.storage.tables import read_json
 from hast.summary import RESULT_COLUMNS, markdown_rows, result_rows
@@ -39,12 +39,12 @@ def publish(stage: str) -> None:
 def _difficulty(item: str) -> None:
     """The bank's samples by class and difficulty, and how hard they are for both networks."""
     from hast.figures.difficulty import difficulty_histogram
-    from hast.figures.samples import sample_grid, to_pixels
+    from hast.report.bank_page import bank_grid
 
     folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.zarr")
     if not folder.is_dir() or not store.is_dir():
         return
-    bank = open_bank(folder)
+    bank = StoredBank(folder)
     series = {
         name: load_hardness(store, measure, bank=bank.card.key())
         for name, measure in (
@@ -52,16 +52,9 @@ def _difficulty(item: str) -> None:
             (f"{item.upper()} student before fine-tuning", "student_difficulty"),
         )
     }
-    spec = bank.card.spec
-    grid = sample_grid(
-        to_pixels(bank.images, mean=spec.mean, std=spec.std),
-        bank.labels,
-        series["teacher"],
-        class_names=spec.class_names,
-    )
     create_markdown_artifact(
         f"# Samples of the bank\n\nBy class, from easy to hard; below each 1 - p(label) under the"
-        f" teacher.\n\n{_inline(grid, 'samples')}",
+        f" teacher.\n\n{_inline(bank_grid(bank), 'samples')}",
         key="samples",
     )
     create_markdown_artifact(

@@ -43,6 +43,7 @@ from hast.networks.student import prepare_student
 from hast.progress import drain, track
 from hast.recipes import recipe_settings
 from hast.runtime import device_of
+from hast.storage.bank import StoredBank
 from hast.storage.pixels import as_stored
 
 Device = torch.device | str | None
@@ -123,7 +124,7 @@ def synthesize(
     shown = track(records, total=total, label="synthesize", fields=("loss",), show=progress)
     results = [step for step in shown if step.is_last]
     pixels = torch.cat([step.images for step in results]).cpu().contiguous()
-    images = torch.from_numpy(as_stored(pixels.numpy(), dtype))
+    images = as_stored(pixels, dtype)
     labels = torch.cat([step.labels for step in results]).cpu()
     card = BankCard(
         samples=len(images),
@@ -142,7 +143,7 @@ def synthesize(
 def quantize(
     teacher: nn.Module,
     spec: ModelSpec,
-    bank: Bank,
+    bank: Bank | StoredBank,
     *,
     weight_bits: int = 4,
     act_bits: int = 4,
@@ -164,7 +165,7 @@ def quantize(
     Args:
         teacher: full-precision classifier with BatchNorm.
         spec: what it expects and answers.
-        bank: samples made for this teacher.
+        bank: samples made for this teacher: in memory, or left in their files (`StoredBank`).
         weight_bits, act_bits: code widths, 2..8.
         steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
         seed: of ranges, order of samples and augmentation.
@@ -283,7 +284,7 @@ def _engine(source: nn.Module, spec: ModelSpec, *, images: int) -> Engine:
     return choose_engine(device_of(source), work=forward_macs(source, spec) * images)
 
 
-def _check_bank(bank: Bank, teacher: nn.Module, spec: ModelSpec) -> None:
+def _check_bank(bank: Bank | StoredBank, teacher: nn.Module, spec: ModelSpec) -> None:
     expected = fingerprint(teacher.state_dict())
     if bank.card.teacher != expected:
         raise InputError(

@@ -26,7 +26,7 @@ from hast.networks.size import packed_size
 from hast.networks.student import prepare_student
 from hast.progress import drain, is_quiet
 from hast.recipes import load_section_by_recipe
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
 from hast.storage.tables import read_json, write_json, write_tsv
@@ -64,7 +64,7 @@ def run(
     covered = plan_coverage(source.network, source.spec, plan)
     warn_of_full_precision(covered, width)
     if config.images == "bank":
-        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+        samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         batches = partial(bank_batches, samples.images, config, where)
     else:
         batches = partial(generator_batches, load_generator(generator, source, where), config)

@@ -17,9 +17,8 @@ from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import forward_macs
 from hast.progress import track
 from hast.recipes import load_section_by_recipe
-from hast.storage.bank import MANIFEST, open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.hardness import load_hardness
-from hast.storage.manifest import sha256_of
 from hast.storage.resume import CheckpointFile
 from hast.storage.students import load_student, load_student_card
 from hast.storage.tables import Curve, write_json, write_tsv
@@ -76,12 +75,12 @@ def run(
         work = forward_macs(source.network, source.spec) * WORK_PER_IMAGE * images
         engine = choose_engine(where, work=work, precision=precision, compile=compile)
         student = load_student(calibrated, source, where)
-        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+        samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, "student_difficulty", bank=samples.card.key())
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 
         name = name_of(
-            config.model_dump_json(), source.card.fingerprint, sha256_of(bank / MANIFEST), blocks,
+            config.model_dump_json(), source.card.fingerprint, samples.digest, blocks,
             fingerprint(student.state_dict()), fingerprint({"difficulty": difficulty}),
             engine, where.type, ranks.size, str(torch.__version__),
         )  # fmt: skip

@@ -6,7 +6,7 @@ from hast.config import load_section
 from hast.engine import select_device
 from hast.loops.score import SCORED_TOGETHER, Hardness, ScoreConfig, score
 from hast.progress import track
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.hardness import save_hardness
 from hast.storage.students import load_student
 from hast.storage.tables import write_json, write_tsv
@@ -31,7 +31,7 @@ def run(
     where = select_device(device)
     source = load_teacher(teacher, where)
     student = load_student(calibrated, source, where)
-    samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
 
     batches = score(source.network, student, samples.images, samples.labels)
     parts = [

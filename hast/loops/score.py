@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
+from hast.engine import Images
 from hast.math.hardness import entropy, gradient_norm, sample_difficulty
 from hast.runtime import device_of, loop
 
@@ -30,7 +31,7 @@ class Hardness(NamedTuple):
 
 @loop
 def score(
-    teacher: nn.Module, student: nn.Module, images: Tensor, labels: Tensor
+    teacher: nn.Module, student: nn.Module, images: Images, labels: Tensor
 ) -> Iterator[Hardness]:
     """Score samples batch by batch, in order.
 

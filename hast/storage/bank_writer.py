@@ -6,7 +6,6 @@
   lock           held by the process that makes the bank
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import Tensor
@@ -76,16 +76,19 @@ class BankWriter:
         Raises:
             InputError: another run is at it.
         """
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(
-                    f"{self.folder}: another process is making this bank; wait for it, or end it"
-                ) from None
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                f"{self.folder}: another process is making this bank; wait for it, or end it"
+            ) from None
+        try:
             for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
                 leftover.unlink()
             yield
+        finally:
+            lock.release()
 
     def shards(self) -> list[slice]:
         """The samples of every shard."""
@@ -144,7 +147,7 @@ class BankWriter:
         """Images and labels of a finished shard, as a reader of the bank will get them."""
         columns = load_file(self._column_file(shard))
         images = decode(self._images[shard], columns["affine"])
-        return torch.from_numpy(images), torch.from_numpy(columns["labels"])
+        return images, torch.from_numpy(columns["labels"])
 
     def seal(self, difficulty: Tensor, bns_gap: Tensor | None = None) -> Path:
         """Write what belongs to the whole bank and the manifest.
