@@ -54,7 +54,7 @@ def rounding() -> Figure:
 
 def of_run(run: Run) -> dict[str, Figure]:
     """Pictures that need a finished run."""
-    pixels = run.bank.card.spec.denormalize(run.bank.images)
+    pixels = run.bank.card.spec.denormalize(run.bank.images[:])
     seen = run.widths[0].seen
     return {
         "samples": sample_grid(pixels, run.bank.labels, run.difficulty, classes=4, columns=8),

@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.hardness import load_hardness
 from hast.storage.tables import read_json
 from hast.summary import RESULT_COLUMNS, markdown_rows, result_rows
@@ -39,27 +39,19 @@ def publish(stage: str) -> None:
 def _difficulty(item: str) -> None:
     """The bank's samples by class and difficulty, and how hard they are for both networks."""
     from hast.figures.difficulty import difficulty_histogram
-    from hast.figures.samples import sample_grid
+    from hast.report.bank_page import bank_grid
 
     folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.safetensors")
     if not folder.is_dir() or not store.is_file():
         return
-    bank = open_bank(folder)
-    assert bank.difficulty is not None, "a stored bank has them"
+    bank = StoredBank(folder)
     series = {
         "teacher": bank.difficulty,
         f"{item.upper()} student before fine-tuning": load_hardness(store, bank=bank.card.key()),
     }
-    spec = bank.card.spec
-    grid = sample_grid(
-        spec.denormalize(bank.images),
-        bank.labels,
-        series["teacher"],
-        class_names=spec.class_names,
-    )
     create_markdown_artifact(
         f"# Samples of the bank\n\nBy class, from easy to hard; below each 1 - p(label) under the"
-        f" teacher.\n\n{_inline(grid, 'samples')}",
+        f" teacher.\n\n{_inline(bank_grid(bank), 'samples')}",
         key="samples",
     )
     create_markdown_artifact(

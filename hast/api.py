@@ -36,6 +36,7 @@ from hast.pipeline.work import engine_for
 from hast.progress import drain, track
 from hast.recipes import recipe_settings
 from hast.runtime import device_of
+from hast.storage.bank import StoredBank
 
 Device = torch.device | str | None
 
@@ -113,7 +114,7 @@ def synthesize(
 def quantize(
     teacher: nn.Module,
     spec: ModelSpec,
-    bank: Bank,
+    bank: Bank | StoredBank,
     *,
     weight_bits: int = 4,
     act_bits: int = 4,
@@ -131,7 +132,7 @@ def quantize(
     Args:
         teacher: full-precision classifier with BatchNorm.
         spec: what it expects and answers.
-        bank: samples made for this teacher.
+        bank: samples made for this teacher: in memory, or left in their files (`StoredBank`).
         weight_bits, act_bits: code widths, 2..8.
         steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
         seed: of ranges, order of samples and augmentation.
@@ -265,7 +266,7 @@ def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Modu
     return source
 
 
-def _check_bank(bank: Bank, teacher: nn.Module, spec: ModelSpec) -> None:
+def _check_bank(bank: Bank | StoredBank, teacher: nn.Module, spec: ModelSpec) -> None:
     expected = fingerprint(teacher.state_dict())
     if bank.card.teacher != expected:
         raise InputError(

@@ -11,7 +11,7 @@ from hast.errors import InputError
 from hast.networks.spec import ModelSpec
 
 FORMAT: Literal["hast-bank"] = "hast-bank"
-VERSION = 1
+VERSION = 2
 
 Dtype = Literal["uint8", "float16", "float32"]
 

@@ -1,13 +1,12 @@
 """`hast bank`: look at sample banks, derive new ones, carry them between places."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, TypedDict
 
-import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor
 
 from hast.bank import Dtype
 from hast.bank_facts import bank_facts, facts_table
@@ -56,7 +55,6 @@ def info(
 def verify(bank: BankFolder, teacher: TeacherFolder = None) -> None:
     """Check structure, hashes, labels, finiteness and duplicates."""
     found = StoredBank(bank, **_made_for(teacher))
-    found.check_images()
     check_duplicates(found)
     print(f"{bank}: good, {len(found)} samples for teacher {found.card.teacher}")
 
@@ -176,16 +174,9 @@ def _measured_by(folder: Path, bank: Path) -> Measure:
     teacher = load_teacher(folder, torch.device("cpu"))
     teacher.require_made_for(StoredBank(bank, verify=False).card.teacher, bank)
 
-    def measure(images: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[Any]:
-        profile = profile_batches(
-            teacher.network,
-            zip(
-                torch.from_numpy(images).split(SCORED_TOGETHER),
-                torch.from_numpy(labels).split(SCORED_TOGETHER),
-                strict=True,
-            ),
-        )
-        return whole_profile(profile).difficulty.numpy()
+    def measure(images: Tensor, labels: Tensor) -> Tensor:
+        batches = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
+        return whole_profile(profile_batches(teacher.network, batches)).difficulty
 
     return measure
 

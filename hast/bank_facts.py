@@ -31,7 +31,7 @@ class BankFacts(Section):
 
 
 def bank_facts(bank: StoredBank) -> BankFacts:
-    card, hard = bank.card, bank.difficulty
+    card, hard = bank.card, bank.difficulty.numpy()
     stored = [p for p in (bank.folder / STORE).rglob("*") if p.is_file()]
     stored.append(bank.folder / MANIFEST)
     low, middle, high = np.quantile(hard, [0.1, 0.5, 0.9])
@@ -39,7 +39,7 @@ def bank_facts(bank: StoredBank) -> BankFacts:
         samples=card.samples,
         image_shape=card.spec.input_shape,
         classes=card.spec.num_classes,
-        samples_of_class=np.bincount(bank.labels, minlength=card.spec.num_classes).tolist(),
+        samples_of_class=bank.labels.bincount(minlength=card.spec.num_classes).tolist(),
         dtype=card.dtype,
         teacher=card.teacher,
         digest=bank.digest,

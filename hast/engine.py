@@ -6,8 +6,8 @@ measured time, so that two runs on one machine give the same bytes.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Generic, Literal, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch._functorch.config as functorch
@@ -33,6 +33,20 @@ R = TypeVar("R")
 Q = ParamSpec("Q")
 T = TypeVar("T")
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class Images(Protocol):
+    """Many images (N, C, H, W), float32, normalized pixels: a tensor, or what a bank stores, which
+    is decoded as it is taken."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def nbytes(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Tensor: ...
+    def split(self, size: int, /) -> Iterable[Tensor]: ...
+    def to(self, device: torch.device, /) -> "Images": ...
 
 
 class Engine(NamedTuple):
@@ -170,13 +184,13 @@ def place_images(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, memory_format=torch.channels_last)
 
 
-def hold_images(images: Tensor, device: torch.device) -> Tensor:
-    """Many images (N, C, H, W) to draw batches from: on `device` if they fit there with room to
-    spare, else where they are. On a CPU nothing is copied."""
+def hold_images(images: Images, device: torch.device) -> Images:
+    """Many images to draw batches from: on `device` if they fit there with room to spare, else
+    where they are. On a CPU nothing is copied."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if images.nbytes < free / 2:
-            return place_images(images, device)
+            return images.to(device)
     return images
 
 

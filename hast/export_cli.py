@@ -13,7 +13,7 @@ from hast.export.bundle import ExportConfig, Format, compare_formats
 from hast.export.inputs import Inputs
 from hast.export.onnx_graph import export_onnx
 from hast.export.program import export_program
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.checkpoints import CONFIG, load, save
 from hast.storage.students import load_student
 from hast.storage.teachers import load_teacher
@@ -69,7 +69,7 @@ def export(
     print(f"{out}: {sum(p.stat().st_size for p in files):,} bytes")
     if bank is not None and kind is not None:
         config = ExportConfig(formats=(kind,), inputs=cast(Inputs, inputs))
-        _compare(network, {kind: out}, open_bank(bank).images, config)
+        _compare(network, {kind: out}, StoredBank(bank).images[: config.samples], config)
 
 
 def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:

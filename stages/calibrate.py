@@ -15,7 +15,7 @@ from hast.networks.plan import PlanConfig, fixed_layers, weight_of
 from hast.networks.size import packed_size
 from hast.pipeline.calibrate import calibrate_student
 from hast.progress import is_quiet
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.generators import load_generator
 from hast.storage.students import StudentCard
 from hast.storage.tables import read_json, write_json, write_tsv
@@ -47,7 +47,7 @@ def run(
     allocation = _allocate(sensitivity, source, width, rules)
     samples = made_by = None
     if config.images == "bank":
-        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec).images
+        samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec).images
     else:
         made_by = load_generator(generator, source, where)
     student, plan, covered = calibrate_student(

@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from hast.bank import Bank
 from hast.config import load_section
 from hast.engine import select_device
 from hast.loops.evaluate import Predictions, joined, nothing_predicted, predict
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
 from hast.progress import track
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.students import load_student
 from hast.storage.tables import write_json, write_tsv
@@ -49,7 +48,7 @@ def run(
     config = load_section(params, "dataset", DatasetConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
-    samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
     networks = {
         "teacher": source.network,
         "calibrated": load_student(calibrated, source, where),
@@ -74,7 +73,7 @@ def run(
     write_tsv(layers, LayerError._fields, errors)
 
 
-def _on_bank(networks: dict[str, nn.Module], bank: Bank, *, label: str) -> Predictions:
+def _on_bank(networks: dict[str, nn.Module], bank: StoredBank, *, label: str) -> Predictions:
     pairs = zip(bank.images.split(_TOGETHER), bank.labels.split(_TOGETHER), strict=True)
     total = -(-len(bank.images) // _TOGETHER)
     return joined(track(predict(networks, pairs), total=total, label=label))

@@ -23,7 +23,7 @@ from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
 from hast.networks.size import packed_size
 from hast.progress import track
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.checkpoints import load, save
 from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.students import load_student
@@ -57,7 +57,7 @@ def run(
     product = load(out, trust_source=True)
     files = write_formats(product, out, config)
 
-    samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
     images = {"bank": samples.images[: config.samples]}
     dataset = load_section(params, "dataset", DatasetConfig)
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)

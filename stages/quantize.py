@@ -11,9 +11,8 @@ from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.work import engine_for
 from hast.progress import track
-from hast.storage.bank import MANIFEST, open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.hardness import load_hardness
-from hast.storage.manifest import sha256_of
 from hast.storage.resume import CheckpointFile
 from hast.storage.students import load_student, load_student_card
 from hast.storage.tables import Curve, write_json, write_tsv
@@ -70,13 +69,13 @@ def run(
             config, source.network, source.spec, precision=precision, compile=compile
         )
         student = load_student(calibrated, source, where)
-        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+        samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, bank=samples.card.key())
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 
         name = name_of(
             "stages.quantize", config.model_dump_json(), source.card.fingerprint,
-            sha256_of(bank / MANIFEST), blocks,
+            samples.digest, blocks,
             fingerprint(student.state_dict()), fingerprint({"difficulty": difficulty}),
             engine, where.type, ranks.size, str(torch.__version__),
         )  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from hast.engine import select_device
 from hast.loops.score import SCORED_TOGETHER, score
 from hast.progress import track
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.hardness import save_hardness
 from hast.storage.students import load_student
 from hast.storage.tables import write_json, write_tsv
@@ -30,7 +30,7 @@ def run(
     where = select_device(device)
     source = load_teacher(teacher, where)
     student = load_student(calibrated, source, where)
-    samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
 
     batches = score(student, samples.images, samples.labels)
     total = -(-len(samples.images) // SCORED_TOGETHER)

@@ -5,7 +5,7 @@ from hast.engine import select_device
 from hast.loops.sensitivity import SensitivityConfig, measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
 from hast.progress import track
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.tables import write_json
 from hast.storage.teachers import load_teacher
 from stages.entry import PARAMS, Device, In, Out, Params, main
@@ -19,7 +19,7 @@ def run(
     damage: dict[str, dict[int, float]] = {}
     if config.enabled:
         source = load_teacher(teacher, select_device(device))
-        samples = open_bank(bank, teacher=source.card.fingerprint, spec=source.spec)
+        samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         layers = list(probe_layers(source.network, source.spec, WEIGHTED))
         measured = measure_sensitivity(
             source.network, samples.images[: config.samples], layers, config.candidates

@@ -97,7 +97,7 @@ def run(
         )
         # All that can fail comes before the bank leaves the folder in which it can be resumed.
         whole = _profile(source, _batches(writer, config.batch_size))
-        StoredBank(writer.seal(*whole), teacher=source.card.fingerprint).check_images()
+        StoredBank(writer.seal(*whole), teacher=source.card.fingerprint)
         _report(whole, metrics, profile)
         writer.publish(out, overwrite=overwrite, keep=True)
 
@@ -110,9 +110,7 @@ def _batches(writer: BankWriter, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _stored_batches(bank: StoredBank) -> Iterator[tuple[Tensor, Tensor]]:
     size = batch_size_of(bank.card)
-    for rows in bank.shards():
-        images, labels = torch.from_numpy(bank.images(rows)), torch.from_numpy(bank.labels[rows])
-        yield from zip(images.split(size), labels.split(size), strict=True)
+    yield from zip(bank.images.split(size), bank.labels.split(size), strict=True)
 
 
 def _profile(source: Teacher, batches: Iterable[tuple[Tensor, Tensor]]) -> Profile:

@@ -9,4 +9,4 @@ from hast.storage.pixels import as_stored
 def noise(*shape: int, seed: int = 0) -> Tensor:
     """Gaussian noise (N, C, H, W), rounded to what 8 bits hold."""
     images = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-    return torch.from_numpy(as_stored(images.numpy(), "uint8"))
+    return as_stored(images, "uint8")

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hast
+from hast.storage.bank import StoredBank
 
 SYNTHESIS = {"samples": 16, "steps": 3, "batch_size": 8}
 FINETUNING = {"steps": 3, "batch_size": 8}
@@ -218,6 +219,15 @@ def test_a_bank_whose_pixels_would_be_rounded_is_not_saved(bank, tmp_path):
     card = bank.card.model_copy(update={"dtype": "float32"})
     hast.save_bank(floats._replace(card=card), tmp_path / "bank")
     assert torch.equal(hast.open_bank(tmp_path / "bank").images, floats.images)
+
+
+def test_a_bank_left_in_its_files_makes_the_same_student(teacher, spec, bank, tmp_path):
+    hast.save_bank(bank, tmp_path / "bank")
+    answers = [
+        hast.quantize(teacher, spec, given, progress=False, **FINETUNING)(bank.images)
+        for given in (bank, StoredBank(tmp_path / "bank"))
+    ]
+    assert torch.equal(*answers)
 
 
 ELSEWHERE = """

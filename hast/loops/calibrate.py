@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hast.config import Section
-from hast.engine import place_images
+from hast.engine import Images, place_images
 from hast.math.statistics import corrected_statistics
 from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
@@ -63,7 +63,7 @@ def generator_batches(generator: Generator, config: CalibrationConfig) -> Iterat
 
 
 def bank_batches(
-    images: Tensor, config: CalibrationConfig, device: torch.device
+    images: Images, config: CalibrationConfig, device: torch.device
 ) -> Iterator[Tensor]:
     """Random draws (B, C, H, W), on `device`, from a bank's images (N, C, H, W)."""
     for index in range(config.batches):

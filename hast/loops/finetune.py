@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from hast.config import Section
 from hast.distributed import ALONE, Ranks
-from hast.engine import PLAIN, Engine, hold_images, place_images
+from hast.engine import PLAIN, Engine, Images, hold_images, place_images
 from hast.errors import InputError
 from hast.loops.checks import check_finite, check_result
 from hast.loops.finetune_state import BatchOrder, FinetuneState
@@ -113,7 +113,7 @@ class _Parts(NamedTuple):
 def finetune(
     student: nn.Module,
     teacher: nn.Module,
-    images: Tensor,
+    images: Images,
     difficulty: Tensor,
     blocks: Sequence[str],
     config: FinetuneConfig,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from hast.engine import Images
 from hast.networks.call_sites import SITE, restart_call_counts
 from hast.networks.hooks import removed_at_exit
 from hast.runtime import device_of, loop
@@ -27,7 +28,7 @@ class LayerError(NamedTuple):
 
 @loop
 def measure_layer_errors(
-    teacher: nn.Module, student: nn.Module, images: Tensor
+    teacher: nn.Module, student: nn.Module, images: Images
 ) -> Iterator[LayerError]:
     """Give each quantized layer the input that the teacher's layer has, and compare the outputs.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from hast.engine import Images
 from hast.math.hardness import sample_difficulty
 from hast.runtime import device_of, loop
 
@@ -16,7 +17,7 @@ SCORED_TOGETHER = 256
 
 
 @loop
-def score(network: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+def score(network: nn.Module, images: Images, labels: Tensor) -> Iterator[Tensor]:
     """Difficulty of samples, batch by batch, in order.
 
     Args:

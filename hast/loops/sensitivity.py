@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from hast.config import Section
+from hast.engine import Images
 from hast.math.distillation import distillation_loss
 from hast.networks.plan import Bits, channel_axis
 from hast.networks.quantizers import WeightQuantizer
@@ -37,7 +38,7 @@ class LayerSensitivity(NamedTuple):
 
 @loop
 def measure_sensitivity(
-    teacher: nn.Module, images: Tensor, layers: Sequence[str], candidates: Sequence[int]
+    teacher: nn.Module, images: Images, layers: Sequence[str], candidates: Sequence[int]
 ) -> Iterator[LayerSensitivity]:
     """Quantize the weight of one layer at a time and compare the answers with the teacher's.
 

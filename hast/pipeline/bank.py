@@ -44,7 +44,7 @@ def make_bank(
     shown = track(records, total=total, label="synthesize", fields=("loss",), show=show)
     results = [step for step in shown if step.is_last]
     pixels = torch.cat([step.images for step in results]).cpu().contiguous()
-    images = torch.from_numpy(as_stored(pixels.numpy(), dtype))
+    images = as_stored(pixels, dtype)
     labels = torch.cat([step.labels for step in results]).cpu()
     size = config.batch_size
     parts = profile_batches(teacher, zip(images.split(size), labels.split(size), strict=True))

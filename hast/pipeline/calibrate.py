@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from hast.bit_width import BitWidth
+from hast.engine import Images
 from hast.loops.calibrate import CalibrationConfig, bank_batches, calibrate, generator_batches
 from hast.networks.coverage import Coverage, plan_coverage, warn_of_full_precision
 from hast.networks.generator import Generator
@@ -32,7 +33,7 @@ def calibrate_student(
     rules: PlanConfig,
     config: CalibrationConfig,
     *,
-    images: Tensor | None = None,
+    images: Images | None = None,
     generator: Generator | None = None,
     allocation: Mapping[str, int] | None = None,
     show: bool = True,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from hast.engine import Engine
+from hast.engine import Engine, Images
 from hast.loops.finetune import FinetuneConfig, finetune
 from hast.loops.score import score
 from hast.networks.blocks import find_blocks
@@ -16,7 +16,7 @@ def finetune_student(
     student: nn.Module,
     teacher: nn.Module,
     spec: ModelSpec,
-    images: Tensor,
+    images: Images,
     config: FinetuneConfig,
     *,
     labels: Tensor | None = None,

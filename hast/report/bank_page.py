@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from hast.bank_facts import bank_facts, facts_rows
 from hast.errors import InputError
 from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
@@ -13,7 +10,6 @@ from hast.figures.difficulty import difficulty_histogram
 from hast.figures.samples import choose_samples, sample_grid
 from hast.figures.training import bns_gap
 from hast.storage.bank import StoredBank
-from hast.storage.bank_tools import images_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,11 +22,11 @@ def bank_grid(bank: StoredBank, *, classes: int = 10, columns: int = 8) -> Figur
         classes: rows; of more classes evenly spaced ones are shown.
         columns: samples of a class.
     """
-    labels, difficulty = torch.from_numpy(bank.labels), torch.from_numpy(bank.difficulty)
+    labels, difficulty = bank.labels, bank.difficulty
     grid = choose_samples(labels, difficulty, classes=classes, columns=columns)
-    index = np.unique(grid[grid >= 0].numpy())
+    index = grid[grid >= 0].unique()
     spec = bank.card.spec
-    pixels = spec.denormalize(torch.from_numpy(images_of(bank, index)))
+    pixels = spec.denormalize(bank.images[index])
     return sample_grid(
         pixels, labels[index], difficulty[index],
         class_names=spec.class_names, classes=classes, columns=columns,
@@ -50,10 +46,10 @@ def bank_page(bank: StoredBank) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined
     )
-    spec, labels = bank.card.spec, torch.from_numpy(bank.labels)
+    spec, labels = bank.card.spec, bank.labels
     figures = {
         "Difficulty": (
-            difficulty_histogram({"bank": torch.from_numpy(bank.difficulty)}),
+            difficulty_histogram({"bank": bank.difficulty}),
             "Share of samples by difficulty under the teacher (logarithmic).",
         ),
         "Classes": (

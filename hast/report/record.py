@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hast.bank import Bank
 from hast.config import read_yaml
 from hast.errors import InputError
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank
 from hast.storage.hardness import load_hardness
 from hast.storage.tables import read_json, read_tsv
 from hast.storage.teachers import TeacherCard
@@ -61,7 +60,7 @@ class Run(NamedTuple):
 
     params: dict[str, Any]
     teacher: TeacherCard
-    bank: Bank
+    bank: StoredBank
     difficulty: Tensor  # (N,) of the bank under the teacher
     gaps: list[float]  # BNS gap by layer
     generator_curve: dict[str, list[float]]
@@ -75,8 +74,7 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
     Raises:
         InputError: a file is missing; the message names it.
     """
-    bank = open_bank(sources.bank)
-    assert bank.difficulty is not None, "a stored bank has them"
+    bank = StoredBank(sources.bank)
     key = bank.card.key()
     return Run(
         params=read_yaml(params),

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
 from hast.figures.confusion import confusion_change
 from hast.figures.difficulty import difficulty_histogram, error_by_difficulty
-from hast.figures.samples import sample_grid
 from hast.figures.training import bns_gap, fidelity_gap, training_curves
+from hast.report.bank_page import bank_grid
 from hast.report.record import Run
 
 _CURVES = ("loss", "distillation", "alignment")
@@ -39,19 +39,16 @@ def chapters(run: Run) -> list[Chapter]:
 
 
 def _samples(run: Run) -> Chapter:
-    spec = run.bank.card.spec
-    pixels = spec.denormalize(run.bank.images)
-    grid = sample_grid(pixels, run.bank.labels, run.difficulty, class_names=spec.class_names or ())
     return Chapter(
         "Samples",
-        f"What the student was trained on: {len(pixels):,} images made from the teacher alone,"
+        f"What the student was trained on: {len(run.bank):,} images made from the teacher alone,"
         " brought back to pixels. Rows are classes; from left to right the samples get harder for"
         " the teacher.",
         [
             Picture(
                 "Synthetic samples by class and difficulty. Below each: 1 − p(label) under the"
                 " teacher.",
-                uri=to_data_uri(to_png(grid, dpi=110)),
+                uri=to_data_uri(to_png(bank_grid(run.bank), dpi=110)),
             )
         ],
     )

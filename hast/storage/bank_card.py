@@ -24,8 +24,9 @@ def read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
         raise InputError(f"{store}: not a {FORMAT}; its format is {attributes.get('format')!r}")
     if attributes.get("version") != VERSION:
         raise InputError(
-            f"{store}: bank version {attributes.get('version')!r} is not known; this program reads"
-            f" version {VERSION}; update it"
+            f"{store}: a bank of version {attributes.get('version')!r}, this program reads version"
+            f" {VERSION}; make it again (`dvc repro synthesize`), or ask who shared it to make and"
+            " share it again with the same program"
         )
     for text in _texts(attributes):
         if any(unicodedata.category(letter) in _UNSHOWN for letter in text):

@@ -11,18 +11,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hast.bank import Bank, BankCard, Derivation, Dtype, Parent
 from hast.errors import InputError
-from hast.storage.bank import MAX_CHUNK, StoredBank
+from hast.storage.bank import StoredBank
 from hast.storage.bank_place import check_free
 from hast.storage.bank_writer import BankWriter
 from hast.storage.pixels import decode, encode
 from hast.storage.placing import side_folder
 
+_BATCH = 64  # samples, where nobody says how many were made together
 _ROUNDING = 1e-5  # of the span of a channel; a code is 4e-3 of it
 # Labelled pixels (N, C, H, W) and (N,) to difficulties (N,).
-Measure = Callable[[NDArray[np.float32], NDArray[Any]], NDArray[Any]]
+Measure = Callable[[Tensor, Tensor], Tensor]
 Preference = Literal["first", "hardest", "easiest"]
 
 
@@ -49,20 +51,18 @@ def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> Non
     with side_folder(target) as side:
         writer = BankWriter(side, bank.card, batch_size_of(bank.card))
         for shard in writer.shards():
-            images = bank.images[shard].float().cpu().numpy()
-            stored, affine = encode(images, bank.card.dtype)
+            images = bank.images[shard].float().cpu()
+            stored, affine = encode(images.numpy(), bank.card.dtype)
             _check_unchanged(images, decode(stored, affine), bank.card.dtype, target)
             writer.write_stored(shard, stored, affine, bank.labels[shard].cpu().numpy())
         writer.seal(bank.difficulty, bank.bns_gap)
         writer.publish(target, overwrite=overwrite)
 
 
-def _check_unchanged(
-    images: NDArray[np.float32], stored: NDArray[np.float32], dtype: Dtype, target: Path
-) -> None:
+def _check_unchanged(images: Tensor, stored: Tensor, dtype: Dtype, target: Path) -> None:
     """What is stored must be what was measured, up to the rounding of the scale."""
-    span = images.max(axis=(2, 3), keepdims=True) - images.min(axis=(2, 3), keepdims=True)
-    if (np.abs(stored - images) > _ROUNDING * span).any():
+    span = images.amax((2, 3), keepdim=True) - images.amin((2, 3), keepdim=True)
+    if ((stored - images).abs() > _ROUNDING * span).any():
         raise InputError(
             f"{target}: the bank's difficulties are of its float32 images, which {dtype} would"
             f" round; make it with hast.synthesize(..., dtype={dtype!r}), or store float32:"
@@ -82,11 +82,6 @@ def check_duplicates(bank: StoredBank) -> None:
             first = seen.setdefault(digest, place)
             if first != place:
                 raise InputError(f"{bank.folder}: sample {place} is a duplicate of sample {first}")
-
-
-def images_of(bank: StoredBank, index: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Normalized pixels (n, C, H, W) of the samples of an ascending index."""
-    return np.concatenate([decode(part.stored, part.affine) for part in _selected(bank, index)])
 
 
 def filter_bank(
@@ -124,16 +119,18 @@ def filter_bank(
             f"{source}: {dtype} rounds its {bank.card.dtype} pixels, so that their difficulty is"
             " another; give the teacher to measure it (`--teacher FOLDER`)"
         )
-    keep = (bank.difficulty >= difficulty[0]) & (bank.difficulty <= difficulty[1])
+    hard = bank.difficulty.numpy()
+    keep = (hard >= difficulty[0]) & (hard <= difficulty[1])
     unknown = set(classes) - set(range(bank.card.spec.num_classes))
     if unknown:
         raise InputError(f"{source}: has no class {min(unknown)}")
     if classes:
-        keep &= np.isin(bank.labels, classes)
+        keep &= np.isin(bank.labels.numpy(), classes)
     index = np.flatnonzero(keep)
     if count is not None and len(index) > count:
-        hard = bank.difficulty[index]
-        orders: dict[str, NDArray[Any]] = {"first": index, "hardest": -hard, "easiest": hard}
+        orders: dict[str, NDArray[Any]] = {
+            "first": index, "hardest": -hard[index], "easiest": hard[index]
+        }  # fmt: skip
         order = orders[prefer]
         index = np.sort(index[np.argsort(order, kind="stable")[:count]])
     if not len(index):
@@ -225,7 +222,7 @@ def _digests(rows: Rows) -> Iterator[bytes]:
 
 
 def _rows(bank: StoredBank, rows: slice) -> Rows:
-    return Rows(*bank.stored(rows), bank.labels[rows], bank.difficulty[rows])
+    return Rows(*bank.stored(rows), bank.labels[rows].numpy(), bank.difficulty[rows].numpy())
 
 
 def _selected(bank: StoredBank, index: NDArray[np.intp]) -> Iterator[Rows]:
@@ -245,15 +242,16 @@ def _write(
     overwrite: bool,
 ) -> None:
     with side_folder(target) as side:
-        writer = BankWriter(side, card, MAX_CHUNK)
+        writer = BankWriter(side, card, _BATCH)
         difficulty = []
         sizes = [shard.stop - shard.start for shard in writer.shards()]
         for shard, rows in zip(writer.shards(), _regrouped(parts, sizes), strict=True):
             stored, affine, measured = rows.stored, rows.affine, rows.difficulty
             if stored.dtype != card.dtype:
-                stored, affine = encode(decode(stored, affine), card.dtype)
+                stored, affine = encode(decode(stored, affine).numpy(), card.dtype)
                 if measure is not None:
-                    measured = measure(decode(stored, affine), rows.labels)
+                    labels = torch.from_numpy(rows.labels)
+                    measured = measure(decode(stored, affine), labels).numpy()
             writer.write_stored(shard, stored, affine, rows.labels)
             difficulty.append(measured)
         writer.seal(torch.from_numpy(np.concatenate(difficulty)))
@@ -273,5 +271,5 @@ def _regrouped(parts: Iterator[Rows], sizes: Sequence[int]) -> Iterator[Rows]:
 
 def batch_size_of(card: BankCard) -> int:
     """Samples that were made together, as far as the card tells."""
-    size = card.synthesis.get("batch_size", MAX_CHUNK)
-    return size if isinstance(size, int) and 0 < size <= 1 << 20 else MAX_CHUNK
+    size = card.synthesis.get("batch_size", _BATCH)
+    return size if isinstance(size, int) and 0 < size <= 1 << 20 else _BATCH

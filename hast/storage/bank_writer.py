@@ -20,11 +20,10 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import Tensor
-from zarr.codecs import ZstdCodec
 
 from hast.bank import BankCard
 from hast.errors import InputError
-from hast.storage.bank import MANIFEST, MAX_CHUNK, STORE
+from hast.storage.bank import MANIFEST, STORE
 from hast.storage.bank_place import place_bank
 from hast.storage.manifest import write_manifest
 from hast.storage.pixels import decode, encode
@@ -60,12 +59,12 @@ class BankWriter:
         self.folder = partial_root / f"bank-{name or card.key()}"
         self._bank, self._done = self.folder / "bank", self.folder / "done"
         self._samples, self._batch_size = card.samples, batch_size
-        chunk = max(n for n in range(1, MAX_CHUNK + 1) if batch_size % n == 0)
         batches = -(-card.samples // batch_size)
-        self.shard_size = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
+        whole = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
+        self.shard_size = min(whole, card.samples)  # a larger chunk would be padded with zeros
         with disk_errors(self.folder):
             if not join:
-                self._prepare(chunk)
+                self._prepare()
             self._images: Any = zarr.open_array(self._bank / STORE / "images", mode="r+")
         # Without the option a shard of zeros would leave no file and never count as finished.
         self._images = self._images.with_config({"write_empty_chunks": True})
@@ -77,16 +76,19 @@ class BankWriter:
         Raises:
             InputError: another run is at it.
         """
+        lock = FileLock(self.folder / "lock")
         try:
-            lock = FileLock(self.folder / "lock").acquire(timeout=0)
+            lock.acquire(blocking=False)
         except Timeout:
             raise InputError(
                 f"{self.folder}: another process is making this bank; wait for it, or end it"
             ) from None
-        with lock:
+        try:
             for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
                 leftover.unlink()
             yield
+        finally:
+            lock.release()
 
     def shards(self) -> list[slice]:
         """The samples of every shard."""
@@ -145,7 +147,7 @@ class BankWriter:
         """Images and labels of a finished shard, as a reader of the bank will get them."""
         columns = load_file(self._column_file(shard))
         images = decode(self._images[shard], columns["affine"])
-        return torch.from_numpy(images), torch.from_numpy(columns["labels"])
+        return images, torch.from_numpy(columns["labels"])
 
     def seal(self, difficulty: Tensor, bns_gap: Tensor | None = None) -> Path:
         """Write what belongs to the whole bank and the manifest.
@@ -170,7 +172,7 @@ class BankWriter:
             for name, values in columns.items():
                 options: Any = {"config": {"write_empty_chunks": True}, "overwrite": True}
                 group.create_array(
-                    name, data=values, chunks=values.shape, compressors=_compressors(), **options
+                    name, data=values, chunks=values.shape, compressors=None, **options
                 )
             write_manifest(self._bank / STORE, self._bank / MANIFEST)
         return self._bank
@@ -201,7 +203,7 @@ class BankWriter:
     def _column_file(self, shard: slice) -> Path:
         return self._done / f"{shard.start // self.shard_size}.safetensors"
 
-    def _prepare(self, chunk: int) -> None:
+    def _prepare(self) -> None:
         store, shape = self._bank / STORE, self._card.spec.input_shape
         if not (store / "images/zarr.json").is_file():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -212,12 +214,7 @@ class BankWriter:
             group.create_array(
                 "images",
                 shape=(self._samples, *shape),
-                chunks=(chunk, *shape),
-                shards=(self.shard_size, *shape),
+                chunks=(self.shard_size, *shape),
                 dtype=self._card.dtype,
-                compressors=_compressors(),
+                compressors=None,
             )
-
-
-def _compressors() -> list[ZstdCodec]:
-    return [ZstdCodec(level=3, checksum=True)]

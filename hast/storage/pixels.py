@@ -4,11 +4,18 @@ of each image.
     pixel = scale * code + offset
 
 The codes of a channel span its own minimum and maximum, so that an outlier costs only the channel
-that holds it.
+that holds it. A bank stays in this form while it is used, a quarter of what floats take, and each
+batch is decoded when it is taken. The product and the sum are rounded one after the other, in
+float32, so that every device and every reader gets the same pixels to the bit.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hast.bank import Dtype
 from hast.errors import InputError
@@ -44,20 +51,72 @@ def encode(
     return codes.clip(0, _LEVELS).astype(np.uint8), np.stack([scale, low], axis=-1)
 
 
-def as_stored(images: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32]:
+def decode(stored: Tensor | NDArray[Any], affine: Tensor | NDArray[Any]) -> Tensor:
+    """Normalized pixels (N, C, H, W), float32, of what `encode` returned."""
+    codes, scale_and_offset = torch.as_tensor(stored), torch.as_tensor(affine)
+    if codes.dtype != torch.uint8:
+        return codes.float()
+    scale, offset = scale_and_offset[..., None, None].unbind(2)
+    return codes.float().mul_(scale).add_(offset)
+
+
+def as_stored(images: Tensor, dtype: Dtype) -> Tensor:
     """Images (N, C, H, W) as they come back from a bank of this type: the ones to measure."""
-    return decode(*encode(images, dtype))
+    return decode(*encode(images.numpy(), dtype))
 
 
 def identity_map(samples: int, channels: int) -> NDArray[np.float32]:
     """The affine map (N, C, 2) of pixels that are stored as they are."""
-    return np.broadcast_to(np.array([1, 0], np.float32), (samples, channels, 2))
+    return np.tile(np.array([1, 0], np.float32), (samples, channels, 1))
 
 
-def decode(stored: NDArray[np.generic], affine: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Normalized pixels (N, C, H, W) of what `encode` returned."""
-    images = stored.astype(np.float32)
-    if stored.dtype == np.uint8:
-        images *= affine[..., 0, None, None]
-        images += affine[..., 1, None, None]
-    return images
+class Pixels:
+    """Images (N, C, H, W) as they are stored. What is taken, `pixels[index]`, is decoded: float32,
+    normalized, where the codes are. Any index of the first dimension of a tensor will do."""
+
+    def __init__(self, stored: Tensor | Sequence[NDArray[Any]], affine: Tensor) -> None:
+        """
+        Args:
+            stored: as `encode` returns it, one tensor, or mapped files (n, C, H, W) of equal length
+                but the last one.
+            affine: (N, C, 2) of scale and offset, where `stored` is.
+        """
+        self._stored, self._affine = stored, affine
+        self._rows = torch.arange(len(affine), device=affine.device)  # takes any index of a tensor
+        self.shape = torch.Size([len(affine), *stored[0].shape[-3:]])
+
+    def __len__(self) -> int:
+        return len(self._affine)
+
+    @property
+    def device(self) -> torch.device:
+        return self._affine.device
+
+    @property
+    def nbytes(self) -> int:
+        """As they are stored."""
+        return sum(part.nbytes for part in self._stored)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        rows = self._rows[index]
+        images = decode(self._codes(rows.reshape(-1)), self._affine[rows.reshape(-1)])
+        return images if rows.ndim else images[0]
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Batches in order, each decoded when its turn comes."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+    def to(self, device: torch.device) -> "Pixels":
+        """A copy on `device`, still as it is stored."""
+        return Pixels(self._codes(self._rows).to(device), self._affine.to(device))
+
+    def _codes(self, rows: Tensor) -> Tensor:
+        """Stored pixels of some samples, (n, C, H, W)."""
+        if isinstance(self._stored, Tensor):
+            return self._stored[rows]
+        size = len(self._stored[0])
+        codes = np.empty((len(rows), *self.shape[1:]), self._stored[0].dtype)
+        file, inside = (rows // size).numpy(), (rows % size).numpy()
+        for number in np.unique(file):
+            codes[file == number] = self._stored[number][inside[file == number]]
+        return torch.from_numpy(codes)

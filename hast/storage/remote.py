@@ -1,11 +1,10 @@
 """A folder behind a URL that fsspec knows (a path, s3://, gs://, sftp://, ...), with retries."""
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from hast.errors import InputError
 from hast.storage.placing import disk_errors
@@ -33,30 +32,18 @@ class Remote:
         Raises:
             InputError: fsspec or what it needs for this kind of URL is not installed.
         """
-        self._given = url
         self.url = url.rstrip("/")
-        self._connect()
-
-    def _connect(self) -> None:
         try:
             from fsspec.core import url_to_fs
 
-            connection, root = url_to_fs(self._given)
+            self._files, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"{self._given}: cannot be opened ({reason}); for remote banks run"
+                f"{url}: cannot be opened ({reason}); for remote banks run"
                 " `pip install 'hast[remote]'`, or install what fsspec needs for this kind of URL"
             ) from None
-        self._connection, self._process = connection, os.getpid()
         self._root = root.rstrip("/")
-
-    @property
-    def _files(self) -> Any:
-        """The file system. Connections do not outlive a fork, as of a DataLoader's workers."""
-        if self._process != os.getpid():
-            self._connect()
-        return self._connection
 
     @property
     def folder(self) -> Path | None:
@@ -141,28 +128,24 @@ class Remote:
                 return
         raise InputError(f"{self.url}/{name}: differs from what was sent, after {_ATTEMPTS} tries")
 
-    def download(
-        self, name: str, target: Path, sha256: str, *, part: Path | None = None
-    ) -> Iterator[Block]:
+    def download(self, name: str, target: Path, sha256: str) -> Iterator[Block]:
         """Fetch a file, going on from what an earlier run has fetched.
 
         Args:
             name: of the file.
             target: where it shall be.
             sha256: of its content.
-            part: where it is gathered, on the same disk; by default beside `target`.
 
         Raises:
             InputError: the file is missing, or what arrives is not what the hash says.
         """
-        part = part or target.with_name(f"{target.name}.part")
+        part = target.with_name(f"{target.name}.part")
         for _ in range(_ATTEMPTS):
             size = self.size(name)
             if size is None:
                 raise InputError(f"{self.url}/{name}: no such file, but the manifest names it")
             with disk_errors(target):
-                for folder in (part.parent, target.parent):
-                    folder.mkdir(parents=True, exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with part.open("a+b") as file:
                     file.seek(0)
                     digest = hashlib.file_digest(file, "sha256")

@@ -80,7 +80,7 @@ def pull_bank(
     with disk_errors(side):
         write_atomically(side / MANIFEST, content)
     try:
-        StoredBank(side, teacher=teacher, spec=spec).check_images()
+        StoredBank(side, teacher=teacher, spec=spec)
     except InputError as error:
         shutil.rmtree(side, ignore_errors=True)
         raise InputError(str(error).replace(str(side), url)) from None

@@ -1,93 +1,57 @@
-"""Checks on a Zarr store that may come from anybody, made before Zarr itself opens it.
+"""Checks on a Zarr store that may come from anybody. Zarr itself never opens one.
 
-Structure comes from the metadata files alone; nothing is allocated for what they declare.
+Arrays are not compressed and a chunk is a file, so the metadata say to the byte how large every
+file is. A file of another size is damaged or hostile, and nothing is ever allocated for what is
+only declared: what will be read is there.
+
+Source: Zarr v3, core specification and the codec `bytes`.
 """
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hast.errors import InputError
 
-# Float noise hardly compresses (zstd: 1.08). A store that promises far more than it holds is
-# either missing shards or a decompression bomb.
-_MAX_EXPANSION = 100
-_SLACK_BYTES = 8 << 20
 _MAX_METADATA = 1 << 20
-_INDEX_CODECS = ["bytes", "crc32c"]
-_CHUNK_CODECS = ["bytes", "zstd"]
-
-
-class Rule(NamedTuple):
-    """What an array must look like."""
-
-    dtypes: tuple[str, ...]
-    ndim: int
 
 
 class Layout(NamedTuple):
-    """How an array lies on disk. It is cut along its first dimension only."""
+    """How an array lies on disk. It is cut along its first dimension only, a file a chunk."""
 
+    folder: Path
     shape: tuple[int, ...]
     dtype: str
-    rows_of_file: int
-    rows_of_chunk: int  # those of a file, where it holds one chunk
-    sharded: bool
+    rows: int  # of a file; in the last one what is beyond the array is padding
 
     @property
-    def chunk_bytes(self) -> int:
-        return self.rows_of_chunk * math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+    def file_bytes(self) -> int:
+        return self.rows * math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
-    def files(self) -> list[str]:
-        """The file of every shard, in order."""
+    def files(self) -> Iterator[str]:
+        """The file of every chunk, in order."""
         rest = "/0" * (len(self.shape) - 1)
-        return [f"c/{i}{rest}" for i in range(-(-self.shape[0] // self.rows_of_file))]
+        return (f"c/{i}{rest}" for i in range(-(-self.shape[0] // self.rows)))
+
+    def maps(self) -> list[NDArray[Any]]:
+        """The array, file by file: mapped read-only, so that memory holds only what is used."""
+        kind, shape = np.dtype(self.dtype).newbyteorder("<"), (self.rows, *self.shape[1:])
+        parts = [np.memmap(self.folder / name, kind, "r", shape=shape) for name in self.files()]
+        left = self.shape[0] - (len(parts) - 1) * self.rows
+        return [*parts[:-1], parts[-1][:left]]
 
 
-class Structure(NamedTuple):
-    """What the metadata of a group say."""
-
-    attributes: dict[str, Any]
-    arrays: dict[str, Layout]
-
-
-def check_store(
-    store: Path,
-    required: Mapping[str, Rule],
-    optional: Collection[str] = (),
-    lazy: Collection[str] = (),
-) -> Structure:
-    """Check the structure of a group from its metadata files alone.
-
-    Args:
-        store: folder of the group.
-        required: the arrays that it may hold.
-        optional: those of them that may be absent.
-        lazy: those whose files come later; whoever fetches one looks at it.
+def read_attributes(store: Path) -> dict[str, Any]:
+    """The attributes of a group, of whose arrays nothing is known yet.
 
     Raises:
-        InputError: a link, a missing or malformed metadata file, an unexpected array, type, shape
-            or codec, or more declared than the stored bytes can hold.
+        InputError: a link or a device is there, or no well-formed group.
     """
-    _only_files_and_folders(store)
-    group = _metadata(store)
-    if group.get("node_type") != "group":
-        raise InputError(f"{store}: must be a Zarr v3 group, got {group.get('node_type')!r}")
-    attributes = group.get("attributes")
-    if not isinstance(attributes, dict):
-        raise InputError(f"{store}: the group must have attributes")
-    present = {n: r for n, r in required.items() if n not in optional or (store / n).is_dir()}
-    arrays = {
-        name: _check_array(store / name, rule, name in lazy) for name, rule in present.items()
-    }
-    return Structure(attributes, arrays)
-
-
-def _only_files_and_folders(store: Path) -> None:
     for path in (store, *store.rglob("*")):
         if path.is_symlink():
             raise InputError(
@@ -96,6 +60,73 @@ def _only_files_and_folders(store: Path) -> None:
             )
         if not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: a store must hold files and folders only")
+    group = _metadata(store)
+    if group.get("node_type") != "group":
+        raise InputError(f"{store}: must be a Zarr v3 group, got {group.get('node_type')!r}")
+    attributes = group.get("attributes")
+    if not isinstance(attributes, dict):
+        raise InputError(f"{store}: the group must have attributes")
+    return attributes
+
+
+def check_array(folder: Path, dtype: str, shape: tuple[int | None, ...]) -> Layout:
+    """Check an array from its metadata and the sizes of its files alone.
+
+    Args:
+        folder: of the array.
+        dtype: the type that it must have.
+        shape: the shape that it must have; None leaves a dimension open.
+
+    Raises:
+        InputError: metadata are missing or malformed, type or shape differ, it is compressed or
+            cut in another way, or a file is missing or has another size than its chunk.
+    """
+    content = _metadata(folder)
+    found, kind = content.get("shape"), content.get("data_type")
+    if kind != dtype:
+        raise InputError(f"{folder}: data type must be {dtype}, got {_short(kind)}")
+    if not _is_shape(found, shape):
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise InputError(f"{folder}: must have shape [{wanted}], got {_short(found)}")
+    assert isinstance(found, list)
+    _check_encoding(folder, content, dtype)
+    chunk = _configuration(content.get("chunk_grid")).get("chunk_shape", [])
+    if not _is_shape(chunk, (None, *found[1:])):
+        raise InputError(
+            f"{folder}: must be cut along its first dimension only, got chunks of {_short(chunk)}"
+        )
+    layout = Layout(folder, tuple(found), dtype, chunk[0])
+    for name in layout.files():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; fetch or make the store again")
+        size = path.stat().st_size
+        if size != layout.file_bytes:
+            raise InputError(
+                f"{path}: has {size} bytes but a chunk takes {layout.file_bytes}; the file is"
+                " damaged or hostile"
+            )
+    return layout
+
+
+def _check_encoding(folder: Path, content: dict[str, Any], dtype: str) -> None:
+    codecs = content.get("codecs", [])
+    if _names(codecs) != ["bytes"]:
+        raise InputError(
+            f"{folder}: codecs {_names(codecs)} are not allowed; an array must not be compressed"
+            " or sharded, its only codec is 'bytes'"
+        )
+    endian = _configuration(codecs[0]).get("endian")
+    if endian != "little" and not (endian is None and np.dtype(dtype).itemsize == 1):
+        raise InputError(f"{folder}: bytes must be little endian, got {_short(endian)}")
+    encoding, grid = content.get("chunk_key_encoding"), content.get("chunk_grid")
+    separator = _configuration(encoding).get("separator", "/")
+    if (
+        _names([encoding, grid]) != ["default", "regular"]
+        or separator != "/"
+        or content.get("storage_transformers")
+    ):
+        raise InputError(f"{folder}: must have a regular grid, default keys and no transformers")
 
 
 def _metadata(node: Path) -> dict[str, Any]:
@@ -113,79 +144,25 @@ def _metadata(node: Path) -> dict[str, Any]:
     return content
 
 
-def _check_array(folder: Path, rule: Rule, lazy: bool) -> Layout:
-    content = _metadata(folder)
-    shape, dtype = content.get("shape"), content.get("data_type")
-    if dtype not in rule.dtypes:
-        raise InputError(f"{folder}: data type must be {' or '.join(rule.dtypes)}, got {dtype!r}")
-    if not _is_shape(shape, rule.ndim):
-        raise InputError(f"{folder}: must have {rule.ndim} positive dimensions, got {shape!r}")
-    assert isinstance(shape, list)
-    layout = _layout(folder, content, tuple(shape), str(dtype))
-    if lazy:
-        return layout
-    stored = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    declared = math.prod(shape) * np.dtype(layout.dtype).itemsize
-    held = sum((folder / name).stat().st_size for name in stored)
-    if declared > held * _MAX_EXPANSION + _SLACK_BYTES:
-        raise InputError(
-            f"{folder}: declares {declared} bytes but stores {held}; shards are missing or the"
-            " store is hostile"
-        )
-    missing = set(layout.files()) - stored
-    if missing:
-        raise InputError(f"{folder}: {len(missing)} shard(s) missing, first {min(missing)}")
-    return layout
-
-
-def _layout(folder: Path, content: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Layout:
-    codecs = content.get("codecs")
-    file_shape = _configuration(content.get("chunk_grid")).get("chunk_shape")
-    sharded = _names(codecs) == ["sharding_indexed"]
-    chunk_shape = file_shape
-    if sharded:
-        assert isinstance(codecs, list)
-        inner = _configuration(codecs[0])
-        chunk_shape, codecs = inner.get("chunk_shape"), inner.get("codecs")
-        if (
-            _names(inner.get("index_codecs")) != _INDEX_CODECS
-            or inner.get("index_location", "end") != "end"
-        ):
-            raise InputError(f"{folder}: the index of a shard must stand at its end with a crc32c")
-    if _names(codecs) != _CHUNK_CODECS:
-        raise InputError(
-            f"{folder}: codecs {_names(codecs)} are not allowed; they must be {_CHUNK_CODECS}"
-        )
-    rows, chunk_rows = (_rows(folder, part, shape) for part in (file_shape, chunk_shape))
-    if rows % chunk_rows:
-        raise InputError(f"{folder}: shards of {rows} do not hold whole chunks of {chunk_rows}")
-    encoding, grid = content.get("chunk_key_encoding"), content.get("chunk_grid")
-    if _names([encoding, grid]) != ["default", "regular"] or content.get("storage_transformers"):
-        raise InputError(f"{folder}: must have a regular grid, default keys and no transformers")
-    return Layout(shape, dtype, rows, chunk_rows, sharded)
-
-
-def _rows(folder: Path, part: Any, shape: tuple[int, ...]) -> int:
-    """Rows of a file or chunk that is as wide as the array."""
-    if not _is_shape(part, len(shape)) or tuple(part[1:]) != shape[1:]:
-        raise InputError(f"{folder}: must be cut along its first dimension only, got {part!r}")
-    return int(part[0])
-
-
-def _is_shape(shape: Any, ndim: int) -> bool:
+def _is_shape(found: Any, wanted: tuple[int | None, ...]) -> bool:
     return (
-        isinstance(shape, list)
-        and len(shape) == ndim
-        and all(type(n) is int and 0 < n < 1 << 48 for n in shape)
+        isinstance(found, list)
+        and len(found) == len(wanted)
+        and all(type(n) is int and 0 < n < 1 << 48 for n in found)
+        and all(want in (None, n) for want, n in zip(wanted, found, strict=True))
     )
 
 
-def _names(codecs: Any) -> list[str]:
-    if not isinstance(codecs, list):
+def _names(parts: Any) -> list[str]:
+    if not isinstance(parts, list):
         return []
-    return [str(c.get("name") if isinstance(c, dict) else c)[:40] for c in codecs]
+    return [str(p.get("name") if isinstance(p, dict) else p)[:40] for p in parts]
 
 
 def _configuration(part: Any) -> dict[str, Any]:
     configuration = part.get("configuration") if isinstance(part, dict) else None
     return configuration if isinstance(configuration, dict) else {}
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]

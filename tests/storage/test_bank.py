@@ -9,7 +9,7 @@ import zarr
 from hast.bank import BankCard
 from hast.errors import InputError
 from hast.networks.spec import ModelSpec
-from hast.storage.bank import open_bank
+from hast.storage.bank import StoredBank, open_bank
 from hast.storage.bank_writer import BankWriter
 
 SPEC = ModelSpec(input_shape=(3, 4, 4), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
@@ -55,21 +55,28 @@ def test_what_was_written_is_read_back(tmp_path, dtype, error):
     assert bank.card == card
 
 
-def test_mapped_images_are_the_same_and_leave_no_file(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_images_left_in_their_files_are_the_same_however_they_are_taken(tmp_path, dtype):
+    folder = write(tmp_path, card=CARD.model_copy(update={"dtype": dtype}))
+    expected, pixels = open_bank(folder).images, StoredBank(folder).images
+    held = pixels.to(torch.device("cpu"))
+    shuffled = torch.randperm(len(expected))[:300]
+    bright = expected[:, 0, 0, 0] > 1
+    for taken in (pixels, held):
+        assert (len(taken), taken.shape) == (len(expected), expected.shape)
+        for index in (slice(None), slice(500, 700), shuffled, [2599, 0, -1], 7, -2600, [], bright):
+            assert torch.equal(taken[index], expected[index])
+        assert all(map(torch.equal, taken.split(999), expected.split(999)))
+        with pytest.raises(IndexError):
+            taken[2600]
+    assert held.nbytes == len(expected) * 48 * {"float32": 4, "float16": 2, "uint8": 1}[dtype]
+
+
+def test_images_left_in_their_files_are_never_written_to(tmp_path):
     folder = write(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    bank = open_bank(folder, in_memory=False)
-    assert torch.equal(bank.images, content()[0])
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_images_that_fit_neither_memory_nor_disk_are_refused_in_one_line(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(InputError, match=r"no room for .* GB of images .*No space left"):
-        open_bank(write(tmp_path), in_memory=False)
+    before = files(folder)
+    StoredBank(folder).images[:10].zero_()
+    assert files(folder) == before
 
 
 def test_a_bank_is_a_handful_of_files_and_readable_with_plain_zarr(tmp_path):
@@ -115,6 +122,18 @@ def test_what_a_killed_write_left_behind_is_not_taken_for_a_part(tmp_path):
     again.publish(tmp_path / "bank")
     assert killed.shard_size == again.shard_size
     assert files(tmp_path / "bank") == files(write(tmp_path / "whole"))
+
+
+def test_a_second_run_of_the_same_bank_is_refused_while_the_first_one_lasts(tmp_path):
+    first, second = (BankWriter(tmp_path / "partial", CARD, BATCH) for _ in range(2))
+    with (
+        first.alone(),
+        pytest.raises(InputError, match="another process is making this bank"),
+        second.alone(),
+    ):
+        pass
+    with second.alone():
+        pass
 
 
 def test_other_parameters_never_continue_a_partial_bank(tmp_path):

@@ -266,24 +266,3 @@ def test_the_command_line_carries_a_bank_to_s3_and_back(bank, s3, tmp_path):
     assert "good, 3000 samples" in shown
     assert "pull: " in shown
     assert files(tmp_path / "back") == files(bank)
-
-
-LOADER = """
-import sys, torch
-from pathlib import Path
-from hast.storage.bank_batches import BankDataset, open_stored
-dataset = BankDataset(open_stored(sys.argv[1], cache=Path(sys.argv[2])))
-loader = torch.utils.data.DataLoader(dataset, batch_size=500, num_workers=2)
-print(sum(len(images) for images, _ in loader))
-"""
-
-
-def test_forked_workers_of_a_loader_read_from_s3(bank, s3, tmp_path):
-    url = f"s3://banks/{tmp_path.name}"
-    run(push_bank(bank, url))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOADER, url, str(tmp_path / "cache")],
-        capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "3000\n"
