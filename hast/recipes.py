@@ -113,8 +113,8 @@ def recipe_of(params: Mapping[str, Any]) -> str:
 def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
     """The text of a params file with the values of a recipe, and what that changed.
 
-    Comments, order and all that no recipe owns stay. The word `recipe`, by which older files
-    named one, goes.
+    Comments, order and all that no recipe owns stay. Of an older file, which names its recipe, the
+    word goes and what the file left open is filled in.
 
     Raises:
         InputError: the text is no params file, or there is no such recipe.
@@ -127,7 +127,8 @@ def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
     if not isinstance(params, dict):
         raise InputError(f"a params file must hold sections, got {type(params).__name__}")
     changed = differences(params, recipe)
-    params.pop("recipe", None)
+    if params.pop("recipe", None) is not None:  # there, what the file said itself won
+        changed = [difference for difference in changed if difference.found is None]
     for name, _, value in changed:
         section, _, key = name.partition(".")
         if params.get(section) is None:

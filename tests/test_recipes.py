@@ -66,15 +66,18 @@ def test_a_recipe_with_own_values_is_named_with_them():
 
 def test_a_file_that_names_a_recipe_is_refused_and_mended(tmp_path):
     path = tmp_path / "params.yaml"
-    old = (ROOT / "params.yaml").read_text().replace("init: gaussian # R", "init: null # old")
-    path.write_text(f"recipe: best # a word\n{old}")
+    text = (ROOT / "params.yaml").read_text().replace("init: gaussian # R", "init: null # old")
+    text = text.replace("weight_decay: 1e-4 # R", "weight_decay: 0.3 # mine")
+    path.write_text(f"recipe: best # a word\n{text}")
     with pytest.raises(
         InputError, match="`recipe` is no parameter any more, got 'best'; run `hast"
     ):
         check_params(path)
     path.write_text(with_recipe(path.read_text(), "best")[0])
     check_params(path)
-    assert recipe_of(read_yaml(path)) == "best"
+    params = read_yaml(path)
+    assert params["synthesize"]["init"] == "pink"
+    assert params["quantize"]["weight_decay"] == 0.3
 
 
 def test_widths_of_single_layers_are_a_number_or_the_word():
