@@ -39,19 +39,20 @@ from bench.experiment import (
 )
 from bench.run import OUT
 from hast.api import train_generator
-from hast.bit_width import BitWidth
-from hast.config import parse_section
-from hast.engine import choose_engine, place
-from hast.loops.finetune import FinetuneConfig
-from hast.loops.synthesize import SynthesisConfig
+from hast.config.bit_width import BitWidth
+from hast.config.dataset import DatasetConfig
+from hast.config.finetune import FinetuneConfig
+from hast.config.recipes import Settings, merged, recipe_settings, size_settings
+from hast.config.section import parse_section
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import choose_engine, place
+from hast.engine.runtime import device_of
+from hast.files.datasets import open_batches
+from hast.files.placing import write_atomically
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.pipeline.bank import make_bank
 from hast.pipeline.finetune import finetune_student
-from hast.recipes import Settings, merged, recipe_settings, size_settings
-from hast.runtime import device_of
-from hast.storage.datasets import DatasetConfig, open_batches
-from hast.storage.placing import write_atomically
 
 # What each variant changes, by section; `hast` and `best` are the recipes themselves.
 VARIANTS: dict[str, tuple[str, Settings]] = {

@@ -15,9 +15,9 @@ import typer
 
 from bench.experiment import mean_and_spread
 from bench.machine import describe
-from hast.figures.canvas import PALETTE, canvas, to_png
-from hast.machine import device_name
-from hast.storage.tables import read_json, write_json
+from hast.engine.machine import device_name
+from hast.files.tables import read_json, write_json
+from hast.report.figures.canvas import PALETTE, canvas, to_png
 
 _COLUMNS = ("before", "all", "first_half", "second_half")
 

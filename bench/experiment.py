@@ -9,18 +9,19 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from hast.bit_width import BitWidth
-from hast.classifier_source import load_classifier
-from hast.config import parse_section
-from hast.engine import place, select_device
-from hast.loops.calibrate import CalibrationConfig
+from hast.config.bit_width import BitWidth
+from hast.config.calibrate import CalibrationConfig
+from hast.config.dataset import DatasetConfig
+from hast.config.layers import PlanConfig
+from hast.config.section import parse_section
+from hast.config.spec import ModelSpec
+from hast.engine.engine import place, select_device
+from hast.files.classifiers import load_classifier
+from hast.files.datasets import open_batches
 from hast.loops.evaluate import joined, predict
 from hast.networks.batch_norm import freeze
 from hast.networks.generator import Generator
-from hast.networks.plan import PlanConfig
-from hast.networks.spec import ModelSpec
 from hast.pipeline.calibrate import calibrate_student
-from hast.storage.datasets import DatasetConfig, open_batches
 
 Source = Annotated[str, typer.Option(help="Of the teacher, such as pytorchcv:resnet20_cifar10.")]
 Weights = Annotated[Path, typer.Option(help="Its checkpoint.")]

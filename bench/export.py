@@ -17,17 +17,19 @@ from torch import nn
 
 from bench.machine import describe
 from bench.run import OUT
-from hast.export.bundle import ExportConfig, bytes_of, compare_formats, write_formats
+from hast.config.dataset import DatasetConfig
+from hast.config.export import ExportConfig
+from hast.export.bundle import bytes_of, compare_formats, write_formats
 from hast.export.inputs import spec_of
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
+from hast.files.checkpoints import load
+from hast.files.datasets import open_batches
+from hast.files.tables import write_json
 from hast.networks.size import packed_size
 from hast.networks.student import remove_quantizers
 from hast.report.exports import export_markdown, export_table
-from hast.storage.checkpoints import load
-from hast.storage.datasets import DatasetConfig, open_batches
-from hast.storage.tables import write_json
-from hast.summary import LATENCY_COLUMNS, latency_rows, markdown_rows
+from hast.report.tables import LATENCY_COLUMNS, latency_rows, markdown_rows
 
 
 def main(

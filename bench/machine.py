@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hast.machine import device_name
+from hast.engine.machine import device_name
 
 _REPEATS = 5
 

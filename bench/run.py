@@ -20,18 +20,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import reference
 from bench.machine import describe, synchronize
-from hast.bit_width import BitWidth
-from hast.engine import Engine, choose_engine, place, select_device
-from hast.figures.canvas import canvas, to_png
-from hast.loops.finetune import FinetuneConfig, finetune
-from hast.loops.synthesize import SynthesisConfig, synthesize
+from hast.config.bit_width import BitWidth
+from hast.config.finetune import FinetuneConfig
+from hast.config.layers import PlanConfig
+from hast.config.spec import ModelSpec
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import Engine, choose_engine, place, select_device
+from hast.files.tables import write_json
+from hast.loops.finetune import finetune
+from hast.loops.synthesize import synthesize
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import PlanConfig, QuantizationPlan, plan_quantization
+from hast.networks.plan import QuantizationPlan, plan_quantization
 from hast.networks.sources import build_network
-from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student, set_mode
-from hast.storage.tables import write_json
+from hast.report.figures.canvas import canvas, to_png
 
 OUT = Path(__file__).parent / "out"
 WARM_UP, ENDLESS = 2, 10**6

@@ -19,19 +19,19 @@ from statistics import median
 import torch
 import typer
 
-from hast.bank import BankCard
-from hast.engine import select_device
-from hast.loops.synthesize import SynthesisConfig
+from hast.bank.cluster import make_with_dask
+from hast.bank.exchange import Exchange
+from hast.bank.record import BankCard
+from hast.bank.shards import Job
+from hast.bank.writer import BankWriter
+from hast.config.spec import ModelSpec
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import select_device
+from hast.files.teachers import TeacherCard, load_teacher
+from hast.files.weights import save_with_card
 from hast.networks.batch_norm import freeze
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network
-from hast.networks.spec import ModelSpec
-from hast.storage.bank_writer import BankWriter
-from hast.storage.exchange import Exchange
-from hast.storage.teachers import TeacherCard, load_teacher
-from hast.storage.weights import save_with_card
-from stages.cluster import make_with_dask
-from stages.shards import Job
 
 SOURCE = "pytorchcv:resnet20_cifar10"
 SPEC = ModelSpec(input_shape=(3, 32, 32), num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
 from bench.experiment import Images, Mean, Std, Teacher, correct_answers, floats
-from hast.engine import choose_engine, place, place_images, select_device
+from hast.config.dataset import DatasetConfig
+from hast.config.spec import ModelSpec
+from hast.engine.engine import choose_engine, place, place_images, select_device
+from hast.engine.progress import drain
+from hast.engine.runtime import device_of, make_deterministic, seeded
+from hast.files.datasets import open_batches
 from hast.loops.train_teacher import TrainingStep
 from hast.math.augmentation import random_resized_crop
 from hast.networks.batch_norm import freeze
-from hast.networks.spec import ModelSpec
-from hast.progress import drain
-from hast.runtime import device_of, make_deterministic, seeded
-from hast.storage.datasets import DatasetConfig, open_batches
 
 _BATCH, _RATE = 128, 0.1
 _LAYERS: list[str | int] = [32, 32, "M", 64, 64, "M", 128, 128, "M"]

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from bench.machine import describe
 from bench.run import CASES, OUT, engine_steps, seconds, setting
-from hast.engine import Engine, Precision, choose_engine, place_images
+from hast.engine.engine import Engine, Precision, choose_engine, place_images
+from hast.files.tables import write_json
 from hast.math.statistics import ChannelStatistics
-from hast.storage.tables import write_json
 
 ROUNDS, WARM_UP = 15, 3
 
@@ -93,7 +93,7 @@ WITHOUT = {
             "without folded BatchNorm",
             patches={"hast.loops.finetune.folded_statistics": lambda _: nullcontext()},
         ),
-        Variant("without recomputation", patches={"hast.engine._RECOMPUTE": {}}),
+        Variant("without recomputation", patches={"hast.engine.engine._RECOMPUTE": {}}),
     ),
 }
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from hast.bit_width import load_bit_widths
-from hast.figures.canvas import PALETTE, Figure, canvas, to_png
-from hast.figures.difficulty import difficulty_histogram
-from hast.figures.samples import sample_grid
-from hast.figures.training import bns_gap
+from hast.config.bit_width import load_bit_widths
 from hast.math.hardness import hard_sample_loss
 from hast.math.quantization import choose_qparams, fake_quantize
+from hast.report.figures.canvas import PALETTE, Figure, canvas, to_png
+from hast.report.figures.difficulty import difficulty_histogram
+from hast.report.figures.samples import sample_grid
+from hast.report.figures.training import bns_gap
 from hast.report.record import Run, Sources, read_run
 
 IMAGES = Path(__file__).parent / "images"

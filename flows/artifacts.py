@@ -16,10 +16,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
-from hast.storage.bank import StoredBank
-from hast.storage.hardness import load_hardness
-from hast.storage.tables import read_json
-from hast.summary import RESULT_COLUMNS, markdown_rows, result_rows
+from hast.bank.stored import StoredBank
+from hast.files.hardness import load_hardness
+from hast.files.tables import read_json
+from hast.report.tables import RESULT_COLUMNS, markdown_rows, result_rows
 
 Rows = Sequence[Mapping[str, str]]  # cells of the results table by column
 
@@ -38,8 +38,8 @@ def publish(stage: str) -> None:
 
 def _difficulty(item: str) -> None:
     """The bank's samples by class and difficulty, and how hard they are for both networks."""
-    from hast.figures.difficulty import difficulty_histogram
     from hast.report.bank_page import bank_grid
+    from hast.report.figures.difficulty import difficulty_histogram
 
     folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.safetensors")
     if not folder.is_dir() or not store.is_file():
@@ -86,7 +86,7 @@ def _earlier_results() -> Iterable[tuple[str, Rows]]:
 
 
 def _history_page(history: Sequence[tuple[str, Rows]]) -> str:
-    from hast.figures.canvas import PALETTE, canvas
+    from hast.report.figures.canvas import PALETTE, canvas
 
     name, top1 = RESULT_COLUMNS[:2]
     runs = [(when, {row[name]: row[top1] for row in rows}) for when, rows in history]
@@ -106,7 +106,7 @@ def _history_page(history: Sequence[tuple[str, Rows]]) -> str:
 
 def _inline(figure: Any, title: str) -> str:
     """Markdown of a picture that needs no file: Prefect shows none of a worker's."""
-    from hast.figures.canvas import to_data_uri, to_png
+    from hast.report.figures.canvas import to_data_uri, to_png
 
     return f"![{title}]({to_data_uri(to_png(figure))})"
 

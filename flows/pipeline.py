@@ -20,9 +20,9 @@ from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
 from flows.progress import ProgressBars
 from flows.workspace import workspace
+from hast.config.params import check_params
 from hast.errors import HastError, InputError, clear_errors
 from stages.entry import PARAMS
-from stages.params import check_params
 
 
 @task(

@@ -15,7 +15,7 @@ class ProgressBars:
         self._bars: dict[str, UUID] = {}
 
     def read(self, line: str) -> None:
-        """Move a bar where the line is one of `hast.progress`, such as `synthesize: 3/8, …`."""
+        """Move a bar where the line is one of `hast.engine.progress`, as `synthesize: 3/8, …`."""
         found = _LINE.fullmatch(line)
         if not found:
             return

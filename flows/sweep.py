@@ -28,8 +28,8 @@ from flows.processes import stopped_at_exit
 from flows.progress import ProgressBars
 from flows.workspace import check_overrides, workspace
 from hast.errors import HastError, clear_errors
-from hast.storage.tables import write_json
-from hast.summary import markdown_rows
+from hast.files.tables import write_json
+from hast.report.tables import markdown_rows
 
 # The paper's ablation: γ, ε and λ on and off.
 ABLATION: dict[str, dict[str, Any]] = {

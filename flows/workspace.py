@@ -13,11 +13,11 @@ from filelock import FileLock, Timeout
 from prefect import get_run_logger
 from ruamel.yaml import YAML
 
+from hast.config.params import check_params
 from hast.errors import InputError
+from hast.files.placing import write_atomically
 from hast.report.provenance import flattened
-from hast.storage.placing import write_atomically
 from stages.entry import PARAMS
-from stages.params import check_params
 
 _TMP = Path(".dvc/tmp")  # DVC keeps it out of Git
 _LOCK = _TMP / "hast-flow.lock"

@@ -5,25 +5,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hast.api import evaluate, quantize, quantize_zero_shot, synthesize, train_generator
-    from hast.bank import Bank
-    from hast.classifier_source import load_classifier
+    from hast.bank.record import Bank
+    from hast.bank.stored import open_bank
+    from hast.bank.tools import save_bank
+    from hast.config.spec import ModelSpec
+    from hast.engine.machine import __version__
     from hast.errors import HastError, InputError, NonFiniteLossError
     from hast.export.onnx_graph import export_onnx
     from hast.export.program import export_program
+    from hast.files.checkpoints import load, save
+    from hast.files.classifiers import load_classifier
     from hast.networks.coverage import coverage
-    from hast.networks.spec import ModelSpec
     from hast.networks.student import remove_quantizers
-    from hast.storage.bank import open_bank
-    from hast.storage.bank_tools import save_bank
-    from hast.storage.checkpoints import load, save
 
-__version__ = "0.1.0"
 __all__ = [
     "Bank",
     "HastError",
     "InputError",
     "ModelSpec",
     "NonFiniteLossError",
+    "__version__",
     "coverage",
     "evaluate",
     "export_onnx",
@@ -41,18 +42,19 @@ __all__ = [
 ]
 
 # Imported on first use: a pipeline stage needs a part of the library and depends on that part only.
-# (The imports above never run; stages/code.py finds in them what a stage that takes a name uses.)
+# (The imports above never run: hast/files/code.py reads there what a stage that takes a name uses.)
 _HOMES = {
-    "Bank": "hast.bank",
+    "__version__": "hast.engine.machine",
+    "Bank": "hast.bank.record",
     "coverage": "hast.networks.coverage",
     "export_onnx": "hast.export.onnx_graph",
     "export_program": "hast.export.program",
-    "ModelSpec": "hast.networks.spec",
-    "load_classifier": "hast.classifier_source",
-    "open_bank": "hast.storage.bank",
+    "ModelSpec": "hast.config.spec",
+    "load_classifier": "hast.files.classifiers",
+    "open_bank": "hast.bank.stored",
     "remove_quantizers": "hast.networks.student",
-    **dict.fromkeys(("load", "save"), "hast.storage.checkpoints"),
-    "save_bank": "hast.storage.bank_tools",
+    **dict.fromkeys(("load", "save"), "hast.files.checkpoints"),
+    "save_bank": "hast.bank.tools",
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
         ("evaluate", "quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"

@@ -1,3 +1,3 @@
-from hast.cli import main
+from hast.cli.main import main
 
 main()

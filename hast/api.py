@@ -12,31 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast.bank import Bank, Dtype
-from hast.bit_width import BitWidth
-from hast.config import parse_section
-from hast.engine import place, select_device
+from hast.bank.record import Bank
+from hast.bank.stored import StoredBank
+from hast.config.bank import Dtype
+from hast.config.bit_width import BitWidth
+from hast.config.calibrate import CalibrationConfig
+from hast.config.finetune import FinetuneConfig
+from hast.config.generator import GeneratorConfig
+from hast.config.layers import PlanConfig
+from hast.config.recipes import recipe_settings
+from hast.config.section import parse_section
+from hast.config.spec import ModelSpec
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import place, select_device
+from hast.engine.progress import drain, track
+from hast.engine.runtime import device_of
 from hast.errors import InputError
-from hast.loops.calibrate import CalibrationConfig
 from hast.loops.evaluate import Evaluation, predict
-from hast.loops.finetune import FinetuneConfig
-from hast.loops.synthesize import SynthesisConfig
-from hast.loops.train_generator import GeneratorConfig, build_generator
+from hast.loops.train_generator import build_generator
 from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
 from hast.networks.classifier import check_classifier
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
-from hast.networks.plan import PlanConfig
-from hast.networks.spec import ModelSpec
 from hast.pipeline.bank import make_bank
 from hast.pipeline.calibrate import calibrate_student
 from hast.pipeline.finetune import finetune_student
 from hast.pipeline.work import engine_for
-from hast.progress import drain, track
-from hast.recipes import recipe_settings
-from hast.runtime import device_of
-from hast.storage.bank import StoredBank
 
 Device = torch.device | str | None
 
@@ -60,7 +62,7 @@ def train_generator(
         seed: of weights, labels and noise.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
-        settings: other fields of `hast.loops.train_generator.GeneratorConfig`.
+        settings: other fields of `hast.config.generator.GeneratorConfig`.
     """
     source = _frozen_copy(teacher, spec, device)
     values = {"steps": steps, "seed": seed, **settings}
@@ -97,7 +99,7 @@ def synthesize(
         generator: needed for `init="generator"`.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
-        settings: other fields of `hast.loops.synthesize.SynthesisConfig`.
+        settings: other fields of `hast.config.synthesize.SynthesisConfig`.
 
     Returns:
         A bank on the CPU; `hast.save_bank` writes it.
@@ -136,13 +138,13 @@ def quantize(
         weight_bits, act_bits: code widths, 2..8.
         steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
         seed: of ranges, order of samples and augmentation.
-        layers: settings of `hast.networks.plan.PlanConfig`, such as `{"first_last_bits": 8}`; the
+        layers: settings of `hast.config.layers.PlanConfig`, such as `{"first_last_bits": 8}`; the
             placement is `inputs` unless they say otherwise.
-        calibration: settings of `hast.loops.calibrate.CalibrationConfig`.
+        calibration: settings of `hast.config.calibrate.CalibrationConfig`.
         generator: its images set the activation ranges, as in the paper; without one the bank's do.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
-        settings: other fields of `hast.loops.finetune.FinetuneConfig`.
+        settings: other fields of `hast.config.finetune.FinetuneConfig`.
 
     Returns:
         The student: the teacher's class with quantizers on its modules, in eval mode.
@@ -196,7 +198,8 @@ def quantize_zero_shot(
 
     Args:
         teacher, spec, weight_bits, act_bits, seed, device, progress: as of `quantize`.
-        recipe: `hast` is the paper, `best` what did best at the same compute; see `hast.recipes`.
+        recipe: `hast` is the paper, `best` what did best at the same compute; see
+            `hast.config.recipes`.
         size: `quick` ends in minutes on two cores, `paper` is the paper's.
         synthesis: settings of `synthesize` that differ from the recipe's.
         settings: settings of `quantize` that differ from the recipe's.

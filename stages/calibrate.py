@@ -4,24 +4,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hast.bit_width import BitWidth
-from hast.config import load_section
-from hast.engine import select_device
+from hast.bank.stored import StoredBank
+from hast.config.bit_width import BitWidth
+from hast.config.calibrate import CalibrationConfig
+from hast.config.layers import PlanConfig
+from hast.config.section import load_section
+from hast.engine.engine import select_device
+from hast.engine.progress import is_quiet
 from hast.errors import InputError
-from hast.loops.calibrate import CalibrationConfig
+from hast.files.generators import load_generator
+from hast.files.students import StudentCard
+from hast.files.tables import read_json, write_json, write_tsv
+from hast.files.teachers import Teacher, load_teacher
+from hast.files.weights import save_with_card
 from hast.math.allocation import allocate_bits
 from hast.networks.coverage import LayerBits, layer_table
-from hast.networks.plan import PlanConfig, fixed_layers, weight_of
+from hast.networks.plan import fixed_layers, weight_of
 from hast.networks.size import packed_size
 from hast.pipeline.calibrate import calibrate_student
-from hast.progress import is_quiet
-from hast.storage.bank import StoredBank
-from hast.storage.generators import load_generator
-from hast.storage.students import StudentCard
-from hast.storage.tables import read_json, write_json, write_tsv
-from hast.storage.teachers import Teacher, load_teacher
-from hast.storage.weights import save_with_card
-from hast.summary import layers_table
+from hast.report.tables import layers_table
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
 

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from hast import engine
+from hast.engine import engine
+from hast.engine.progress import QUIET
+from hast.engine.runtime import make_deterministic
 from hast.errors import InputError, TransientError, clear_errors, clear_interrupts
-from hast.progress import QUIET
-from hast.runtime import make_deterministic
-from hast.storage.tables import read_json
-from hast.storage.timings import record_timing
-from stages.code import code_fingerprint
+from hast.files.code import code_fingerprint
+from hast.files.tables import read_json
+from hast.files.timings import record_timing
 
 In = Annotated[Path, typer.Option(help="Read from here.")]
 Out = Annotated[Path, typer.Option(help="Write here.")]

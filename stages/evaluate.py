@@ -8,17 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from hast.config import load_section
-from hast.engine import select_device
+from hast.bank.stored import StoredBank
+from hast.config.dataset import DatasetConfig
+from hast.config.section import load_section
+from hast.engine.engine import select_device
+from hast.engine.progress import track
+from hast.files.datasets import open_batches
+from hast.files.students import load_student
+from hast.files.tables import write_json, write_tsv
+from hast.files.teachers import load_teacher
 from hast.loops.evaluate import Predictions, joined, nothing_predicted, predict
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
-from hast.progress import track
-from hast.storage.bank import StoredBank
-from hast.storage.datasets import DatasetConfig, open_batches
-from hast.storage.students import load_student
-from hast.storage.tables import write_json, write_tsv
-from hast.storage.teachers import load_teacher
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
 _TOGETHER = 256  # images of the bank

@@ -8,28 +8,23 @@ from typing import Any
 
 import torch
 
-from hast.config import load_section
-from hast.engine import select_device
+from hast.bank.stored import StoredBank
+from hast.config.dataset import DatasetConfig
+from hast.config.export import ExportConfig
+from hast.config.section import load_section
+from hast.engine.engine import select_device
+from hast.engine.progress import track
 from hast.errors import HastWarning
-from hast.export.bundle import (
-    Compared,
-    ExportConfig,
-    bytes_of,
-    check,
-    compare_formats,
-    write_formats,
-)
+from hast.export.bundle import Compared, bytes_of, check, compare_formats, write_formats
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
+from hast.files.checkpoints import load, save
+from hast.files.datasets import open_batches
+from hast.files.students import load_student
+from hast.files.tables import write_json
+from hast.files.teachers import Teacher, load_teacher
+from hast.files.timings import record_latency
 from hast.networks.size import packed_size
-from hast.progress import track
-from hast.storage.bank import StoredBank
-from hast.storage.checkpoints import load, save
-from hast.storage.datasets import DatasetConfig, open_batches
-from hast.storage.students import load_student
-from hast.storage.tables import write_json
-from hast.storage.teachers import Teacher, load_teacher
-from hast.storage.timings import record_latency
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
 

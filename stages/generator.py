@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from hast.bank import BankConfig
-from hast.config import load_section
-from hast.engine import select_device
-from hast.loops.calibrate import CalibrationConfig
-from hast.loops.synthesize import SynthesisConfig
-from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
+from hast.config.bank import BankConfig
+from hast.config.calibrate import CalibrationConfig
+from hast.config.generator import GeneratorConfig
+from hast.config.section import load_section
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import select_device
+from hast.engine.progress import track
+from hast.files.generators import GeneratorCard
+from hast.files.tables import Curve, write_json, write_tsv
+from hast.files.teachers import load_teacher
+from hast.files.weights import save_with_card
+from hast.loops.train_generator import build_generator, train_generator
 from hast.pipeline.work import engine_for
-from hast.progress import track
-from hast.storage.generators import GeneratorCard
-from hast.storage.tables import Curve, write_json, write_tsv
-from hast.storage.teachers import load_teacher
-from hast.storage.weights import save_with_card
 from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, main
 
 _SHOWN = ("loss", "cross_entropy", "bns")

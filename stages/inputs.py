@@ -9,16 +9,17 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from hast.bank import BankConfig
-from hast.config import load_section
+from hast.config.bank import BankConfig
+from hast.config.dataset import DatasetConfig
+from hast.config.params import check_params
+from hast.config.section import load_section
+from hast.config.teacher import TeacherConfig
 from hast.errors import InputError
-from hast.storage.datasets import DatasetConfig, class_folders
-from hast.storage.tables import write_json
-from hast.storage.weights import is_checkpoint
-from stages.code import code_fingerprint, stage_names
+from hast.files.code import code_fingerprint, stage_names
+from hast.files.datasets import class_folders
+from hast.files.tables import write_json
+from hast.files.weights import is_checkpoint
 from stages.entry import PARAMS, Out, Params, main
-from stages.params import check_params
-from stages.teacher import TeacherConfig
 
 
 def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = PARAMS) -> None:
@@ -46,7 +47,7 @@ def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = 
 
 
 def _bank(source: str) -> str:
-    from hast.storage.transfer import source_digest  # with Zarr; most runs do without
+    from hast.bank.transfer import source_digest  # with Zarr; most runs do without
 
     return source_digest(source)
 

@@ -12,14 +12,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hast.config.params import check_params
+from hast.engine.progress import QUIET
 from hast.errors import INTERRUPTED, InputError, clear_errors
-from hast.offline_plots import set_up
-from hast.progress import QUIET
-from hast.storage.tables import read_json
-from hast.storage.timings import read_latency, read_timings
-from hast.summary import latency_table, results_table, timings_table
+from hast.files.tables import read_json
+from hast.files.timings import read_latency, read_timings
+from hast.report.offline_plots import set_up
+from hast.report.tables import latency_table, results_table, timings_table
 from stages.entry import PARAMS, Quiet
-from stages.params import check_params
 
 REPORT = Path("report")
 _KEPT = "all finished stages are kept; the same command goes on with the one that was stopped"

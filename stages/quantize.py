@@ -2,22 +2,24 @@
 
 import torch
 
-from hast.config import load_section
-from hast.distributed import joined_ranks, launch, launched
-from hast.engine import select_device
-from hast.loops.finetune import FinetuneConfig, FinetuneStep, finetune, start_finetuning
+from hast.bank.stored import StoredBank
+from hast.config.finetune import FinetuneConfig
+from hast.config.section import load_section
+from hast.engine.distributed import joined_ranks, launch, launched
+from hast.engine.engine import select_device
+from hast.engine.progress import track
+from hast.files.hardness import load_hardness
+from hast.files.partial import PARTIAL, name_of
+from hast.files.resume import CheckpointFile
+from hast.files.students import load_student, load_student_card
+from hast.files.tables import Curve, write_json, write_tsv
+from hast.files.teachers import load_teacher
+from hast.files.weights import save_with_card
+from hast.loops.finetune import FinetuneStep, finetune, start_finetuning
 from hast.loops.finetune_state import FinetuneState, Snapshot
 from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.work import engine_for
-from hast.progress import track
-from hast.storage.bank import StoredBank
-from hast.storage.hardness import load_hardness
-from hast.storage.resume import CheckpointFile
-from hast.storage.students import load_student, load_student_card
-from hast.storage.tables import Curve, write_json, write_tsv
-from hast.storage.teachers import load_teacher
-from hast.storage.weights import save_with_card
 from stages.entry import (
     PARAMS,
     Bits,
@@ -31,7 +33,6 @@ from stages.entry import (
     Workers,
     main,
 )
-from stages.partial import PARTIAL, name_of
 
 _SHOWN = ("loss", "distillation", "alignment")
 

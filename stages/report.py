@@ -1,12 +1,12 @@
 """report: one results table of all bit widths, and one page that shows the run."""
 
-from hast.bit_width import load_bit_widths
+from hast.config.bit_width import load_bit_widths
+from hast.files.tables import write_json, write_tsv
 from hast.report.exports import export_markdown, export_table
 from hast.report.page import render
 from hast.report.record import Sources, read_run
 from hast.report.results import results_of
-from hast.storage.tables import write_json, write_tsv
-from hast.summary import markdown_table
+from hast.report.tables import markdown_table
 from stages.entry import PARAMS, In, Out, Params, main
 
 

@@ -2,14 +2,14 @@
 
 import torch
 
-from hast.engine import select_device
+from hast.bank.stored import StoredBank
+from hast.engine.engine import select_device
+from hast.engine.progress import track
+from hast.files.hardness import save_hardness
+from hast.files.students import load_student
+from hast.files.tables import write_json, write_tsv
+from hast.files.teachers import load_teacher
 from hast.loops.score import SCORED_TOGETHER, score
-from hast.progress import track
-from hast.storage.bank import StoredBank
-from hast.storage.hardness import save_hardness
-from hast.storage.students import load_student
-from hast.storage.tables import write_json, write_tsv
-from hast.storage.teachers import load_teacher
 from stages.entry import Bits, Device, In, Out, main
 
 _BINS = 20  # of the histogram, over [0, 1]

@@ -1,13 +1,14 @@
 """sensitivity: measure on the bank how much each layer suffers from each weight width."""
 
-from hast.config import load_section
-from hast.engine import select_device
-from hast.loops.sensitivity import SensitivityConfig, measure_sensitivity
+from hast.bank.stored import StoredBank
+from hast.config.section import load_section
+from hast.config.sensitivity import SensitivityConfig
+from hast.engine.engine import select_device
+from hast.engine.progress import track
+from hast.files.tables import write_json
+from hast.files.teachers import load_teacher
+from hast.loops.sensitivity import measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
-from hast.progress import track
-from hast.storage.bank import StoredBank
-from hast.storage.tables import write_json
-from hast.storage.teachers import load_teacher
 from stages.entry import PARAMS, Device, In, Out, Params, main
 
 

@@ -2,29 +2,28 @@
 
 from collections.abc import Iterable, Iterator
 
-import torch
 import zarr
 from torch import Tensor
 
-import hast
-from hast.bank import BankCard, BankConfig, Dtype
-from hast.config import load_section
-from hast.engine import select_device
+from hast.bank.cluster import make_with_dask
+from hast.bank.place import check_free
+from hast.bank.shards import Job, default_workers, first_images, make
+from hast.bank.stored import StoredBank
+from hast.bank.tools import batch_size_of
+from hast.bank.transfer import blocks_to_pull, pull_bank
+from hast.bank.writer import BankWriter
+from hast.config.bank import BankConfig
+from hast.config.section import load_section
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import select_device
+from hast.engine.progress import drain, track
 from hast.errors import InputError
+from hast.files.tables import read_json, write_json, write_tsv
+from hast.files.teachers import Teacher, load_teacher
 from hast.loops.profile import Profile, profile_batches, whole_profile
-from hast.loops.synthesize import SynthesisConfig, batch_sizes
-from hast.networks.fingerprint import fingerprint
-from hast.networks.generator import Generator
+from hast.loops.synthesize import batch_sizes
 from hast.networks.plan import forward_macs
-from hast.progress import drain, track
-from hast.storage.bank import StoredBank
-from hast.storage.bank_place import check_free
-from hast.storage.bank_tools import batch_size_of
-from hast.storage.bank_writer import BankWriter
-from hast.storage.tables import read_json, write_json, write_tsv
-from hast.storage.teachers import Teacher, load_teacher
-from hast.storage.transfer import blocks_to_pull, pull_bank
-from stages.cluster import make_with_dask
+from hast.pipeline.bank import bank_card
 from stages.entry import (
     PARAMS,
     Cluster,
@@ -39,7 +38,6 @@ from stages.entry import (
     Workers,
     main,
 )
-from stages.shards import Job, default_workers, first_images, make
 
 
 def run(
@@ -73,10 +71,12 @@ def run(
         _take(kind.source, read_json(inputs)["manifest"], source, out, overwrite=overwrite)
         _report(_profile(source, _stored_batches(StoredBank(out))), metrics, profile)
         return
-    work = forward_macs(source.network, source.spec) * 3 * config.steps * config.samples
+    work = forward_macs(source.network, source.spec) * config.forward_passes
     init = first_images(generator, source, config, where)
 
-    card = _card(source, init, config, kind.dtype)
+    card = bank_card(
+        source.card.fingerprint, source.spec, config, kind.dtype, init, zarr=zarr.__version__
+    )
     # Workers of a cluster choose for themselves what `auto` is on their machine.
     name = device if cluster else str(where)
     job = Job(teacher, generator, card, config, name, precision, compile, work)
@@ -138,20 +138,6 @@ def _report(whole: Profile, metrics: Out, profile: Out) -> None:
         "difficulty": whole.difficulty.mean().item(),
     }
     write_json(metrics, summary)
-
-
-def _card(
-    source: Teacher, init: Generator | None, config: SynthesisConfig, dtype: Dtype
-) -> BankCard:
-    return BankCard(
-        samples=config.samples,
-        dtype=dtype,
-        spec=source.spec,
-        teacher=source.card.fingerprint,
-        synthesis=config.model_dump(),
-        generator=None if init is None else fingerprint(init.state_dict()),
-        libraries={module.__name__: str(module.__version__) for module in (hast, torch, zarr)},
-    )
 
 
 if __name__ == "__main__":

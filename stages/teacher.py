@@ -1,45 +1,26 @@
 """teacher: obtain the full-precision network; train it where it is the built-in default."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from hast.classifier_source import load_classifier
-from hast.config import Section, load_section
-from hast.engine import place, select_device
+from hast.config.section import load_section
+from hast.config.spec import ModelSpec
+from hast.config.teacher import TeacherConfig
+from hast.config.training import TrainingConfig
+from hast.engine.engine import place, select_device
+from hast.engine.progress import drain
+from hast.engine.runtime import seeded
 from hast.errors import InputError
-from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
+from hast.files.classifiers import load_classifier
+from hast.files.datasets import load_digits_split
+from hast.files.tables import write_json
+from hast.files.teachers import TeacherCard
+from hast.files.weights import load_state, save_with_card
+from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network, is_trained_here
-from hast.networks.spec import ModelSpec, PartialSpec
-from hast.progress import drain
-from hast.runtime import seeded
-from hast.storage.datasets import load_digits_split
-from hast.storage.tables import write_json
-from hast.storage.teachers import TeacherCard
-from hast.storage.weights import load_state, save_with_card
 from stages.entry import PARAMS, Device, In, Out, Params, main
-
-
-class TeacherConfig(Section):
-    """Which network."""
-
-    source: str
-    """See `hast.networks.sources`."""
-    source_args: dict[str, Any] = {}
-    """Keyword arguments of the factory."""
-    weights: str | None = None
-    """A checkpoint file (.safetensors, .pth, .pt, .bin, .ckpt) or a pretrained tag of the source's
-    library; null trains a built-in network, and takes a python factory's network as it comes."""
-    weights_entry: str = "auto"
-    """Which weights of a checkpoint file that holds several, such as `state_dict`; `auto` takes
-    averaged ones (EMA) where they are, and says so."""
-    spec: PartialSpec = PartialSpec()
-    """What the source does not know of its network."""
-    training: TrainingConfig = TrainingConfig()
-    """Of a built-in network."""
 
 
 def run(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hast.storage.pixels import as_stored
+from hast.bank.pixels import as_stored
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

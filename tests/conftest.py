@@ -14,9 +14,9 @@ from browser import browser  # noqa: F401, a fixture
 from ruamel.yaml import YAML
 from torch import nn
 
+from hast.config.spec import ModelSpec
 from hast.networks.batch_norm import freeze
 from hast.networks.digits_resnet import DigitsResNet
-from hast.networks.spec import ModelSpec
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,12 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hast.bit_width import BitWidth
-from hast.engine import place
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
+from hast.config.spec import ModelSpec
+from hast.engine.engine import place
 from hast.networks.batch_norm import freeze
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
-from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student, set_mode
 
 

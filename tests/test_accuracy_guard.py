@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import hast
-from hast.loops.train_teacher import TrainingConfig, train_teacher
+from hast.config.training import TrainingConfig
+from hast.engine.runtime import seeded, seeded_weights
+from hast.files.datasets import load_digits_split
+from hast.loops.train_teacher import train_teacher
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
-from hast.runtime import seeded, seeded_weights
-from hast.storage.datasets import load_digits_split
 
 SPEC = hast.ModelSpec(input_shape=(3, 8, 8), num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
 EXPECTED = {"hast": 0.9549, "best": 0.9599}  # top-1 of the W3A3 student on 599 test images

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hast
-from hast.storage.bank import StoredBank
+from hast.bank.stored import StoredBank
 
 SYNTHESIS = {"samples": 16, "steps": 3, "batch_size": 8}
 FINETUNING = {"steps": 3, "batch_size": 8}
@@ -243,7 +243,7 @@ def only_named(self, name, *args, **kwargs):
     library(self, name, *args, **kwargs)
 ctypes.CDLL.__init__ = only_named
 
-import hast, hast.cli
+import hast, hast.cli.main
 from hast.networks.sources import build_network
 
 spec = hast.ModelSpec(input_shape=(1, 8, 8), num_classes=10, mean=(0.5,), std=(0.5,))

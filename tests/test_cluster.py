@@ -13,8 +13,9 @@ from conftest import ROOT, edit_params
 from stage_runs import A, run_generator, run_synthesize, run_teacher
 from test_processes import files, wait_for
 
+from hast.bank import cluster
 from hast.errors import TransientError
-from stages import cluster, synthesize
+from stages import synthesize
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 import hast
-from stages import code
-from stages.code import closure, code_fingerprint, parse
+from hast.files import code
+from hast.files.code import closure, code_fingerprint, parse
 from stages.entry import Out, main
 
 FILES = {
@@ -157,8 +157,8 @@ def test_an_installed_library_counts_as_its_source_does_and_nothing_is_imported(
     shutil.copytree(ROOT / "hast", tmp_path / "site-packages/hast", ignore=ignore)
     shutil.copytree(ROOT / "stages", tmp_path / "project/stages", ignore=ignore)
     probe = (
-        "import sys; from stages.code import code_fingerprint;"
-        " print(code_fingerprint('stages.report'), 'hast' in sys.modules)"
+        "import sys; from hast.files.code import code_fingerprint;"
+        " print(code_fingerprint('stages.report'), 'hast.report' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", probe],

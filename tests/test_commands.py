@@ -11,12 +11,12 @@ from conftest import child_environment
 from PIL import Image
 from typer.testing import CliRunner
 
-from hast.cli import app
-from hast.config import read_yaml
-from hast.doctor import examine
+from hast.cli.doctor import examine
+from hast.cli.main import app
+from hast.config.params import check_params
+from hast.config.section import read_yaml
 from hast.errors import InputError
-from hast.offline_plots import set_up
-from stages.params import check_params
+from hast.report.offline_plots import set_up
 
 FACTORY = """
 import torch
@@ -136,7 +136,7 @@ def test_init_that_cannot_work_says_why_and_writes_nothing(mine, arguments, mess
 
 
 def test_init_asks_on_a_terminal(mine, monkeypatch):
-    monkeypatch.setattr("hast.init_cli._is_terminal", lambda: True)
+    monkeypatch.setattr("hast.cli.init._is_terminal", lambda: True)
     answers = ["python:mine:build", "", "n", "3x12x12", "", "0.5,0.5,0.5", ""]
     done = run("init", typed="\n".join(answers) + "\n")
     assert done.exit_code == 0, done.exception
@@ -185,7 +185,7 @@ def test_the_shell_completes_commands_and_presets(tmp_path):
     environment = child_environment() | {
         "_HAST_COMPLETE": "complete_bash", "COMP_WORDS": "hast preset ", "COMP_CWORD": "2",
     }  # fmt: skip
-    code = "from hast.cli import app; app(prog_name='hast')"
+    code = "from hast.cli.main import app; app(prog_name='hast')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )

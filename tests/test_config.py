@@ -1,12 +1,12 @@
 import pytest
 
-from hast.bit_width import BitWidth, load_bit_widths
-from hast.config import load_section
+from hast.config.bit_width import BitWidth, load_bit_widths
+from hast.config.finetune import FinetuneConfig
+from hast.config.params import check_params
+from hast.config.section import load_section
+from hast.config.spec import ModelSpec
+from hast.config.synthesize import SynthesisConfig
 from hast.errors import InputError
-from hast.loops.finetune import FinetuneConfig
-from hast.loops.synthesize import SynthesisConfig
-from hast.networks.spec import ModelSpec
-from stages.params import check_params
 
 
 @pytest.fixture

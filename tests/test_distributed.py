@@ -15,7 +15,7 @@ STAGE = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-from hast.distributed import joined_ranks, launch, launched
+from hast.engine.distributed import joined_ranks, launch, launched
 from hast.errors import InputError, TransientError, clear_errors, clear_interrupts
 
 def work(told):

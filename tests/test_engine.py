@@ -4,9 +4,17 @@ import warnings
 import pytest
 import torch
 
-from hast.engine import Engine, choose_engine, hold_images, place, place_images, select_device
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import (
+    Engine,
+    choose_engine,
+    hold_images,
+    place,
+    place_images,
+    select_device,
+)
 from hast.errors import HastWarning, InputError
-from hast.loops.synthesize import SynthesisConfig, synthesize
+from hast.loops.synthesize import synthesize
 
 CPU = torch.device("cpu")
 
@@ -128,13 +136,13 @@ def test_a_long_lived_process_compiles_its_twentieth_network_as_its_first():
 
 
 def test_small_work_runs_plainly_and_options_win(monkeypatch):
-    monkeypatch.setattr("hast.engine.bf16_is_fast", lambda _: True)
+    monkeypatch.setattr("hast.engine.engine.bf16_is_fast", lambda _: True)
     assert choose_engine(CPU, work=1e9) == Engine(bf16=False, compile=False)
     assert choose_engine(CPU, work=1e15) == Engine(bf16=True, compile=True)
     assert choose_engine(CPU, work=1e15, precision="fp32") == Engine(bf16=False, compile=True)
     assert choose_engine(CPU, work=1e15, compile="off") == Engine(bf16=True, compile=False)
     assert choose_engine(CPU, work=1, precision="bf16", compile="on") == Engine(True, True)
-    monkeypatch.setattr("hast.engine.bf16_is_fast", lambda _: False)
+    monkeypatch.setattr("hast.engine.engine.bf16_is_fast", lambda _: False)
     assert choose_engine(CPU, work=1e15) == Engine(bf16=False, compile=True)
     assert choose_engine(CPU, work=1e15, precision="bf16") == Engine(bf16=True, compile=False)
 

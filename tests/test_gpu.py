@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from hast.bit_width import BitWidth
-from hast.engine import Engine, choose_engine, hold_images, place
+from hast.config.bit_width import BitWidth
+from hast.config.finetune import FinetuneConfig
+from hast.config.layers import PlanConfig
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import Engine, choose_engine, hold_images, place
 from hast.loops.evaluate import predict
-from hast.loops.finetune import FinetuneConfig, finetune, start_finetuning
-from hast.loops.synthesize import SynthesisConfig, synthesize
+from hast.loops.finetune import finetune, start_finetuning
+from hast.loops.synthesize import synthesize
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.student import prepare_student, set_mode
 
 pytestmark = [

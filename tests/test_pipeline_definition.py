@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-from stages.code import stage_names
-from stages.params import SECTIONS
+from hast.config.params import SECTIONS
+from hast.files.code import stage_names
 
 DEFINITION = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = DEFINITION["stages"]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hast.progress import track
+from hast.engine.progress import track
 
 
 class Record(NamedTuple):
@@ -30,7 +30,7 @@ def test_what_an_earlier_run_finished_counts(capsys):
 
 def test_lines_come_at_intervals_and_say_how_long_it_will_take(capsys, monkeypatch):
     now = iter(range(0, 1000, 4))
-    monkeypatch.setattr("hast.progress.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("hast.engine.progress.time.monotonic", lambda: float(next(now)))
     list(track(records(10), total=10, label="x"))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4

@@ -7,11 +7,11 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-from hast.config import Section, load_section, parse_section, read_yaml, write_yaml
+from hast.config.params import SECTIONS, check_params
+from hast.config.presets import PRESETS, own_network, preset
+from hast.config.recipes import method_settings, recipe_of, recipe_settings, with_recipe
+from hast.config.section import Section, load_section, parse_section, read_yaml, write_yaml
 from hast.errors import InputError
-from hast.presets import PRESETS, own_network, preset
-from hast.recipes import method_settings, recipe_of, recipe_settings, with_recipe
-from stages.params import SECTIONS, check_params
 
 RECIPES, SIZES = ("hast", "best"), ("quick", "paper")
 

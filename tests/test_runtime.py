@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from hast.runtime import loop
+from hast.engine.runtime import loop
 
 # Steps with a tensor of 64 MB, and the pages that the system had to clear for them.
 STEPS = """
 import resource
 import torch
-from hast.runtime import loop
+from hast.engine.runtime import loop
 
 def pages_of(steps):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -90,7 +90,7 @@ def test_loops_may_overlap_in_any_order():
 
 def test_a_loop_that_the_end_of_the_process_finds_open_says_nothing():
     script = (
-        "from hast.runtime import loop\n"
+        "from hast.engine.runtime import loop\n"
         "steps = loop(lambda: iter(range(3)))()\n"
         "next(steps)\n"
         "class Keeper: pass\n"

@@ -8,7 +8,7 @@ import pytest
 from conftest import copy_project, dvc, edit_params
 from test_processes import files
 
-from hast.storage.bank_tools import filter_bank
+from hast.bank.tools import filter_bank
 
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
 

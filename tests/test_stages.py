@@ -10,19 +10,17 @@ from conftest import edit_params
 from PIL import Image
 from stage_runs import A, M, run_generator, run_report, run_student, run_synthesize, run_teacher
 
-from hast.config import Section
+from hast.bank import shards
+from hast.bank.stored import open_bank
+from hast.config.dataset import DatasetConfig
+from hast.config.params import SECTIONS
+from hast.config.section import Section
 from hast.errors import InputError, NonFiniteLossError
+from hast.files.datasets import open_batches
+from hast.files.tables import read_json
+from hast.files.weights import read_state
 from hast.networks.digits_resnet import DIGITS_SPEC
-from hast.storage.bank import open_bank
-from hast.storage.datasets import DatasetConfig, open_batches
-from hast.storage.tables import read_json
-from hast.storage.weights import read_state
-from stages import (
-    inputs,
-    shards,
-    teacher,
-)
-from stages.params import SECTIONS
+from stages import inputs, teacher
 
 
 @pytest.mark.parametrize(
@@ -87,7 +85,7 @@ def test_no_stage_but_teacher_and_evaluate_opens_the_dataset(project, monkeypatc
 
 
 def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
-    monkeypatch.setattr("hast.storage.bank_writer._SHARD", 8)  # one batch a shard
+    monkeypatch.setattr("hast.bank.writer._SHARD", 8)  # one batch a shard
     run_teacher()
     run_generator()
     run_synthesize()
@@ -104,7 +102,7 @@ def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
                 raise KeyboardInterrupt
             yield step
 
-    monkeypatch.setattr("stages.shards.synthesize", stopping)
+    monkeypatch.setattr("hast.bank.shards.synthesize", stopping)
     with pytest.raises(KeyboardInterrupt):
         run_synthesize()
 
@@ -113,7 +111,7 @@ def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
         made.extend(batches)
         return original(teacher, init, spec, config, batches, engine)
 
-    monkeypatch.setattr("stages.shards.synthesize", counting)
+    monkeypatch.setattr("hast.bank.shards.synthesize", counting)
     run_synthesize()
     assert made == [1, 2]
     assert torch.equal(open_bank(A / "bank").images, expected.images)
@@ -121,7 +119,7 @@ def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
 
 
 def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
-    monkeypatch.setattr("hast.storage.bank_writer._SHARD", 8)
+    monkeypatch.setattr("hast.bank.writer._SHARD", 8)
     run_teacher()
     run_generator()
     original = shards.synthesize
@@ -132,7 +130,7 @@ def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
                 torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
             yield step
 
-    monkeypatch.setattr("stages.shards.synthesize", failing)
+    monkeypatch.setattr("hast.bank.shards.synthesize", failing)
     with pytest.raises(NonFiniteLossError, match=r"synthesize, batch 2.*by step 0"):
         run_synthesize()
     (partial,) = Path(".partial").iterdir()

@@ -3,15 +3,14 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from hast.config import Section
+from hast.config.export import ExportConfig, Format
 from hast.errors import InputError
-from hast.export.inputs import Inputs, spec_of, takes
+from hast.export.inputs import spec_of, takes
 from hast.export.onnx_graph import export_onnx, require_onnx
 from hast.export.parity import (
     Parity,
@@ -24,33 +23,12 @@ from hast.export.parity import (
 )
 from hast.export.program import export_program
 
-Format = Literal["onnx", "onnxruntime-cpu", "program"]
 FILES: dict[Format, str] = {
     "onnx": "student.onnx",
     "onnxruntime-cpu": "student.onnxruntime-cpu.onnx",
     "program": "student.pt2",
 }
 PACKED = ("config.json", "model.safetensors")
-
-
-class ExportConfig(Section):
-    """What leaves the project beside the packed checkpoint, and how well it must agree."""
-
-    formats: tuple[Format, ...] = ("onnx", "program")
-    """`onnx`, readable by any runtime; `onnxruntime-cpu`, the same in bytes and with BatchNorm
-    folded, for its integer kernels; `program`, of `torch.export`."""
-    fold_batch_norm: bool = False
-    """Let scales and biases take in the BatchNorm layers of all formats."""
-    inputs: Inputs = "normalized"
-    """What the formats take: `normalized` images, `pixels` in [0, 1], or `bytes`."""
-    samples: int = Field(default=512, ge=1)
-    """Images of the bank, and of the test split, on which answers are compared."""
-    reference_samples: int = Field(default=64, ge=1)
-    """How many of them ONNX's own evaluator sees, which is slow."""
-    min_agreement: float = Field(default=0.97, ge=0, le=1)
-    """Least share of equal first answers, in [0, 1], of every program."""
-    max_mean_difference: float = Field(default=0.1, ge=0)
-    """Largest mean difference of logits, in standard deviations of them."""
 
 
 class Compared(NamedTuple):

@@ -1,15 +1,15 @@
 """What an exported network takes."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from hast.config.export import Inputs
+from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.networks.provenance import provenance_of
-from hast.networks.spec import ModelSpec
 
-Inputs = Literal["normalized", "pixels", "bytes"]
 _LARGEST = {"pixels": 1.0, "bytes": 255.0}
 
 

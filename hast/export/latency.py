@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from hast.export.inputs import Inputs, example_images
+from hast.config.export import Inputs
+from hast.config.spec import ModelSpec
+from hast.export.inputs import example_images
 from hast.export.parity import open_session
-from hast.networks.spec import ModelSpec
 
 _SECONDS = 1.0  # for each model and batch, at least
 _ROUNDS = 5  # at least

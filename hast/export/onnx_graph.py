@@ -19,17 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast import __version__
+from hast.config.export import Inputs
+from hast.config.spec import ModelSpec
+from hast.engine.machine import __version__
 from hast.errors import InputError
 from hast.export import TARGETS, Target
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
-from hast.export.inputs import Inputs, example_images, spec_of, takes
+from hast.export.inputs import example_images, spec_of, takes
 from hast.export.program import trace
+from hast.files.placing import write_atomically
 from hast.networks.codes import Codes, lower
 from hast.networks.folding import fold_batch_norm as fold
 from hast.networks.provenance import provenance_of
-from hast.networks.spec import ModelSpec
-from hast.storage.placing import write_atomically
 
 OPSET = 21  # the first with types of four bits
 

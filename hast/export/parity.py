@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.engine.runtime import device_of
 from hast.export.onnx_graph import require_onnx
-from hast.runtime import device_of
 
 _BATCH_SIZE = 64
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from hast.config.export import Inputs
 from hast.errors import InputError
 from hast.export.forms import RoundedActivation, stored_weight
-from hast.export.inputs import Inputs, example_images, spec_of, takes
+from hast.export.inputs import example_images, spec_of, takes
+from hast.files.placing import write_atomically
 from hast.networks.codes import lower
-from hast.storage.placing import write_atomically
 
 
 def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "normalized") -> Path:

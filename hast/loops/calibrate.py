@@ -12,42 +12,17 @@ or clips.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from hast.config import Section
-from hast.engine import Images, place_images
+from hast.config.calibrate import CalibrationConfig
+from hast.engine.engine import Images, place_images
+from hast.engine.runtime import device_of, loop, seeded
 from hast.math.statistics import corrected_statistics
 from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
 from hast.networks.student import set_mode
-from hast.runtime import device_of, loop, seeded
-
-
-class CalibrationConfig(Section):
-    """How the activation ranges are found."""
-
-    images: Literal["generator", "bank"] = "generator"
-    """Whose activations are observed: fresh images of the generator (the paper) or those that
-    fine-tuning will see."""
-    correct_batch_norm: bool = False
-    """Let the student's BatchNorm layers expect what quantization made of their inputs."""
-    batches: int = Field(default=100, ge=1)
-    """Batches of images to observe."""
-    batch_size: int = Field(default=64, ge=1)
-    """Images in a step."""
-    range_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Weight of the average so far."""
-    seed: int = 0
-    """Of all random numbers of the stage."""
-
-    @property
-    def records(self) -> int:
-        """Batches that `calibrate` looks at."""
-        return self.batches * (2 if self.correct_batch_norm else 1)
 
 
 def generator_batches(generator: Generator, config: CalibrationConfig) -> Iterator[Tensor]:

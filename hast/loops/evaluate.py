@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
-from hast.runtime import device_of, loop
 
 
 class Evaluation(NamedTuple):

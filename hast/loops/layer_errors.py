@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hast.engine import Images
+from hast.engine.engine import Images
+from hast.engine.runtime import device_of, loop
 from hast.networks.call_sites import SITE, restart_call_counts
 from hast.networks.hooks import removed_at_exit
-from hast.runtime import device_of, loop
 
 _BATCH_SIZE = 64
 

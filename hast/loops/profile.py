@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
 from hast.math.statistics import bns_gap
 from hast.networks.batch_norm import tap_batch_norm_inputs
-from hast.runtime import device_of, loop
 
 
 class Profile(NamedTuple):

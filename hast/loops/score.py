@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from hast.engine import Images
+from hast.engine.engine import Images
+from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
-from hast.runtime import device_of, loop
 
 SCORED_TOGETHER = 256
 

@@ -5,29 +5,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn.utils import parametrize
 
-from hast.config import Section
-from hast.engine import Images
+from hast.engine.engine import Images
+from hast.engine.runtime import device_of, loop
 from hast.math.distillation import distillation_loss
-from hast.networks.plan import Bits, channel_axis
+from hast.networks.plan import channel_axis
 from hast.networks.quantizers import WeightQuantizer
-from hast.runtime import device_of, loop
 
 _BATCH_SIZE = 64
-
-
-class SensitivityConfig(Section):
-    """Switches the allocation of weight bits by sensitivity on."""
-
-    enabled: bool = False
-    """Whether it is done at all."""
-    candidates: tuple[Bits, ...] = Field(default=(2, 3, 4, 5, 6, 8), min_length=1)
-    """Weight bits to try."""
-    samples: int = Field(default=256, ge=1)
-    """Images to measure on, the first ones of the bank."""
 
 
 class LayerSensitivity(NamedTuple):

@@ -19,14 +19,15 @@ Source: HAST, section 3.2.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from hast.config import Section
-from hast.engine import PLAIN, Engine, Wrapped, place_images
+from hast.config.spec import ModelSpec
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import PLAIN, Engine, Wrapped, place_images
+from hast.engine.runtime import device_of, loop, seeded
 from hast.errors import InputError
 from hast.loops.checks import check_finite, check_result
 from hast.math.augmentation import random_resized_crop
@@ -36,45 +37,8 @@ from hast.math.plateau import Plateau, reduce_on_plateau
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
 from hast.networks.generator import Generator
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of, loop, seeded
 
 _CAUSE = "learning_rate too high, or NaN in the teacher's weights"
-
-
-class SynthesisConfig(Section):
-    """The defaults are the paper's CIFAR setting."""
-
-    samples: int = Field(default=5120, ge=2)
-    """Number of images."""
-    batch_size: int = Field(default=256, ge=2)
-    """Images that are optimised together: BNS needs the statistics of a batch."""
-    steps: int = Field(default=1000, ge=1)
-    """Steps of the optimizer for each batch."""
-    learning_rate: float = Field(default=0.5, gt=0)
-    """Of the optimizer, at the start."""
-    min_learning_rate: float = Field(default=1e-4, ge=0)
-    """Where the learning rate stops falling."""
-    patience: int = Field(default=50, ge=0)
-    """Steps on a plateau before the rate drops."""
-    hard_weight: float = Field(default=10.0, ge=0)
-    """β, of L_hard beside L_BNS."""
-    gamma: float = Field(default=2.0, ge=0)
-    """γ, the power of difficulty that weighs a sample; 0 is plain cross-entropy."""
-    augment_probability: float = Field(default=0.0, ge=0, le=1)
-    """Of a step to see crops and mirrored images."""
-    min_crop_scale: float = Field(default=0.4, gt=0, le=1)
-    """Smallest share of the area that a random crop keeps."""
-    init: Literal["gaussian", "pink", "generator"] = "gaussian"
-    """What the pixels start from: Gaussian noise, noise with a photograph's spectrum, or images of
-    the generator."""
-    seed: int = 0
-    """Of all random numbers of the stage."""
-
-    @property
-    def forward_passes(self) -> int:
-        """A backward pass costs two."""
-        return 3 * self.steps * self.samples
 
 
 class SynthesisStep(NamedTuple):

@@ -11,43 +11,18 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from hast.config import Section
-from hast.engine import PLAIN, Engine
+from hast.config.generator import GeneratorConfig
+from hast.config.spec import ModelSpec
+from hast.engine.engine import PLAIN, Engine
+from hast.engine.runtime import device_of, loop, seeded, seeded_weights
 from hast.loops.checks import check_finite, check_result
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import tap_batch_norm_inputs
 from hast.networks.generator import Generator
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of, loop, seeded, seeded_weights
 
 _CAUSE = "learning_rate too high, or NaN in the teacher's weights"
-
-
-class GeneratorConfig(Section):
-    """GDFQ's warm-up as HAST uses it."""
-
-    latent_dim: int = Field(default=100, ge=1)
-    """Numbers of noise for an image."""
-    width: int = Field(default=128, ge=2, multiple_of=2)
-    """Channels of the first feature map."""
-    steps: int = Field(default=800, ge=1)
-    """Steps of the optimizer."""
-    batch_size: int = Field(default=16, ge=2)
-    """Images in a step."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Of the optimizer, at the start."""
-    bns_weight: float = Field(default=0.1, ge=0)
-    """Of L_BNS beside the cross-entropy."""
-    seed: int = 0
-    """Of all random numbers of the stage."""
-
-    @property
-    def forward_passes(self) -> int:
-        """Of the teacher; a backward pass costs two."""
-        return 3 * self.steps * self.batch_size
 
 
 class GeneratorStep(NamedTuple):

@@ -5,31 +5,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from hast.config import Section
+from hast.config.training import TrainingConfig
+from hast.engine.runtime import device_of, loop, seeded
 from hast.loops.checks import check_finite
 from hast.math.augmentation import random_resized_crop
 from hast.networks.batch_norm import freeze
-from hast.runtime import device_of, loop, seeded
-
-
-class TrainingConfig(Section):
-    """Ordinary supervised training: SGD with momentum and a one-cycle learning rate."""
-
-    epochs: int = Field(default=40, ge=1)
-    """Passes over the training images."""
-    batch_size: int = Field(default=64, ge=2)
-    """Images in a step."""
-    learning_rate: float = Field(default=0.1, gt=0)
-    """The peak of the cycle."""
-    weight_decay: float = Field(default=5e-4, ge=0)
-    """Of the optimizer."""
-    min_crop_scale: float = Field(default=0.6, gt=0, le=1)
-    """Smallest share of the area that a random crop keeps."""
-    seed: int = 0
-    """Of all random numbers of the stage."""
 
 
 class TrainingStep(NamedTuple):

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from hast.config.spec import ModelSpec
+from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.math.distillation import attention_vector
 from hast.networks.batch_norm import batch_norms
 from hast.networks.hooks import removed_at_exit
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of
 
 _CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d}
 _ADDITIONS = {

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from hast.config.spec import ModelSpec, PartialSpec, merge_specs
+from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
-from hast.networks.spec import ModelSpec, PartialSpec, merge_specs
-from hast.runtime import device_of
 
 
 def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:

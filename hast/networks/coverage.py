@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from torch import nn
 
-from hast.bit_width import BitWidth
-from hast.config import Section
+from hast.config.bit_width import BitWidth
+from hast.config.section import Section
+from hast.config.spec import ModelSpec
 from hast.errors import HastWarning, InputError
 from hast.networks.plan import ACTIVATED, FULL_PRECISION_BITS, QuantizationPlan
 from hast.networks.products import Product, State, products, weight_name, worst
 from hast.networks.provenance import provenance_of
-from hast.networks.spec import ModelSpec
 from hast.networks.student import remove_quantizers
 
 ENOUGH = 0.95

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from hast.networks.spec import ModelSpec
+from hast.config.spec import ModelSpec
 
 DIGITS_SPEC = ModelSpec(
     input_shape=(1, 8, 8),

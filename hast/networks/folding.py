@@ -15,12 +15,12 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from hast.config.spec import ModelSpec
+from hast.engine.runtime import device_of
 from hast.math.quantization import QParams, per_channel
 from hast.networks.codes import Codes, codes_of, set_codes
 from hast.networks.hooks import removed_at_exit
 from hast.networks.plan import TRANSPOSED, WEIGHTED
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hast.networks.spec import ModelSpec
+from hast.config.spec import ModelSpec
 
 
 class Generator(nn.Module):

@@ -7,25 +7,19 @@ another width) for the first and the last layer, overrides in their order, and l
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hast.bit_width import BitWidth
-from hast.config import Section
+from hast.config.bit_width import BitWidth
+from hast.config.layers import Bits, Override, Placement, PlanConfig, QuantizerKind
+from hast.config.section import Section
+from hast.config.spec import ModelSpec
+from hast.engine.runtime import device_of
 from hast.errors import InputError
-from hast.math.quantization import MAX_BITS, MIN_BITS
 from hast.networks.hooks import removed_at_exit
 from hast.networks.products import products
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of
-
-Placement = Literal["inputs", "relu"]
-QuantizerKind = Literal["minmax", "learned"]
-Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
-AsRun = Literal["width"]  # like the bit width of the run
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *TRANSPOSED)
@@ -34,45 +28,6 @@ ACTIVATED: dict[Placement, tuple[type[nn.Module], ...]] = {
     "relu": (nn.ReLU, nn.ReLU6),
 }
 FULL_PRECISION_BITS = 32
-
-
-class Override(Section):
-    """Other bits for the layers that a shell pattern matches."""
-
-    match: str
-    """Shell pattern of module names."""
-    weight_bits: Bits | None = None
-    """Of the weight; null leaves them."""
-    act_bits: Bits | None = None
-    """Of the activations; null leaves them."""
-
-    @model_validator(mode="after")
-    def _changes_something(self) -> "Override":
-        if self.weight_bits is None and self.act_bits is None:
-            raise ValueError("an override must set weight_bits or act_bits")
-        return self
-
-
-class PlanConfig(Section):
-    """How bits are distributed over the layers."""
-
-    placement: Placement = "relu"
-    """`inputs` quantizes the input of every Conv and Linear, `relu` the output of every ReLU and
-    ReLU6 module (the paper)."""
-    quantizer: QuantizerKind = "minmax"
-    """`minmax` takes the weights' range anew at every step and the activations' from calibration
-    (the paper); `learned` trains the scales, from where rounding costs the least."""
-    average_weight_bits: Annotated[float, Field(ge=MIN_BITS, le=MAX_BITS)] | AsRun = "width"
-    """Budget of an allocation by measured sensitivity; `width` takes the run's weight bits. Layers
-    with bits of their own (below) are outside the budget."""
-    first_last_bits: Bits | AsRun = "width"
-    """Bits of the first and the last layer, of their weights and, with placement `inputs`, of their
-    inputs; `width` treats them like the others."""
-    overrides: tuple[Override, ...] = ()
-    """Patterns with their own bits, the last match wins."""
-    skip: tuple[str, ...] = ()
-    """Patterns of modules to leave in full precision; one that names a parameter which is
-    multiplied outside of a Conv or Linear says that this is meant."""
 
 
 class QuantizationPlan(Section):

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
+from hast.config.spec import ModelSpec
+from hast.engine.runtime import device_of, seeded
 from hast.networks.hooks import removed_at_exit
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of, seeded
 
 State = Literal["quantized", "skipped", "full"]
 _WORST: tuple[State, ...] = ("full", "skipped", "quantized")

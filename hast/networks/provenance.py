@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from hast.config import Section
+from hast.config.section import Section
+from hast.config.spec import ModelSpec
 from hast.networks.plan import QuantizationPlan
-from hast.networks.spec import ModelSpec
 
 _ATTRIBUTE = "hast_provenance"
 

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hast.engine.runtime import seeded
 from hast.math.quantization import (
     QParams,
     choose_qparams,
@@ -29,7 +30,6 @@ from hast.math.quantization import (
     quant_max_of,
     search_qparams,
 )
-from hast.runtime import seeded
 
 Mode = Literal["observe", "quantize"]
 _SEEN_OF_A_BATCH = 2048  # values kept to search the range on

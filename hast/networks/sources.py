@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from hast.config.spec import PartialSpec
 from hast.errors import InputError
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
 from hast.networks.provenance import remember
-from hast.networks.spec import PartialSpec
 
 
 class Built(NamedTuple):

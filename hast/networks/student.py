@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map_only
 
+from hast.config.spec import ModelSpec
+from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.networks.call_sites import (
     CallSites,
@@ -30,8 +32,6 @@ from hast.networks.quantizers import (
     Mode,
     WeightQuantizer,
 )
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of
 
 
 def prepare_student(

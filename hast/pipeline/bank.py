@@ -3,17 +3,19 @@
 import torch
 from torch import nn
 
-from hast import __version__
-from hast.bank import Bank, BankCard, Dtype
-from hast.engine import Engine
+from hast.bank.pixels import as_stored
+from hast.bank.record import Bank, BankCard
+from hast.config.bank import Dtype
+from hast.config.spec import ModelSpec
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import Engine
+from hast.engine.machine import __version__
+from hast.engine.progress import track
 from hast.loops.profile import profile_batches, whole_profile
-from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize
+from hast.loops.synthesize import batch_sizes, synthesize
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
-from hast.networks.spec import ModelSpec
 from hast.pipeline.work import engine_for
-from hast.progress import track
-from hast.storage.pixels import as_stored
 
 
 def make_bank(

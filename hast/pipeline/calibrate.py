@@ -6,16 +6,18 @@ from typing import NamedTuple
 
 from torch import nn
 
-from hast.bit_width import BitWidth
-from hast.engine import Images
-from hast.loops.calibrate import CalibrationConfig, bank_batches, calibrate, generator_batches
+from hast.config.bit_width import BitWidth
+from hast.config.calibrate import CalibrationConfig
+from hast.config.layers import PlanConfig
+from hast.config.spec import ModelSpec
+from hast.engine.engine import Images
+from hast.engine.progress import drain
+from hast.engine.runtime import device_of
+from hast.loops.calibrate import bank_batches, calibrate, generator_batches
 from hast.networks.coverage import Coverage, plan_coverage, warn_of_full_precision
 from hast.networks.generator import Generator
-from hast.networks.plan import PlanConfig, QuantizationPlan, plan_quantization
-from hast.networks.spec import ModelSpec
+from hast.networks.plan import QuantizationPlan, plan_quantization
 from hast.networks.student import prepare_student
-from hast.progress import drain
-from hast.runtime import device_of
 
 
 class CalibratedStudent(NamedTuple):

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from hast.engine import Engine, Images
-from hast.loops.finetune import FinetuneConfig, finetune
+from hast.config.finetune import FinetuneConfig
+from hast.config.spec import ModelSpec
+from hast.engine.engine import Engine, Images
+from hast.engine.progress import drain
+from hast.loops.finetune import finetune
 from hast.loops.score import score
 from hast.networks.blocks import find_blocks
-from hast.networks.spec import ModelSpec
 from hast.pipeline.work import engine_for
-from hast.progress import drain
 
 
 def finetune_student(

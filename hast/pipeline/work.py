@@ -4,10 +4,10 @@ from typing import Protocol
 
 from torch import nn
 
-from hast.engine import Engine, Precision, Switch, choose_engine
+from hast.config.spec import ModelSpec
+from hast.engine.engine import Engine, Precision, Switch, choose_engine
+from hast.engine.runtime import device_of
 from hast.networks.plan import forward_macs
-from hast.networks.spec import ModelSpec
-from hast.runtime import device_of
 
 
 class Work(Protocol):

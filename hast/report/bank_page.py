@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from hast.bank_facts import bank_facts, facts_rows
+from hast.bank.facts import bank_facts, facts_rows
+from hast.bank.stored import StoredBank
 from hast.errors import InputError
-from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
-from hast.figures.classes import class_balance
-from hast.figures.difficulty import difficulty_histogram
-from hast.figures.samples import choose_samples, sample_grid
-from hast.figures.training import bns_gap
-from hast.storage.bank import StoredBank
+from hast.report.figures.canvas import Figure, to_data_uri, to_png, to_svg
+from hast.report.figures.classes import class_balance
+from hast.report.figures.difficulty import difficulty_histogram
+from hast.report.figures.samples import choose_samples, sample_grid
+from hast.report.figures.training import bns_gap
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

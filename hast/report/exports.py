@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from hast.summary import FORMATS
+from hast.report.tables import FORMATS
 
 _HEADER = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hast.engine import select_device
-from hast.machine import commit, device_name, is_changed, library_versions
-from hast.recipes import recipe_of
+from hast.config.recipes import recipe_of
+from hast.engine.engine import select_device
+from hast.engine.machine import commit, device_name, is_changed, library_versions
 from hast.report.record import Run
 
 

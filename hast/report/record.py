@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hast.config import read_yaml
+from hast.bank.stored import StoredBank
+from hast.config.section import read_yaml
 from hast.errors import InputError
-from hast.storage.bank import StoredBank
-from hast.storage.hardness import load_hardness
-from hast.storage.tables import read_json, read_tsv
-from hast.storage.teachers import TeacherCard
-from hast.storage.weights import load_card
+from hast.files.hardness import load_hardness
+from hast.files.tables import read_json, read_tsv
+from hast.files.teachers import TeacherCard
+from hast.files.weights import load_card
 
 Row = dict[str, Any]
 _NETWORKS = ("teacher", "calibrated", "student")

@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
-from hast.figures.confusion import confusion_change
-from hast.figures.difficulty import difficulty_histogram, error_by_difficulty
-from hast.figures.training import bns_gap, fidelity_gap, training_curves
 from hast.report.bank_page import bank_grid
+from hast.report.figures.canvas import Figure, to_data_uri, to_png, to_svg
+from hast.report.figures.confusion import confusion_change
+from hast.report.figures.difficulty import difficulty_histogram, error_by_difficulty
+from hast.report.figures.training import bns_gap, fidelity_gap, training_curves
 from hast.report.record import Run
 
 _CURVES = ("loss", "distillation", "alignment")

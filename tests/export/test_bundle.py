@@ -22,11 +22,12 @@ from stage_runs import (
 from typer.testing import CliRunner
 
 import hast
-from hast.cli import app
+from hast.cli.main import app
+from hast.config.export import ExportConfig
 from hast.errors import HastWarning, InputError
-from hast.export.bundle import Compared, ExportConfig, check
+from hast.export.bundle import Compared, check
 from hast.export.parity import Parity
-from hast.storage.tables import read_json
+from hast.files.tables import read_json
 
 pytest.importorskip("onnx", reason="onnx is an optional extra")
 pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")

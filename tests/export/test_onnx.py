@@ -10,6 +10,7 @@ from students import calibrated, warm_classifier, warm_network
 from torch import nn
 
 import hast
+from hast.config.spec import ModelSpec
 from hast.export import TARGETS
 from hast.export.onnx_graph import export_float_onnx
 from hast.export.parity import (
@@ -19,7 +20,6 @@ from hast.export.parity import (
     reference_predictor,
     torch_predictor,
 )
-from hast.networks.spec import ModelSpec
 
 onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
 pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")

@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from hast.bit_width import BitWidth
-from hast.engine import Engine
-from hast.loops.finetune import FinetuneConfig, finetune
-from hast.loops.synthesize import SynthesisConfig, synthesize
-from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
+from hast.config.bit_width import BitWidth
+from hast.config.finetune import FinetuneConfig
+from hast.config.generator import GeneratorConfig
+from hast.config.layers import PlanConfig
+from hast.config.synthesize import SynthesisConfig
+from hast.engine.engine import Engine
+from hast.loops.finetune import finetune
+from hast.loops.synthesize import synthesize
+from hast.loops.train_generator import build_generator, train_generator
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.student import prepare_student, set_mode
 
 COMPILED = Engine(compile=True)

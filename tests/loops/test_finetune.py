@@ -3,15 +3,17 @@ import copy
 import pytest
 import torch
 
-from hast.bit_width import BitWidth
+from hast.config.bit_width import BitWidth
+from hast.config.finetune import FinetuneConfig
+from hast.config.layers import PlanConfig
+from hast.config.recipes import method_settings
 from hast.errors import InputError, NonFiniteLossError
 from hast.loops.calibrate import observe_ranges
-from hast.loops.finetune import FinetuneConfig, finetune, start_finetuning
+from hast.loops.finetune import finetune, start_finetuning
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.student import prepare_student, set_mode
-from hast.recipes import method_settings
 
 CONFIG = FinetuneConfig(
     steps=4, batch_size=8, learning_rate=1e-5, milestones=(2,), min_crop_scale=1.0, flip=False

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from hast.bit_width import BitWidth
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
 from hast.loops.calibrate import observe_ranges
 from hast.loops.layer_errors import measure_layer_errors, worst_layers
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.student import prepare_student
 
 

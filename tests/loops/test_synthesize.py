@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from hast.config.generator import GeneratorConfig
+from hast.config.synthesize import SynthesisConfig
 from hast.errors import NonFiniteLossError
-from hast.loops.synthesize import SynthesisConfig, batch_sizes, synthesize
-from hast.loops.train_generator import GeneratorConfig, build_generator
+from hast.loops.synthesize import batch_sizes, synthesize
+from hast.loops.train_generator import build_generator
 
 CONFIG = SynthesisConfig(samples=20, batch_size=8, steps=5)
 

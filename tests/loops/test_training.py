@@ -3,26 +3,24 @@ import torch.nn.functional as F
 from torch import nn
 
 import hast
-from hast.bit_width import BitWidth
-from hast.loops.calibrate import (
-    CalibrationConfig,
-    bank_batches,
-    correct_batch_norm,
-    generator_batches,
-    observe_ranges,
-)
+from hast.config.bit_width import BitWidth
+from hast.config.calibrate import CalibrationConfig
+from hast.config.generator import GeneratorConfig
+from hast.config.layers import PlanConfig
+from hast.config.training import TrainingConfig
+from hast.files.datasets import load_digits_split
+from hast.loops.calibrate import bank_batches, correct_batch_norm, generator_batches, observe_ranges
 from hast.loops.evaluate import predict
 from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.score import score
 from hast.loops.sensitivity import measure_sensitivity
-from hast.loops.train_generator import GeneratorConfig, build_generator, train_generator
-from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
+from hast.loops.train_generator import build_generator, train_generator
+from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.quantizers import ActivationQuantizer
 from hast.networks.student import prepare_student
-from hast.storage.datasets import load_digits_split
 
 
 def test_a_few_epochs_teach_the_built_in_network_and_freeze_it():

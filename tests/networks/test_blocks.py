@@ -3,10 +3,10 @@ import torch
 import torchvision
 from torch import nn
 
+from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.networks.batch_norm import freeze
 from hast.networks.blocks import find_blocks, tap_attention
-from hast.networks.spec import ModelSpec
 
 IMAGENET = ModelSpec(input_shape=(3, 64, 64), num_classes=7, mean=(0.5,) * 3, std=(0.5,) * 3)
 

@@ -10,18 +10,19 @@ from torch import nn
 from torch.nn import functional as F
 
 import hast
-from hast.bank import Bank, BankCard
-from hast.bit_width import BitWidth
+from hast.bank.record import Bank, BankCard
+from hast.cli.network import inspect
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
+from hast.config.spec import ModelSpec
 from hast.errors import HastWarning, InputError
-from hast.network_cli import inspect
+from hast.files.checkpoint_schema import describe_plan, plan_of
 from hast.networks.batch_norm import freeze
 from hast.networks.coverage import Coverage, layer_table, plan_coverage, warn_of_full_precision
 from hast.networks.fingerprint import fingerprint
-from hast.networks.plan import PlanConfig, forward_macs, plan_quantization
+from hast.networks.plan import forward_macs, plan_quantization
 from hast.networks.sources import build_network
-from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student, remove_quantizers
-from hast.storage.checkpoint_schema import describe_plan, plan_of
 
 W4A4 = BitWidth(4, 4)
 SPEC = ModelSpec(input_shape=(3, 8, 8), num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)

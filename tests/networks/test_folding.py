@@ -5,9 +5,9 @@ import torch
 from students import calibrated, warm_classifier, warm_network
 from torch import nn
 
+from hast.config.spec import ModelSpec
 from hast.networks.codes import weight_codes
 from hast.networks.folding import fold_batch_norm, foldable
-from hast.networks.spec import ModelSpec
 
 SPEC = ModelSpec(input_shape=(3, 16, 16), num_classes=7, mean=(0.5,) * 3, std=(0.5,) * 3)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from hast.config.spec import ModelSpec
 from hast.networks.generator import Generator
-from hast.networks.spec import ModelSpec
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 30, 21)])

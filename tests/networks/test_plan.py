@@ -2,17 +2,12 @@ import pytest
 import torchvision
 from torch import nn
 
-from hast.bit_width import BitWidth
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
 from hast.errors import InputError
 from hast.networks.batch_norm import freeze
 from hast.networks.coverage import layer_table
-from hast.networks.plan import (
-    PlanConfig,
-    QuantizationPlan,
-    fixed_layers,
-    forward_macs,
-    plan_quantization,
-)
+from hast.networks.plan import QuantizationPlan, fixed_layers, forward_macs, plan_quantization
 
 LAYERS = [
     "stem.0",
@@ -115,7 +110,7 @@ def test_the_table_counts_parameters_size_and_work(teacher, spec):
 
 
 def test_multiply_adds_of_resnet18_are_the_known_number():
-    from hast.networks.spec import ModelSpec
+    from hast.config.spec import ModelSpec
 
     spec = ModelSpec(input_shape=(3, 224, 224), num_classes=1000, mean=(0,) * 3, std=(1,) * 3)
     network = freeze(torchvision.models.resnet18(weights=None))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from hast.config.spec import ModelSpec, PartialSpec
 from hast.errors import InputError
 from hast.networks.classifier import check_classifier, resolve_spec
 from hast.networks.digits_resnet import DIGITS_SPEC
 from hast.networks.sources import build_network
-from hast.networks.spec import ModelSpec, PartialSpec
 
 
 def test_a_factory_is_found_by_its_python_path():

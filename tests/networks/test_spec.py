@@ -2,7 +2,7 @@
 
 import torch
 
-from hast.networks.spec import ModelSpec
+from hast.config.spec import ModelSpec
 
 SPEC = ModelSpec(input_shape=(1, 1, 3), num_classes=2, mean=(0.5,), std=(0.25,))
 

@@ -7,18 +7,19 @@ import torchvision
 from students import SHARING, Sharing
 from torch import nn
 
-from hast.bit_width import BitWidth
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
+from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.networks.batch_norm import freeze
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.quantizers import (
     ActivationQuantizer,
     LearnedActivationQuantizer,
     WeightQuantizer,
 )
 from hast.networks.size import packed_size
-from hast.networks.spec import ModelSpec
 from hast.networks.student import (
     prepare_student,
     remove_quantizers,

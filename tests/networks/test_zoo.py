@@ -7,18 +7,21 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from hast.bit_width import BitWidth
+from hast.config.bit_width import BitWidth
+from hast.config.finetune import FinetuneConfig
+from hast.config.layers import PlanConfig
+from hast.config.spec import ModelSpec
+from hast.config.synthesize import SynthesisConfig
 from hast.errors import InputError
 from hast.loops.calibrate import observe_ranges
-from hast.loops.finetune import FinetuneConfig, finetune
-from hast.loops.synthesize import SynthesisConfig, synthesize
+from hast.loops.finetune import finetune
+from hast.loops.synthesize import synthesize
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import check_classifier
-from hast.networks.plan import PlanConfig, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.quantizers import WeightQuantizer
 from hast.networks.sources import build_network
-from hast.networks.spec import ModelSpec
 from hast.networks.student import prepare_student, remove_quantizers
 
 ZOO = {

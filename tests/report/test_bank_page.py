@@ -10,9 +10,9 @@ from browser import opened
 from PIL import Image
 from test_cli import cli
 
-from hast.bank import BankCard
-from hast.networks.spec import ModelSpec
-from hast.storage.bank_writer import BankWriter
+from hast.bank.record import BankCard
+from hast.bank.writer import BankWriter
+from hast.config.spec import ModelSpec
 
 # Class k is one colour, so that a picture tells which samples it shows.
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}

@@ -17,9 +17,9 @@ from stage_runs import (
 )
 
 from hast.errors import InputError
+from hast.files.tables import read_json, read_tsv
 from hast.report.record import Sources, read_run
 from hast.report.results import verdict
-from hast.storage.tables import read_json, read_tsv
 
 WIDTHS = ["w4a4", "w2a3"]
 

@@ -1,0 +1,1 @@
+"""The bank of hard samples: its record and card, its files, and how it is checked and shared."""

@@ -1,0 +1,99 @@
+"""Put a finished bank in its place: it is seen whole or not at all, and replaces only a bank."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from hast.bank.manifest import read_manifest
+from hast.bank.stored import MANIFEST, STORE
+from hast.errors import InputError
+from hast.files.placing import disk_errors, side_folder
+
+
+def check_free(target: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something is, unless that was asked for and is a bank.
+
+    Raises:
+        InputError: `target` exists.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if not overwrite:
+        raise InputError(
+            f"{target}: is there already and is not overwritten; name another place or give"
+            " --overwrite"
+        )
+    if target.is_symlink() or not _may_go(target):
+        raise InputError(f"{target}: is no bank; only a bank is overwritten by a bank")
+
+
+def _may_go(folder: Path) -> bool:
+    """Whether a folder is empty, or a bank and nothing else: other things have a `manifest.json`
+    too."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    return names <= {STORE, MANIFEST} and (
+        (folder / STORE / "zarr.json").is_file() or _lists_files(folder / MANIFEST)
+    )
+
+
+def _lists_files(manifest: Path) -> bool:
+    try:
+        return bool(read_manifest(manifest))
+    except InputError:
+        return False
+
+
+def place_bank(source: Path, target: Path, *, overwrite: bool, keep: bool = False) -> None:
+    """Put the finished bank `source` at `target`; what was there goes when it stands.
+
+    Args:
+        source: its folder.
+        target: where it shall be.
+        overwrite: a bank may be there already.
+        keep: leave `source` as well; on one disk both share their files.
+
+    Raises:
+        InputError: something is there, or it cannot be written. What was there is kept.
+    """
+    check_free(target, overwrite=overwrite)
+    with side_folder(target) as side, disk_errors(target):
+        new, old = side / "new", side / "old"
+        try:
+            if keep:
+                shutil.copytree(source, new, copy_function=os.link)
+            else:
+                os.rename(source, new)
+        except (OSError, shutil.Error) as error:
+            if not _crosses_disks(error):
+                raise
+            shutil.rmtree(new, ignore_errors=True)
+            _copy(source, new)
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    if not keep:
+        shutil.rmtree(source, ignore_errors=True)  # where it was copied
+
+
+def _crosses_disks(error: OSError) -> bool:
+    """Whether a rename or hard links failed because they cannot be had here."""
+    return error.errno in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, None)  # shutil.Error has none
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in [source, *sorted(source.rglob("*"))]:
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(parents=True)
+        else:
+            shutil.copyfile(path, copy)

@@ -1,0 +1,183 @@
+"""A folder behind a URL that fsspec knows (a path, s3://, gs://, sftp://, ...), with retries."""
+
+import hashlib
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from hast.errors import InputError
+from hast.files.placing import disk_errors
+
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
+_ATTEMPTS = 3  # to carry a file that arrives damaged
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # know no folders
+BLOCK = 8 << 20
+
+ResultT = TypeVar("ResultT")
+
+
+class Block(NamedTuple):
+    """Some bytes of a file that have arrived and were looked at."""
+
+    name: str
+    size: int
+
+
+class Remote:
+    """Files below a URL. What fails is tried again; what keeps failing ends in one line."""
+
+    def __init__(self, url: str) -> None:
+        """
+        Raises:
+            InputError: fsspec or what it needs for this kind of URL is not installed.
+        """
+        self.url = url.rstrip("/")
+        try:
+            from fsspec.core import url_to_fs
+
+            self._files, root = url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{url}: cannot be opened ({reason}); for remote banks run"
+                " `pip install 'hast[remote]'`, or install what fsspec needs for this kind of URL"
+            ) from None
+        self._root = root.rstrip("/")
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is on a disk of this machine; None where it is elsewhere."""
+        return Path(self._root) if "file" in self._protocols else None
+
+    @property
+    def _protocols(self) -> set[str]:
+        protocol = self._files.protocol
+        return {protocol} if isinstance(protocol, str) else set(protocol)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+
+        def look() -> int | None:
+            self._files.invalidate_cache()
+            try:
+                return int(self._files.info(self._path(name))["size"])
+            except FileNotFoundError:
+                return None
+
+        return self._try(name, look)
+
+    def names(self, folder: str) -> list[str]:
+        """All files below a folder."""
+
+        def look() -> list[str]:
+            self._files.invalidate_cache()
+            try:
+                found = self._files.find(self._path(folder))
+            except FileNotFoundError:
+                return []
+            return sorted(path[len(self._root) + 1 :] for path in found)
+
+        return self._try(folder, look)
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        def fetch() -> bytes:
+            return bytes(self._files.cat_file(self._path(name), start=start, end=end))
+
+        return self._try(name, fetch)
+
+    def blocks(self, name: str, start: int, size: int) -> Iterator[bytes]:
+        """The bytes of a file from `start` to `size`."""
+        while start < size:
+            block = self.read(name, start, min(start + BLOCK, size))
+            if not block:
+                raise InputError(f"{self.url}/{name}: ended at {start} of {size} bytes; try again")
+            yield block
+            start += len(block)
+
+    def write(self, name: str, content: bytes) -> None:
+        self._make_folder_of(name)
+        self._try(name, lambda: self._files.pipe_file(self._path(name), content))
+
+    def remove(self, name: str) -> None:
+        self._try(name, lambda: self._files.rm_file(self._path(name)))
+
+    def holds(self, name: str, size: int, sha256: str) -> Generator[Block, None, bool]:
+        """Read a file back; yields its blocks, and returns whether it is the expected one."""
+        if self.size(name) != size:
+            return False
+        digest = hashlib.sha256()
+        for block in self.blocks(name, 0, size):
+            digest.update(block)
+            yield Block(name, len(block))
+        return digest.hexdigest() == sha256
+
+    def upload(self, name: str, source: Path, sha256: str) -> Iterator[Block]:
+        """Send a file and read it back. A file that is there already is not sent again.
+
+        Raises:
+            InputError: the far end holds something else, even after several tries.
+        """
+        size = source.stat().st_size
+        if (yield from self.holds(name, size, sha256)):
+            return
+        self._make_folder_of(name)
+        for _ in range(_ATTEMPTS):
+            self._try(name, lambda: self._files.put_file(str(source), self._path(name)))
+            if (yield from self.holds(name, size, sha256)):
+                return
+        raise InputError(f"{self.url}/{name}: differs from what was sent, after {_ATTEMPTS} tries")
+
+    def download(self, name: str, target: Path, sha256: str) -> Iterator[Block]:
+        """Fetch a file, going on from what an earlier run has fetched.
+
+        Args:
+            name: of the file.
+            target: where it shall be.
+            sha256: of its content.
+
+        Raises:
+            InputError: the file is missing, or what arrives is not what the hash says.
+        """
+        part = target.with_name(f"{target.name}.part")
+        for _ in range(_ATTEMPTS):
+            size = self.size(name)
+            if size is None:
+                raise InputError(f"{self.url}/{name}: no such file, but the manifest names it")
+            with disk_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with part.open("a+b") as file:
+                    file.seek(0)
+                    digest = hashlib.file_digest(file, "sha256")
+                    for block in self.blocks(name, file.tell(), size):
+                        file.write(block)
+                        digest.update(block)
+                        yield Block(name, len(block))
+                if digest.hexdigest() == sha256:
+                    part.replace(target)
+                    return
+                part.unlink()
+        raise InputError(f"{self.url}/{name}: differs from its hash in the manifest; damaged there")
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _make_folder_of(self, name: str) -> None:
+        if _OBJECT_STORES.isdisjoint(self._protocols):
+            folder = self._path(name).rpartition("/")[0]
+            self._try(name, lambda: self._files.makedirs(folder, exist_ok=True))
+
+    def _try(self, name: str, action: Callable[[], ResultT]) -> ResultT:
+        for wait in (*_WAITS, None):
+            try:
+                return action()
+            except Exception as error:  # file systems raise nearly anything
+                final = isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
+                if final or wait is None:
+                    reason = (str(error) or type(error).__name__).splitlines()[0]
+                    raise InputError(
+                        f"{self.url}/{name}: {reason}; what was carried is kept: mend it and run"
+                        " again"
+                    ) from None
+                time.sleep(wait)
+        raise AssertionError

@@ -1,0 +1,205 @@
+"""Push a bank to a URL and pull one from there: file by file, the manifest last.
+
+A bank without a manifest is not finished: nobody takes it for whole. An interrupted transfer goes
+on where it stopped.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from hast.bank.manifest import parse_manifest, read_manifest, sha256_of
+from hast.bank.place import check_free, place_bank
+from hast.bank.remote import BLOCK, Block, Remote
+from hast.bank.stored import MANIFEST, STORE, StoredBank
+from hast.config.spec import ModelSpec
+from hast.errors import InputError
+from hast.files.placing import disk_errors, write_atomically
+
+_MAX_MANIFEST = 64 << 20
+
+
+def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[Block]:
+    """Send a bank to `url` and read it back there.
+
+    Yields:
+        Each block that was verified at the far end.
+
+    Raises:
+        InputError: the bank is damaged, `url` holds something else, or the transfer keeps failing.
+    """
+    StoredBank(folder)
+    content, files = (folder / MANIFEST).read_bytes(), read_manifest(folder / MANIFEST)
+    remote = Remote(url)
+    if _holds(remote, files, content):
+        yield from _send(folder, remote)  # only what is damaged there
+    elif remote.folder is None:
+        _make_room(remote, files, overwrite=overwrite)
+        yield from _send(folder, remote)
+    else:
+        yield from _push_to_folder(folder, remote.folder, content, overwrite=overwrite)
+
+
+def pull_bank(
+    url: str,
+    folder: Path,
+    *,
+    teacher: str | None = None,
+    spec: ModelSpec | None = None,
+    overwrite: bool = False,
+) -> Iterator[Block]:
+    """Fetch the bank at `url`, verify it and put it at `folder`.
+
+    Args:
+        url: any that fsspec knows.
+        folder: where the bank shall be.
+        teacher: the fingerprint it must have been made for, if any.
+        spec: what that teacher expects and answers, if the bank must agree.
+        overwrite: another bank may be at `folder`.
+
+    Yields:
+        Each block that was fetched.
+
+    Raises:
+        InputError: there is no bank at `url`, it is damaged, it does not fit on the disk, or
+            something is at `folder`. What was there is kept.
+    """
+    check_free(folder, overwrite=overwrite)
+    remote = Remote(url)
+    content = remote_manifest(remote)
+    if content is None:
+        raise InputError(f"{url}: no {MANIFEST}; there is no bank, or its push has not ended")
+    files = parse_manifest(content, name=f"{url}/{MANIFEST}")
+    side = _side_of(folder, content, "pull")
+    _check_room(remote, files, side)
+    for name, digest in files.items():
+        target = side / STORE / name
+        if not (target.is_file() and sha256_of(target) == digest):
+            yield from remote.download(f"{STORE}/{name}", target, digest)
+    with disk_errors(side):
+        write_atomically(side / MANIFEST, content)
+    try:
+        StoredBank(side, teacher=teacher, spec=spec)
+    except InputError as error:
+        shutil.rmtree(side, ignore_errors=True)
+        raise InputError(str(error).replace(str(side), url)) from None
+    place_bank(side, folder, overwrite=overwrite)
+
+
+def source_digest(source: str) -> str:
+    """sha256 of the manifest at a folder or URL: it changes when the bank does.
+
+    Raises:
+        InputError: there is no bank.
+    """
+    content = remote_manifest(Remote(source))
+    if content is None:
+        raise InputError(
+            f"bank.source: {source}/{MANIFEST} is not there; fetch the bank (`dvc pull`,"
+            " `dvc import`, `hast bank pull`), or mend the name"
+        )
+    return hashlib.sha256(content).hexdigest()
+
+
+def remote_manifest(remote: Remote) -> bytes | None:
+    """The bytes of the manifest; None where there is none.
+
+    Raises:
+        InputError: it is too large for a manifest.
+    """
+    size = remote.size(MANIFEST)
+    if size is not None and size > _MAX_MANIFEST:
+        raise InputError(f"{remote.url}/{MANIFEST}: {size} bytes are too many for a manifest")
+    return None if size is None else remote.read(MANIFEST)
+
+
+def blocks_to_push(folder: Path) -> int:
+    """How many blocks a push of this bank yields."""
+    files = [path for path in (folder / STORE).rglob("*") if path.is_file()]
+    return sum(-(-path.stat().st_size // BLOCK) for path in files)
+
+
+def blocks_to_pull(url: str) -> int:
+    """How many blocks a pull yields that fetches all files."""
+    remote = Remote(url)
+    files = parse_manifest(remote_manifest(remote) or b"{}", name=f"{url}/{MANIFEST}")
+    return sum(-(-(remote.size(f"{STORE}/{name}") or 0) // BLOCK) for name in files)
+
+
+def _push_to_folder(
+    folder: Path, target: Path, content: bytes, *, overwrite: bool
+) -> Iterator[Block]:
+    """Send to a disk of this machine: beside `target` first, so that what is there is kept until
+    the new bank is whole."""
+    empty = target.is_dir() and not any(target.iterdir())
+    check_free(target, overwrite=overwrite or empty)
+    side = _side_of(target, content, "push")
+    yield from _send(folder, Remote(str(side)))
+    place_bank(side, target, overwrite=overwrite or empty)
+
+
+def _send(folder: Path, remote: Remote) -> Iterator[Block]:
+    """Send every file that is not there yet, the manifest last."""
+    for name, digest in read_manifest(folder / MANIFEST).items():
+        yield from remote.upload(f"{STORE}/{name}", folder / STORE / name, digest)
+    content = (folder / MANIFEST).read_bytes()
+    remote.write(MANIFEST, content)
+    if remote.read(MANIFEST) != content:
+        raise InputError(f"{remote.url}/{MANIFEST}: differs from what was sent; run again")
+
+
+def _holds(remote: Remote, files: dict[str, str], content: bytes) -> bool:
+    """Whether this bank is there already, perhaps damaged."""
+    return remote_manifest(remote) == content and not _strange(remote, files)
+
+
+def _strange(remote: Remote, files: dict[str, str]) -> list[str]:
+    """Files of a store there that belong to another bank."""
+    return [name for name in remote.names(STORE) if name.removeprefix(f"{STORE}/") not in files]
+
+
+def _make_room(remote: Remote, files: dict[str, str], *, overwrite: bool) -> None:
+    """Refuse to write over another bank, or take its manifest away first: where nothing can be
+    renamed as a whole, it must not pass for one while its files change."""
+    there, strange = remote_manifest(remote), _strange(remote, files)
+    if (there is not None or strange) and not overwrite:
+        raise InputError(
+            f"{remote.url}: holds another bank, or files of one; name another place or give"
+            " --overwrite"
+        )
+    if there is not None:
+        _check_is_manifest(there, remote.url)
+        remote.remove(MANIFEST)
+    for name in strange:
+        remote.remove(name)
+
+
+def _check_is_manifest(content: bytes, url: str) -> None:
+    try:
+        files = parse_manifest(content, name=url)
+    except InputError:
+        files = {}
+    if not files:
+        raise InputError(
+            f"{url}: its {MANIFEST} is no bank's; only a bank is overwritten by a bank"
+        )
+
+
+def _check_room(remote: Remote, files: dict[str, str], side: Path) -> None:
+    sizes = {name: remote.size(f"{STORE}/{name}") or 0 for name in files}
+    held = sum(path.stat().st_size for path in side.rglob("*") if path.is_file())
+    needed, free = sum(sizes.values()) - held, shutil.disk_usage(side.parent).free
+    if needed > free:
+        raise InputError(
+            f"{side.parent}: {remote.url} needs {needed / 1e6:.0f} MB but only {free / 1e6:.0f} MB"
+            " are free; free some room or name another place"
+        )
+
+
+def _side_of(folder: Path, content: bytes, what: str) -> Path:
+    """Where files are gathered until all are there; the same again for the same bank."""
+    side = folder.parent / f".{folder.name}.{what}-{hashlib.sha256(content).hexdigest()[:16]}"
+    with disk_errors(folder):
+        side.mkdir(parents=True, exist_ok=True)
+    return side

@@ -1,0 +1,220 @@
+"""Write a bank: shard by shard in a side folder that outlives a kill, then into its place at once.
+
+.partial/bank-<name>/
+  bank/          what will be moved: bank.zarr and, once it is whole, manifest.json
+  done/          labels and scales of every finished shard; written last
+  lock           held by the process that makes the bank
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+from torch import Tensor
+
+from hast.bank.manifest import write_manifest
+from hast.bank.pixels import decode, encode
+from hast.bank.place import place_bank
+from hast.bank.record import BankCard
+from hast.bank.stored import MANIFEST, STORE
+from hast.errors import InputError
+from hast.files.placing import disk_errors, write_atomically
+
+_SHARD = 1024  # samples; few files matter more than few bytes
+_MIN_SHARDS = 4  # where there are enough batches, so that a run that was killed keeps something
+_NAMES = "bank-*"
+
+
+class BankWriter:
+    """Builds a bank shard by shard. Several processes may write different shards of one bank."""
+
+    def __init__(
+        self,
+        partial_root: Path,
+        card: BankCard,
+        batch_size: int,
+        *,
+        name: str | None = None,
+        join: bool = False,
+    ) -> None:
+        """
+        Args:
+            partial_root: where unfinished banks are kept.
+            card: attributes of the bank.
+            batch_size: samples that are made together; a shard holds whole batches.
+            name: of all that decides the bytes; by default the card's key. A run that was killed
+                finds its finished shards again under the same name.
+            join: another process has prepared the folder, and others may be writing there.
+        """
+        self._root, self._card = partial_root, card
+        self.folder = partial_root / f"bank-{name or card.key()}"
+        self._bank, self._done = self.folder / "bank", self.folder / "done"
+        self._samples, self._batch_size = card.samples, batch_size
+        batches = -(-card.samples // batch_size)
+        whole = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
+        self.shard_size = min(whole, card.samples)  # a larger chunk would be padded with zeros
+        with disk_errors(self.folder):
+            if not join:
+                self._prepare()
+            self._images: Any = zarr.open_array(self._bank / STORE / "images", mode="r+")
+        # Without the option a shard of zeros would leave no file and never count as finished.
+        self._images = self._images.with_config({"write_empty_chunks": True})
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs from making the same bank at the same time.
+
+        Raises:
+            InputError: another run is at it.
+        """
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                f"{self.folder}: another process is making this bank; wait for it, or end it"
+            ) from None
+        try:
+            for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
+                leftover.unlink()
+            yield
+        finally:
+            lock.release()
+
+    def shards(self) -> list[slice]:
+        """The samples of every shard."""
+        return [
+            slice(start, min(start + self.shard_size, self._samples))
+            for start in range(0, self._samples, self.shard_size)
+        ]
+
+    def batches(self, shard: slice) -> range:
+        """Indices of the batches that a shard holds."""
+        return range(shard.start // self._batch_size, -(-shard.stop // self._batch_size))
+
+    def shard_of(self, batch: int) -> slice:
+        """The shard that holds a batch."""
+        return self.shards()[batch * self._batch_size // self.shard_size]
+
+    def missing_shards(self) -> list[slice]:
+        """The shards that no earlier run has finished."""
+        return [shard for shard in self.shards() if not self.is_finished(shard)]
+
+    def is_finished(self, shard: slice) -> bool:
+        """Whether this shard is whole."""
+        return self._image_file(shard).is_file() and self._column_file(shard).is_file()
+
+    def shard_files(self, shard: slice) -> list[Path]:
+        """Files of a finished shard, relative to `folder`, in the order in which to copy them."""
+        files = [self._image_file(shard), self._column_file(shard)]
+        return [path.relative_to(self.folder) for path in files]
+
+    def write(self, shard: slice, images: Tensor, labels: Tensor) -> None:
+        """Write one whole shard.
+
+        Raises:
+            InputError: an image is not finite, or the disk is full.
+        """
+        stored, affine = encode(images.float().cpu().numpy(), self._card.dtype)
+        self.write_stored(shard, stored, affine, labels.cpu().numpy())
+
+    def write_stored(
+        self,
+        shard: slice,
+        stored: NDArray[Any],
+        affine: NDArray[np.float32],
+        labels: NDArray[np.int64],
+    ) -> None:
+        """As `write`, with the pixels as `encode` made them."""
+        columns: dict[str, NDArray[Any]] = {
+            "labels": np.ascontiguousarray(labels),
+            "affine": np.ascontiguousarray(affine),
+        }
+        with disk_errors(self.folder):
+            self._images[shard] = stored
+            write_atomically(self._column_file(shard), save(columns))
+
+    def read(self, shard: slice) -> tuple[Tensor, Tensor]:
+        """Images and labels of a finished shard, as a reader of the bank will get them."""
+        columns = load_file(self._column_file(shard))
+        images = decode(self._images[shard], columns["affine"])
+        return images, torch.from_numpy(columns["labels"])
+
+    def seal(self, difficulty: Tensor, bns_gap: Tensor | None = None) -> Path:
+        """Write what belongs to the whole bank and the manifest.
+
+        Args:
+            difficulty: (N,) under the teacher, of the images as `read` gives them.
+            bns_gap: (L,) of every BatchNorm call.
+
+        Returns:
+            The folder of the finished bank, not yet in its place.
+        """
+        assert not self.missing_shards()
+        with disk_errors(self.folder):
+            parts = [load_file(self._column_file(shard)) for shard in self.shards()]
+            columns = {"labels": np.concatenate([part["labels"] for part in parts])}
+            if self._card.dtype == "uint8":
+                columns["affine"] = np.concatenate([part["affine"] for part in parts])
+            columns["difficulty"] = difficulty.float().cpu().numpy()
+            if bns_gap is not None:
+                columns["bns_gap"] = bns_gap.float().cpu().numpy()
+            group = zarr.open_group(self._bank / STORE, mode="r+")
+            for name, values in columns.items():
+                options: Any = {"config": {"write_empty_chunks": True}, "overwrite": True}
+                group.create_array(
+                    name, data=values, chunks=values.shape, compressors=None, **options
+                )
+            write_manifest(self._bank / STORE, self._bank / MANIFEST)
+        return self._bank
+
+    def publish(self, target: Path, *, overwrite: bool = False, keep: bool = False) -> None:
+        """Put the sealed bank at `target`.
+
+        Args:
+            target: where it shall be.
+            overwrite: another bank may be there.
+            keep: leave the finished shards, so that a run that is killed before anybody has noted
+                the result loses nothing; other finished banks that were left go.
+
+        Raises:
+            InputError: something is at `target`, or the disk is full; what was there is kept.
+        """
+        place_bank(self._bank, target, overwrite=overwrite, keep=keep)
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for other in self._root.glob(_NAMES):
+            if other != self.folder and (other / "bank" / MANIFEST).is_file():
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _image_file(self, shard: slice) -> Path:
+        return self._bank / STORE / f"images/c/{shard.start // self.shard_size}/0/0/0"
+
+    def _column_file(self, shard: slice) -> Path:
+        return self._done / f"{shard.start // self.shard_size}.safetensors"
+
+    def _prepare(self) -> None:
+        store, shape = self._bank / STORE, self._card.spec.input_shape
+        if not (store / "images/zarr.json").is_file():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            # Attributes go through JSON so that tuples and models become plain lists and dicts.
+            group = zarr.create_group(
+                store, zarr_format=3, attributes=json.loads(self._card.model_dump_json())
+            )
+            group.create_array(
+                "images",
+                shape=(self._samples, *shape),
+                chunks=(self.shard_size, *shape),
+                dtype=self._card.dtype,
+                compressors=None,
+            )

@@ -1,0 +1,1 @@
+"""The command line, `hast ...`: a module for each group of commands."""

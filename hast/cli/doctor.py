@@ -1,0 +1,174 @@
+"""Is everything there that a run needs? Each answer says what was found and what to do."""
+
+import os
+import platform
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+import torch
+
+from hast.engine.engine import bf16_is_fast, select_device
+from hast.engine.machine import device_name, git, installed_version
+from hast.errors import InputError
+
+State = Literal["ok", "note", "problem"]
+_MIN_PYTHON, _MIN_TORCH = (3, 11), (2, 11)
+_ENOUGH_DISK, _ENOUGH_MEMORY = 5e9, 2e9  # bytes
+_SECONDS = 2.0  # to wait for a server
+
+
+class Check(NamedTuple):
+    """One line. A `note` is worth knowing; a `problem` will stop a run."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(project: Path) -> Iterator[Check]:
+    """All checks, one after the other.
+
+    Args:
+        project: folder of the pipeline.
+    """
+    yield _python()
+    yield _torch()
+    yield _device()
+    yield _compiler()
+    yield _extras()
+    yield from _held_versions()
+    yield _git(project)
+    yield _dvc(project)
+    yield _prefect()
+    yield _disk(project)
+    yield _memory()
+
+
+def _python() -> Check:
+    good = sys.version_info[:2] >= _MIN_PYTHON
+    advice = "" if good else "install Python 3.11 or newer and make a new environment"
+    return Check("python", "ok" if good else "problem", platform.python_version(), advice)
+
+
+def _torch() -> Check:
+    try:
+        import torchvision
+    except Exception as error:  # a torchvision that does not fit this torch raises anything
+        reason = str(error).splitlines()[0]
+        advice = "install the torchvision that belongs to this torch"
+        return Check("torch", "problem", f"torchvision cannot be imported ({reason})", advice)
+    found = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    major, minor = map(int, str(torch.__version__).split(".")[:2])
+    if (major, minor) < _MIN_TORCH:
+        return Check("torch", "problem", found, "install torch 2.11 or newer")
+    return Check("torch", "ok", found)
+
+
+def _device() -> Check:
+    wanted = os.environ.get("HAST_DEVICE", "auto")
+    try:
+        device = select_device(wanted)
+    except InputError as error:
+        return Check("device", "problem", str(error), "unset HAST_DEVICE, or set it to cpu")
+    found = f"{device}: {device_name(device)}"
+    if device.type != "cpu":
+        return Check("device", "ok", found)
+    fast = bf16_is_fast(device)
+    advice = "" if fast else "no fast bf16 on this CPU: long loops run in fp32, much slower"
+    return Check("device", "ok" if fast else "note", found, advice)
+
+
+def _compiler() -> Check:
+    name = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
+    if name:
+        return Check("compiler", "ok", name)
+    advice = "install g++: without it, long loops run uncompiled, several times slower"
+    return Check("compiler", "note", "no C++ compiler for torch.compile", advice)
+
+
+def _extras() -> Check:
+    extras = {
+        "pipeline": ("dvc", "prefect"),
+        "report": ("matplotlib", "jinja2", "vl-convert-python"),
+        "zoo": ("timm", "pytorchcv"),
+    }
+    missing = [extra for extra, names in extras.items() if not all(map(installed_version, names))]
+    if not missing:
+        return Check("extras", "ok", ", ".join(extras))
+    advice = f"pip install 'hast[{','.join(missing)}]' where you need them"
+    return Check("extras", "note", f"not installed: {', '.join(missing)}", advice)
+
+
+def _held_versions() -> Iterator[Check]:
+    """Versions with which Prefect 3.8 does not start, or starts and schedules nothing."""
+    for package, limit in (("fastapi", (0, 151)), ("sqlalchemy", (2, 1))):
+        found = installed_version(package) if installed_version("prefect") else None
+        if found and tuple(int(part) for part in found.split(".")[:2]) >= limit:
+            bound = ".".join(map(str, limit))
+            yield Check(package, "problem", found, f"Prefect needs pip install '{package}<{bound}'")
+
+
+def _git(project: Path) -> Check:
+    if shutil.which("git") is None:
+        return Check("git", "problem", "not installed", "install git: DVC and provenance need it")
+    commit = git("rev-parse", "--short", "HEAD", folder=project)
+    if commit is None:
+        return Check("git", "problem", "no commit here", "git init && git add -A && git commit")
+    changed = git("status", "--porcelain", "--untracked-files=no", folder=project)
+    if changed:
+        found = f"{commit}, {len(changed.splitlines())} changed file(s)"
+        return Check("git", "note", found, "commit, so that a result has a name")
+    return Check("git", "ok", commit)
+
+
+def _dvc(project: Path) -> Check:
+    version = installed_version("dvc")
+    if version is None:
+        return Check("dvc", "problem", "not installed", "pip install 'hast[pipeline]'")
+    if not (project / ".dvc").is_dir():
+        return Check("dvc", "problem", f"{version}, no project here", "run this where dvc.yaml is")
+    config = ConfigParser()
+    config.read([project / ".dvc/config", project / ".dvc/config.local"])
+    remotes = [name for name in config.sections() if "remote" in name]
+    if not remotes:
+        return Check(
+            "dvc", "note", f"{version}, no remote", "dvc remote add -d NAME URL, to share results"
+        )
+    return Check("dvc", "ok", f"{version}, {len(remotes)} remote(s)")
+
+
+def _prefect() -> Check:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        advice = "set PREFECT_API_URL for scheduled runs; `make flow` does without"
+        return Check("prefect", "note", "no server configured", advice)
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=_SECONDS) as answer:
+            return Check("prefect", "ok", f"{url} answers {answer.status}")
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        advice = "start the server, or mend PREFECT_API_URL"
+        return Check("prefect", "problem", f"{url} does not answer ({error})", advice)
+
+
+def _disk(project: Path) -> Check:
+    free = shutil.disk_usage(project).free
+    found = f"{free / 1e9:.1f} GB free"
+    if free < _ENOUGH_DISK:
+        return Check("disk", "problem", found, "free some, or move the cache: dvc cache dir PATH")
+    return Check("disk", "ok", found)
+
+
+def _memory() -> Check:
+    free = psutil.virtual_memory().available
+    found = f"{free / 1e9:.1f} GB free"
+    if free < _ENOUGH_MEMORY:
+        return Check("memory", "note", found, "set smaller batch_size values")
+    return Check("memory", "ok", found)

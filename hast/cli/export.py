@@ -1,0 +1,92 @@
+"""The command `hast export`: from a student of the pipeline, or a packed checkpoint, to a file."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import torch
+import typer
+from torch import nn
+
+from hast.bank.stored import StoredBank
+from hast.config.export import ExportConfig, Format, Inputs
+from hast.errors import InputError
+from hast.export import Target
+from hast.export.bundle import compare_formats
+from hast.export.onnx_graph import export_onnx
+from hast.export.program import export_program
+from hast.files.checkpoints import CONFIG, load, save
+from hast.files.students import load_student
+from hast.files.teachers import load_teacher
+
+
+def export(
+    student: Annotated[
+        Path, typer.Argument(help="A packed checkpoint, or a folder of the stage `quantize`.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="NAME.onnx, NAME.pt2, or a folder for a packed checkpoint.")
+    ],
+    target: Annotated[str, typer.Option(help="Of ONNX: generic or onnxruntime-cpu.")] = "generic",
+    inputs: Annotated[
+        str, typer.Option(help="What it takes: normalized images, pixels in [0, 1], or bytes.")
+    ] = "normalized",
+    fold_batch_norm: Annotated[
+        bool, typer.Option("--fold-batch-norm", help="Let scales and biases take it in.")
+    ] = False,
+    bank: Annotated[
+        Path | None, typer.Option(help="Compare answers with the student's on these images.")
+    ] = None,
+    teacher: Annotated[
+        Path, typer.Option(help="Of a student that is no packed checkpoint.")
+    ] = Path("artifacts/teacher"),
+    trust_source: Annotated[
+        bool, typer.Option("--trust-source", help="Let a checkpoint run the code it names.")
+    ] = False,
+) -> None:
+    """Write a student as ONNX, as a torch.export program, or as a packed checkpoint.
+
+    \b
+    hast export artifacts/students/w4a4 student.onnx --bank artifacts/bank
+    hast export artifacts/export/w4a4 fast.onnx --target onnxruntime-cpu --inputs bytes
+    hast export artifacts/students/w3a3 packed --fold-batch-norm
+    """
+    network = _open(student, teacher, trust_source)
+    kind: Format | None = None
+    if out.suffix == ".onnx":
+        kind = "onnx" if target == "generic" else "onnxruntime-cpu"
+        export_onnx(
+            network, out, target=cast(Target, target), inputs=cast(Inputs, inputs),
+            fold_batch_norm=fold_batch_norm or None,
+        )  # fmt: skip
+    elif out.suffix == ".pt2":
+        kind = "program"
+        export_program(network, out, inputs=cast(Inputs, inputs))
+    elif out.suffix:
+        raise InputError(f"{out}: must end with .onnx or .pt2, or be a folder without an ending")
+    else:
+        save(network, out, fold_batch_norm=fold_batch_norm)
+    files = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
+    print(f"{out}: {sum(p.stat().st_size for p in files):,} bytes")
+    if bank is not None and kind is not None:
+        config = ExportConfig(formats=(kind,), inputs=cast(Inputs, inputs))
+        _compare(network, {kind: out}, StoredBank(bank).images[: config.samples], config)
+
+
+def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
+    if (folder / CONFIG).is_file():
+        return load(folder, trust_source=trust_source)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a packed checkpoint or a student")
+    return load_student(folder, load_teacher(teacher, torch.device("cpu")), torch.device("cpu"))
+
+
+def _compare(
+    student: nn.Module, files: dict[Format, Path], images: torch.Tensor, config: ExportConfig
+) -> None:
+    for compared in compare_formats(student, files, {"bank": images}, config):
+        parity = compared.parity
+        print(
+            f"{compared.program}: {parity.agreement:.2%} of {parity.samples} answers equal, logits"
+            f" differ by {parity.mean_difference:.3g} on average, {parity.max_difference:.3g} at"
+            f" most (standard deviation {parity.logit_spread:.3g})"
+        )

@@ -1,0 +1,58 @@
+"""The command line: `hast` or `python -m hast`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hast.cli import bank as bank_commands
+from hast.cli.export import export
+from hast.cli.init import init
+from hast.cli.network import inspect, preset, recipe
+from hast.cli.run import doctor, plots, report, results
+from hast.engine.machine import __version__
+from hast.errors import clear_errors, clear_interrupts
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 the doctor found a problem, or an error of ours (with its traceback);"
+    " 2 something you can mend, said in one line; 75 try again; 130 Ctrl-C."
+    " Completion of your shell: hast --install-completion."
+)
+
+app = typer.Typer(
+    epilog=_EPILOG,
+    pretty_exceptions_enable=False,
+)
+for command in (init, inspect, preset, recipe, export, doctor, results, report, plots):
+    app.command()(command)
+app.add_typer(bank_commands.app, name="bank")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def options(
+    asked: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Zero-shot quantization: make a trained vision network small without its data."""
+
+
+def main() -> None:
+    """Run the command line; what the user can mend ends with one line and exit code 2."""
+    sys.path.insert(0, str(Path.cwd()))  # `python:` sources are the user's own, as with `python -m`
+    with clear_errors("hast"), clear_interrupts("hast", kept="nothing was changed"):
+        app()

@@ -1,0 +1,143 @@
+"""Commands about a network: look at it, and write the parameters of a run."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from hast.config import presets
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
+from hast.config.presets import PRESETS
+from hast.config.recipes import with_recipe
+from hast.config.section import parse_section, write_yaml
+from hast.errors import InputError
+from hast.files.placing import write_atomically
+from hast.networks.coverage import warn_of_full_precision
+from hast.networks.inspection import Inspection, inspection
+from hast.report.tables import layers_table, sizes_table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Out = Annotated[Path, typer.Option(help="Params file to write.")]
+Recipe = Annotated[str, typer.Option(help="`hast` is the paper, or `best`.")]
+Size = Annotated[str, typer.Option(help="`quick` or `paper`.")]
+InputShape = Annotated[str | None, typer.Option(help="CxHxW, where the source does not know it.")]
+SourceArgs = Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")]
+
+
+def inspect(
+    source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
+    input_shape: InputShape = None,
+    source_args: SourceArgs = "{}",
+    bits: Annotated[str, typer.Option(help="Code widths.")] = "w4a4",
+    placement: Annotated[str, typer.Option(help="`inputs` or `relu`.")] = "inputs",
+    first_last_bits: Annotated[str, typer.Option(help="Of first and last layer.")] = "width",
+    align: Annotated[list[str] | None, typer.Option(help="Patterns of modules to align.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is found in a network, before any work and without its weights.
+
+    \b
+    hast inspect torchvision:resnet18 --input-shape 3x224x224
+    hast inspect timm:mobilenetv2_100 --input-shape 3x96x96 --first-last-bits 8 --json
+    """
+    rules = {"placement": placement, "first_last_bits": first_last_bits}
+    width = BitWidth.parse(bits)
+    found = inspection(
+        source,
+        parse_arguments(source_args),
+        input_shape=None if input_shape is None else parse_shape(input_shape),
+        bits=width,
+        rules=parse_section(rules, PlanConfig, name="inspect"),
+        alignment_modules=align or [],
+    )
+    if as_json:
+        print(json.dumps(found.as_plain(), indent=2))
+    else:
+        _print(found, bits)
+    warn_of_full_precision(found.coverage, width)
+
+
+def preset(
+    name: Annotated[
+        str,
+        typer.Argument(help=f"One of {', '.join(PRESETS)}.", autocompletion=lambda: [*PRESETS]),
+    ],
+    recipe: Recipe = "hast",
+    size: Size = "quick",
+    weights: Annotated[str | None, typer.Option(help="Checkpoint of the teacher.")] = None,
+    data_root: Annotated[str | None, typer.Option(help="Folder that holds test/CLASS/.")] = None,
+    out: Out = Path("params.yaml"),
+) -> None:
+    """Switch the pipeline to another teacher, recipe or size. What was there is kept as OUT.old.
+
+    \b
+    hast preset digits
+    hast preset cifar10_resnet20 --recipe best --data-root data/cifar10
+    """
+    values = presets.preset(name, recipe=recipe, size=size, weights=weights, data_root=data_root)
+    replace_params(out, values, f"hast preset {name} --recipe {recipe} --size {size}")
+    print(f"{out}: {name}, recipe {recipe}, size {size}; now run `dvc repro`")
+
+
+def recipe(
+    name: Annotated[str, typer.Argument(help="hast is the paper; see docs/results.md.")],
+    params: Annotated[Path, typer.Option(help="The file to change.")] = Path("params.yaml"),
+) -> None:
+    """Write the values of a recipe into the parameters, and leave all else in them as it is.
+
+    \b
+    hast recipe best
+    """
+    if not params.is_file():
+        raise InputError(f"{params}: no such file; run from the project's root")
+    try:
+        text, changed = with_recipe(params.read_text(), name)
+    except InputError as error:
+        raise InputError(f"{params}: {error}") from None
+    write_atomically(params, text.encode())
+    for key, found, wanted in changed:
+        print(f"{key}: {'unset' if found is None else found} -> {wanted}")
+    print(f"{params}: recipe {name}" + ("" if changed else ", as it was"))
+
+
+def replace_params(out: Path, values: dict[str, Any], command: str) -> None:
+    """Write a params file; what was there is kept beside it."""
+    if out.exists():
+        out.replace(out.with_name(f"{out.name}.old"))
+    write_yaml(out, values, comment=command)
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Read CxHxW.
+
+    Raises:
+        InputError: another form.
+    """
+    parts = text.split("x")
+    if len(parts) != 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise InputError(f"input shape must be written CxHxW, such as 3x224x224; got {text!r}")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _print(found: Inspection, bits: str) -> None:
+    console = Console()
+    console.print(f"{found.batch_norms} BatchNorm layers; blocks to align:")
+    for name in found.blocks:
+        console.print(f"  {name}", highlight=False)
+    console.print(layers_table(found.layers, title=f"Layers of {bits}"))
+    console.print(f"{found.coverage}.", highlight=False)
+    console.print(sizes_table(found.sizes))
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"source arguments must be JSON ({error}), got {text!r}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"source arguments must be a JSON object, got {text!r}")
+    return values

@@ -1,0 +1,116 @@
+"""Commands about a run: its results, its page, its plots, and what it needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hast.cli.doctor import Check, examine
+from hast.cli.network import Json
+from hast.config.bit_width import load_bit_widths
+from hast.errors import InputError
+from hast.files.tables import read_json
+from hast.files.timings import read_latency
+from hast.report.offline_plots import set_up
+from hast.report.tables import latency_table, results_table
+
+Folder = Annotated[Path, typer.Option(help="Folder of the report.")]
+Open = Annotated[bool, typer.Option("--open", help="Show it in the browser.")]
+
+
+def results(report: Folder = Path("report"), as_json: Json = False) -> None:
+    """Print the results table of the latest run.
+
+    \b
+    hast results
+    hast results --json | jq .w4a4.drop
+    """
+    path = report / "results.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no results yet; run `dvc repro`")
+    if as_json:
+        print(path.read_text(), end="")
+    else:
+        Console().print(results_table(read_json(path)))
+
+
+def report(
+    params: Annotated[Path, typer.Option(help="Parameter file of the run.")] = Path("params.yaml"),
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
+    show: Open = False,
+) -> None:
+    """Draw the page of the latest run from what its stages wrote, without running any.
+
+    Prints how far each student can be trusted, and the latency that was measured on this machine.
+
+    \b
+    hast report --open
+    hast report --out /tmp/for-the-meeting
+    """
+    from hast.report.page import render  # needs the extra `report`
+    from hast.report.record import Sources, read_run
+    from hast.report.results import results_of, verdict
+
+    run = read_run(Sources(), [str(width) for width in load_bit_widths(params)], params)
+    values = results_of(run.widths)
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "index.html"
+    page.write_text(render(run, values), encoding="utf-8")
+    for name, row in values.items():
+        if name != "fp32":
+            print(verdict(name, row))
+    latency = read_latency(values)
+    if latency:
+        Console().print(latency_table(latency))
+    print(page)
+    if show:
+        typer.launch(page.resolve().as_uri())
+
+
+def plots(show: Open = False) -> None:
+    """Make DVC's page of plots, with its scripts inside: it opens without a network.
+
+    From then on `dvc plots show` and `dvc plots diff` do the same in this clone.
+    """
+    set_up(Path.cwd())
+    command = [sys.executable, "-m", "dvc", "plots", "show"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(done.stderr.strip().splitlines()[-1])
+    page = done.stdout.strip().splitlines()[-1]
+    print(page)
+    if show:
+        typer.launch(page)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check versions, device, Git, DVC, Prefect and free space; exit code 1 where a run would stop.
+
+    \b
+    hast doctor
+    hast doctor --json | jq '.[] | select(.state == "problem")'
+    """
+    checks = [*examine(Path.cwd())]
+    if as_json:
+        print(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        Console().print(_table(checks))
+    if any(check.state == "problem" for check in checks):
+        raise typer.Exit(1)
+
+
+def _table(checks: list[Check]) -> Table:
+    """What `hast doctor` found."""
+    table = Table()
+    for column in ("", "", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        mark = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "problem": "[red]✗[/]"}[check.state]
+        table.add_row(mark, check.name, escape(check.found), escape(check.advice))
+    return table

@@ -1,0 +1,51 @@
+"""All sections of params.yaml, to check the whole file before the first stage runs."""
+
+from pathlib import Path
+
+from hast.config import presets
+from hast.config.bit_width import load_bit_widths
+from hast.config.finetune import FinetuneConfig
+from hast.config.layers import PlanConfig
+from hast.config.section import Section, read_yaml, section_of
+from hast.config.sensitivity import SensitivityConfig
+from hast.config.teacher import TeacherConfig
+from hast.errors import InputError
+
+# All but the teacher's are the library's own; the order is that of params.yaml.
+SECTIONS: dict[str, type[Section]] = {
+    "dataset": presets.SECTIONS["dataset"],
+    "teacher": TeacherConfig,
+    **presets.SECTIONS,
+}
+
+
+def check_params(path: Path) -> None:
+    """Check every section.
+
+    Raises:
+        InputError: at the first wrong value, missing section or unknown section.
+    """
+    known = {"bit_widths", *SECTIONS}
+    params = read_yaml(path)
+    if "recipe" in params:
+        raise InputError(
+            f"{path}: `recipe` is no parameter any more, got {params['recipe']!r}; run `hast recipe"
+            f" {params['recipe']}`, which writes the recipe's values here and takes the word out"
+        )
+    unknown = params.keys() - known
+    if unknown:
+        raise InputError(f"{path}: unknown section {min(unknown)!r}; known are {sorted(known)}")
+    load_bit_widths(path)
+    sections = {key: section_of(params, key, section, path) for key, section in SECTIONS.items()}
+    layers, sensitivity = sections["layers"], sections["sensitivity"]
+    assert isinstance(layers, PlanConfig)
+    assert isinstance(sensitivity, SensitivityConfig)
+    quantize = sections["quantize"]
+    assert isinstance(quantize, FinetuneConfig)
+    if layers.quantizer == "learned" and quantize.optimizer == "sgd":
+        raise InputError(
+            f"{path}: layers.quantizer 'learned' needs quantize.optimizer 'adamw', got 'sgd'; set"
+            " it, or run `hast recipe best`, which sets both"
+        )
+    if layers.average_weight_bits != "width" and not sensitivity.enabled:
+        raise InputError(f"{path}: layers.average_weight_bits needs sensitivity.enabled: true")

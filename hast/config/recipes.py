@@ -1,0 +1,154 @@
+"""Named sets of parameters: a recipe says how, a size says how much. What a user sets wins.
+
+`hast` is the paper. `best` is what did best in docs/results.md at the same compute. A params file
+holds numbers and names no recipe: `hast preset`, `hast init` and `hast recipe` write them, and
+which recipe a file follows is found by comparing.
+"""
+
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from typing import Any, Literal, NamedTuple, get_args
+
+from ruamel.yaml.error import YAMLError
+
+from hast.config.section import round_trip
+from hast.errors import InputError
+
+Recipe = Literal["hast", "best"]
+Size = Literal["quick", "paper"]
+Settings = dict[str, dict[str, Any]]  # by section of params.yaml
+
+
+class Difference(NamedTuple):
+    """A parameter that is not what a recipe sets."""
+
+    name: str  # section.key
+    found: Any  # None where it is not there
+    wanted: Any
+
+
+_RECIPES: dict[str, Settings] = {
+    "hast": {
+        "synthesize": {"init": "gaussian"},
+        "layers": {"quantizer": "minmax"},
+        "calibrate": {"images": "generator"},
+        "quantize": {
+            "optimizer": "sgd",
+            "schedule": "milestones",
+            "learning_rate": 1e-5,
+            "scale_rate_factor": 1.0,
+            "weight_decay": 1e-4,
+            "promotion_step": 0.01,
+        },
+    },
+    "best": {
+        "synthesize": {"init": "pink"},
+        "layers": {"quantizer": "learned"},
+        "calibrate": {"images": "bank"},
+        "quantize": {
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "learning_rate": 1e-3,
+            "scale_rate_factor": 10.0,
+            "weight_decay": 0.0,
+            "promotion_step": 0.1,
+        },
+    },
+}
+_SIZES: dict[str, Settings] = {
+    "quick": {
+        "generator": {"steps": 400},
+        "synthesize": {"samples": 1280, "steps": 400},
+        "quantize": {"steps": 600, "milestones": [300, 450]},
+    },
+    "paper": {
+        "generator": {"steps": 800},
+        "synthesize": {"samples": 5120, "steps": 1000},
+        "quantize": {"steps": 29400, "milestones": [4000, 8000, 12000]},
+    },
+}
+
+
+def recipe_settings(recipe: str, size: str) -> Settings:
+    """Values of a recipe at a size, by section.
+
+    Raises:
+        InputError: there is no such recipe or size.
+    """
+    return merged([size_settings(size), method_settings(recipe)])
+
+
+def method_settings(recipe: Any) -> Settings:
+    """How: what a recipe sets at any size."""
+    return _RECIPES[_known("recipe", recipe, Recipe)]
+
+
+def size_settings(size: str) -> Settings:
+    """How much: what a size sets in any recipe."""
+    return _SIZES[_known("size", size, Size)]
+
+
+def differences(params: Mapping[str, Any], recipe: str) -> list[Difference]:
+    """Values of the recipe that parameters have otherwise, or not at all."""
+    return [
+        Difference(f"{section}.{key}", found, value)
+        for section, settings in method_settings(recipe).items()
+        for key, value in settings.items()
+        for found in [(params.get(section) or {}).get(key)]
+        if found != value
+    ]
+
+
+def recipe_of(params: Mapping[str, Any]) -> str:
+    """The recipe that parameters are nearest to, and what they have otherwise, in words."""
+    by_recipe = {str(name): differences(params, name) for name in get_args(Recipe)}
+    nearest = min(by_recipe, key=lambda name: len(by_recipe[name]))
+    changed = [difference.name for difference in by_recipe[nearest]]
+    if not changed:
+        return nearest
+    values = "value" if len(changed) == 1 else "values"
+    return f"{nearest}, {len(changed)} {values} changed: {', '.join(changed)}"
+
+
+def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
+    """The text of a params file with the values of a recipe, and what that changed.
+
+    Comments, order and all that no recipe owns stay. Of an older file, which names its recipe, the
+    word goes and what the file left open is filled in.
+
+    Raises:
+        InputError: the text is no params file, or there is no such recipe.
+    """
+    yaml = round_trip()
+    try:
+        params = yaml.load(text)
+    except YAMLError as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict):
+        raise InputError(f"a params file must hold sections, got {type(params).__name__}")
+    changed = differences(params, recipe)
+    if params.pop("recipe", None) is not None:  # there, what the file said itself won
+        changed = [difference for difference in changed if difference.found is None]
+    for name, _, value in changed:
+        section, _, key = name.partition(".")
+        if params.get(section) is None:
+            params[section] = {}
+        params[section][key] = value
+    buffer = StringIO()
+    yaml.dump(params, buffer)
+    return buffer.getvalue(), changed
+
+
+def merged(parts: Iterable[Settings]) -> Settings:
+    """Section by section and value by value; later parts win."""
+    result: Settings = {}
+    for part in parts:
+        for section, values in part.items():
+            result[section] = result.get(section, {}) | values
+    return result
+
+
+def _known(what: str, name: Any, names: Any) -> str:
+    if name not in get_args(names):
+        raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {name!r}")
+    return str(name)

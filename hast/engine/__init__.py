@@ -1,0 +1,1 @@
+"""How the heavy functions run: device, precision, compilation, memory, processes, determinism."""

@@ -1,0 +1,1 @@
+"""Everything on disk but the bank: checkpoints, teachers, students, datasets, tables."""

@@ -1,0 +1,163 @@
+"""The card of a packed checkpoint, in the words of Hugging Face's `quantization_config`.
+
+A scheme says how codes are made; a group says which modules have it. Targets are module names or
+class names, and a name is stronger than a class, as in compressed-tensors.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from hast.config.layers import Bits, Placement
+from hast.config.section import Section
+from hast.config.spec import ModelSpec
+from hast.networks.plan import QuantizationPlan
+
+FORMAT: Literal["hast-checkpoint"] = "hast-checkpoint"
+VERSION = 1
+
+
+class Scheme(Section):
+    """One uniform affine quantizer with unsigned codes 0 ... 2**num_bits - 1."""
+
+    num_bits: Bits
+    type: Literal["int"] = "int"
+    symmetric: Literal[False] = False
+    strategy: Literal["channel", "tensor"]
+    dynamic: Literal[False] = False
+
+
+class Group(Section):
+    """Modules that are quantized in the same way."""
+
+    targets: tuple[str, ...]
+    weights: Scheme | None = None
+    input_activations: Scheme | None = None
+    output_activations: Scheme | None = None
+
+
+class QuantizationConfig(Section):
+    """Which modules are quantized, and how.
+
+    Attributes:
+        format: `bit-packed`: codes without gaps, see `hast.math.packing`.
+        config_groups: by any name.
+        ignore: what stays in full precision although a group names its class, or as it was asked
+            for.
+    """
+
+    quant_method: Literal["hast"] = "hast"
+    format: Literal["bit-packed"] = "bit-packed"
+    config_groups: dict[str, Group]
+    ignore: tuple[str, ...] = ()
+
+
+class CheckpointCard(Section):
+    """What rebuilds the network around the tensors.
+
+    Attributes:
+        source, source_args: see `hast.networks.sources`; None where only the user can build it.
+        teacher: fingerprint of the network that was quantized.
+        batch_norm: `folded` where scales and biases have taken it in.
+        layout: hash of the names, shapes and bits of all tensors in their order.
+        sha256: of the file with the tensors.
+        libraries: versions that wrote it.
+    """
+
+    format: Literal["hast-checkpoint"] = FORMAT
+    version: Literal[1] = 1
+    source: str | None = None
+    source_args: dict[str, Any] = {}
+    spec: ModelSpec
+    teacher: str | None = None
+    batch_norm: Literal["kept", "folded"] = "kept"
+    layout: str
+    sha256: str
+    libraries: dict[str, str] = {}
+    quantization_config: QuantizationConfig
+
+
+class _Bits(NamedTuple):
+    """How one module is quantized; None where it is not."""
+
+    weight: int | None
+    inputs: int | None
+    outputs: int | None
+
+
+def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationConfig:
+    """A plan as groups: what most modules of a class have stands under the class's name.
+
+    A class that has the name of a module is no target, for a target would mean both.
+    """
+    inputs, outputs = (
+        (plan.activations, {}) if plan.placement == "inputs" else ({}, plan.activations)
+    )
+    modules = dict(network.named_modules())
+    bits = {
+        name: _Bits(plan.weights.get(name), inputs.get(name), outputs.get(name))
+        for name in modules
+        if name in plan.weights or name in plan.activations
+    }
+    usual = {
+        kind: Counter(bits[name] for name in names if name in bits).most_common(1)[0][0]
+        for kind, names in _by_class(modules).items()
+        if kind not in modules and any(name in bits for name in names)
+    }
+    targets: dict[_Bits, list[str]] = {}
+    for kind, scheme in usual.items():
+        targets.setdefault(scheme, []).append(kind)
+    for name, scheme in bits.items():
+        if scheme != usual.get(_class_of(modules[name])):
+            targets.setdefault(scheme, []).append(name)
+    groups = {f"group_{i}": _group(t, b) for i, (b, t) in enumerate(targets.items())}
+    named = {target for group in targets.values() for target in group}
+    ignore = [n for n, m in modules.items() if _class_of(m) in named and n not in bits]
+    ignore += [name for name in plan.skipped if name not in ignore]
+    return QuantizationConfig(config_groups=groups, ignore=tuple(ignore))
+
+
+def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
+    """The plan that `describe_plan` wrote down, for the rebuilt network."""
+    by_target = {target: g for g in config.config_groups.values() for target in g.targets}
+    weights: dict[str, int] = {}
+    activations: dict[str, int] = {}
+    placement: Placement = "inputs"
+    for name, module in network.named_modules():
+        group = by_target.get(name, by_target.get(_class_of(module)))
+        if group is None or name in config.ignore:
+            continue
+        if group.weights:
+            weights[name] = group.weights.num_bits
+        if group.output_activations:
+            placement = "relu"
+        activation = group.input_activations or group.output_activations
+        if activation:
+            activations[name] = activation.num_bits
+    return QuantizationPlan(
+        placement=placement, weights=weights, activations=activations, skipped=config.ignore
+    )
+
+
+def _by_class(modules: dict[str, nn.Module]) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        kinds.setdefault(_class_of(module), []).append(name)
+    return kinds
+
+
+def _class_of(module: nn.Module) -> str:
+    return str(type_before_parametrizations(module).__name__)
+
+
+def _group(targets: Iterable[str], bits: _Bits) -> Group:
+    weight, inputs, outputs = bits
+    return Group(
+        targets=tuple(targets),
+        weights=Scheme(num_bits=weight, strategy="channel") if weight else None,
+        input_activations=Scheme(num_bits=inputs, strategy="tensor") if inputs else None,
+        output_activations=Scheme(num_bits=outputs, strategy="tensor") if outputs else None,
+    )

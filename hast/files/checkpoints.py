@@ -1,0 +1,271 @@
+"""The packed checkpoint, the product: a folder with a card and tensors, codes at their true width.
+
+config.json          `CheckpointCard`
+model.safetensors    weight_packed, weight_scale, weight_zero_point, activation_scale,
+                     activation_zero_point, unquantized; each holds all layers one after the other,
+                     for a name and a shape of every tensor would take more room than small networks
+
+The order is that of the modules in the network, which the card says how to build.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from hast.config.section import parse_section
+from hast.engine.engine import place, select_device
+from hast.engine.machine import __version__
+from hast.engine.runtime import device_of, seeded
+from hast.errors import InputError
+from hast.files.checkpoint_schema import VERSION, CheckpointCard, describe_plan, plan_of
+from hast.files.placing import disk_errors, side_folder
+from hast.files.weights import WEIGHTS
+from hast.networks.batch_norm import freeze
+from hast.networks.codes import activation_quantizers, activation_sites, set_codes, weight_codes
+from hast.networks.folding import fold_batch_norm as fold
+from hast.networks.packed import Layout
+from hast.networks.provenance import provenance_of, remember
+from hast.networks.quantizers import ActivationQuantizer
+from hast.networks.sources import build_network
+from hast.networks.student import prepare_student, remove_quantizers
+
+CONFIG = "config.json"
+_ROUNDING = 0.1  # mean difference of logits, in standard deviations of them
+
+
+def save(
+    student: nn.Module,
+    path: Path | str,
+    *,
+    fold_batch_norm: bool = False,
+    source: str | None = None,
+    source_args: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a student as a packed checkpoint.
+
+    What will be written is first read back to see that it answers as the student does: to the bit
+    on the CPU, up to rounding where BatchNorm is folded or the student lies on another device.
+    Until then, and where it does not, a checkpoint that lies there stays as it is.
+
+    Args:
+        student: of `hast.quantize` or `hast.load`, on any device.
+        path: the folder to write.
+        fold_batch_norm: let scales and biases take in the BatchNorm layers; smaller, and equal to
+            the student up to rounding instead of to the bit.
+        source, source_args: how `hast.load` builds the network, where the student does not know it
+            from `hast.load_classifier`. Without it `hast.load` has to be given the network.
+
+    Raises:
+        InputError: no calibrated student, its source builds another network, or the folder cannot
+            be written.
+    """
+    path = Path(path)
+    known = provenance_of(student)
+    if known.spec is None or known.plan is None:
+        raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
+    if source is None:
+        source, source_args = known.source, known.source_args
+    product = _frozen(student)
+    if fold_batch_norm:
+        product = fold(product, known.spec)
+    layout = Layout.of(product)
+    tensors = serialize(layout.read(product))
+    card = CheckpointCard(
+        source=source,
+        source_args=dict(source_args or {}),
+        spec=known.spec,
+        teacher=known.teacher,
+        batch_norm="folded" if fold_batch_norm or known.batch_norm_folded else "kept",
+        layout=layout.key(),
+        sha256=hashlib.sha256(tensors).hexdigest(),
+        libraries={"hast": __version__, "torch": str(torch.__version__)},
+        quantization_config=describe_plan(product, known.plan),
+    )
+    exact = device_of(student).type == "cpu" and not fold_batch_norm
+    _check_it_reads_back(path, student, card, tensors, exact=exact)
+    _write(path, {WEIGHTS: tensors, CONFIG: _as_json(card)})
+    return path
+
+
+def load(
+    path: Path | str,
+    *,
+    network: nn.Module | None = None,
+    device: torch.device | str | None = None,
+    trust_source: bool = False,
+) -> nn.Module:
+    """Rebuild the student of a packed checkpoint: eval mode, without gradients.
+
+    Args:
+        path: the folder.
+        network: the architecture with any weights, where the checkpoint does not say how to build
+            it. It is not changed.
+        device: where to compute; by default the CPU.
+        trust_source: let the checkpoint name a `python:` factory, which is code that will run.
+
+    Raises:
+        InputError: a file is missing, damaged or of a newer version, the network does not fit, or
+            the source is not trusted.
+    """
+    path = Path(path)
+    card = read_checkpoint_card(path)
+    network = _architecture(card, path, network, trust_source)
+    student = _rebuild(card, path, network, _read_tensors(path, card))
+    return place(student, select_device(str(device or "cpu")))
+
+
+def read_checkpoint_card(path: Path) -> CheckpointCard:
+    """The card of a packed checkpoint.
+
+    Raises:
+        InputError: it is missing, malformed, or of a newer version.
+    """
+    file = path / CONFIG
+    try:
+        return _parse_card(file.read_bytes(), file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
+
+
+def _rebuild(
+    card: CheckpointCard, path: Path, network: nn.Module, tensors: dict[str, Tensor]
+) -> nn.Module:
+    """The student on the CPU: `network` with the quantizers of the card and these tensors."""
+    plan = plan_of(network, card.quantization_config)
+    student = prepare_student(network, card.spec, plan)
+    layout = Layout.of(student)
+    if layout.key() != card.layout:
+        raise InputError(
+            f"{path}: {card.source or 'the given network'} has other layers than the checkpoint"
+            f" (layout {layout.key()}, expected {card.layout}); was it written with another version"
+            f" of the library? It was {card.libraries}"
+        )
+    layout.write(student, tensors)
+    remember(student, source=card.source, source_args=card.source_args, teacher=card.teacher)
+    remember(student, batch_norm_folded=card.batch_norm == "folded")
+    return freeze(student)
+
+
+def _as_json(card: CheckpointCard) -> bytes:
+    return card.model_dump_json(exclude_none=True).encode()
+
+
+def _parse_card(content: bytes, file: Path) -> CheckpointCard:
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
+    if not isinstance(values, dict) or values.get("format") != "hast-checkpoint":
+        raise InputError(f"{file}: is not the card of a packed checkpoint")
+    if values.get("version") != VERSION:
+        raise InputError(
+            f"{file}: has version {values.get('version')!r} but hast {__version__} reads version"
+            f" {VERSION}; install a newer hast"
+        )
+    return parse_section(values, CheckpointCard, name=str(file))
+
+
+def _frozen(student: nn.Module) -> nn.Module:
+    """A copy on the CPU whose weights are decided: codes times scales, whatever made them."""
+    if any(quantizer.scale.isnan() for quantizer in activation_quantizers(student)):
+        raise InputError("the student has no activation ranges; calibrate it first")
+    product = copy.deepcopy(student)
+    for name, codes in weight_codes(student).items():
+        set_codes(product.get_submodule(name), codes)
+    # Decided on the student's own device: another one may answer another last bit of exp.
+    for name, sites in activation_sites(product).items():
+        for index, site in enumerate(activation_quantizers(activation_sites(student)[name])):
+            decided = ActivationQuantizer(site.bits, site.momentum).to(site.scale.device)
+            decided.fix(site.qparams)
+            sites[index] = decided
+    return place(freeze(product), torch.device("cpu"))
+
+
+def _architecture(
+    card: CheckpointCard, path: Path, network: nn.Module | None, trusted: bool
+) -> nn.Module:
+    if network is None:
+        if card.source is None:
+            raise InputError(
+                f"{path} does not say how its network is built; give hast.load the architecture:"
+                " hast.load(path, network=MyNetwork())"
+            )
+        if card.source.startswith("python:") and not trusted:
+            raise InputError(
+                f"{path} is built by the code {card.source} with {card.source_args}; load it with"
+                " trust_source=True if you trust where it comes from, or give the network"
+            )
+        network = build_network(card.source, card.source_args).network
+    network = freeze(copy.deepcopy(network).cpu())
+    return fold(network, card.spec) if card.batch_norm == "folded" else network
+
+
+def _check_it_reads_back(
+    path: Path, student: nn.Module, card: CheckpointCard, tensors: bytes, *, exact: bool
+) -> None:
+    student = place(freeze(copy.deepcopy(student)), torch.device("cpu"))
+    network = None
+    if card.source is None:
+        network = remove_quantizers(copy.deepcopy(student))
+    noise = torch.randn(2, *card.spec.input_shape, generator=seeded(0, "checkpoint", "twin"))
+    way_out = "name the source that made it: hast.save(..., source=..., source_args=...)"
+    try:
+        read = _parse_card(_as_json(card), path / CONFIG)
+        network = _architecture(read, path, network, trusted=True)
+        twin = place(_rebuild(read, path, network, deserialize(tensors)), torch.device("cpu"))
+        with torch.no_grad():
+            answers, expected = twin(noise), student(noise)
+    except InputError:
+        raise
+    except Exception as error:  # the source is any code, and may build any network
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise InputError(
+            f"{path}: {card.source or 'the network'} with {card.source_args} does not rebuild the"
+            f" student ({reason}); {way_out}"
+        ) from error
+    if not (torch.equal(answers, expected) if exact else _near(answers, expected)):
+        difference = (answers - expected).abs().max().item()
+        raise InputError(
+            f"{path}: read back with {card.source or 'the network'}, it answers otherwise than the"
+            f" student, by up to {difference:.3g}; {way_out}"
+        )
+
+
+def _near(answers: Tensor, expected: Tensor) -> bool:
+    """Equal up to rounding, which may move single values to the neighbouring code."""
+    difference = (answers - expected).abs().mean()
+    return bool(difference <= _ROUNDING * expected.std())
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files, then put them into their places."""
+    with side_folder(folder / CONFIG) as side, disk_errors(folder):
+        # Not safetensors' `save_file`: what it writes only its owner may read.
+        for name, content in files.items():
+            (side / name).write_bytes(content)
+        for name in files:
+            (side / name).replace(folder / name)
+
+
+def _read_tensors(path: Path, card: CheckpointCard) -> dict[str, Tensor]:
+    file = path / WEIGHTS
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != card.sha256:
+            raise InputError(
+                f"{file}: has sha256 {found} but {CONFIG} says {card.sha256}; fetch it again"
+            )
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None

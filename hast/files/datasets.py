@@ -1,0 +1,218 @@
+"""Labelled images for training the built-in teacher and for the final measurement.
+
+Only the stages `teacher`, `evaluate` and `export` may import this module, the last two to measure:
+everything that trains a student is data-free.
+
+The libraries that read data take seconds to import, so that happens where images are opened: most
+commands and the checks of a params file only need the section.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from hast.config.dataset import DatasetConfig
+from hast.config.spec import ModelSpec
+from hast.errors import InputError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
+
+Split = Literal["train", "test"]
+_BATCH_SIZE = 256
+_MAX_READERS = 16  # threads; more wait for the interpreter
+_DIGITS_MAX_PIXEL = 16
+
+
+class Batches(Protocol):
+    """Sized and iterable: normalized images (N, C, H, W) and labels (N,), in a fixed order."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class LabelledImages(NamedTuple):
+    images: Tensor  # (N, C, H, W), normalized pixels
+    labels: Tensor  # (N,)
+
+
+def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
+    """Two thirds of the digits to train on, or the held-out third. The split never changes."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(
+        range(len(digits.target)), test_size=1 / 3, stratify=digits.target, random_state=0
+    )
+    index = train if split == "train" else test
+    pixels = torch.tensor(digits.images[index], dtype=torch.float32) / _DIGITS_MAX_PIXEL
+    return LabelledImages(
+        spec.normalize(pixels.unsqueeze(1)), torch.tensor(digits.target[index], dtype=torch.int64)
+    )
+
+
+def open_batches(
+    config: DatasetConfig, split: Split, spec: ModelSpec, *, at_most: int | None = None
+) -> Batches:
+    """Batches of a split.
+
+    Args:
+        config: where the images come from.
+        split: which of them.
+        spec: what the network expects.
+        at_most: read no more images than so many, evenly spaced, for a folder is in the order of
+            its classes; None reads all.
+
+    Raises:
+        InputError: the folder is not there, or its images or classes do not fit the network.
+    """
+    if config.name == "none":
+        return []
+    if config.name == "digits":
+        return _digits_batches(split, spec, at_most)
+    return _folder_batches(config, split, spec, at_most)
+
+
+def _spaced(total: int, at_most: int | None) -> range:
+    """Which of `total` images to read."""
+    if at_most is None:
+        return range(total)
+    # The step counts a last batch that is not full as full: with another rounding the figures of
+    # exported students would be of other images than those so far.
+    counted = total if total <= _BATCH_SIZE else -(-total // _BATCH_SIZE) * _BATCH_SIZE
+    return range(0, total, max(1, counted // at_most))[:at_most]
+
+
+def _digits_batches(split: Split, spec: ModelSpec, at_most: int | None) -> Batches:
+    if (spec.input_shape, spec.num_classes) != ((1, 8, 8), 10):
+        raise InputError(
+            "dataset 'digits' holds 1x8x8 images of 10 classes but the teacher expects"
+            f" {'x'.join(map(str, spec.input_shape))} and {spec.num_classes} classes; set"
+            " dataset.name and dataset.root"
+        )
+    found = load_digits_split(split, spec)
+    chosen = [*_spaced(len(found.labels), at_most)]
+    images, labels = found.images[chosen], found.labels[chosen]
+    return [*zip(images.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True)]
+
+
+class ClassFolders(NamedTuple):
+    """A split of an image folder, before any image is read."""
+
+    names: list[str]  # of the classes, in the order of their numbers
+    images: int
+
+
+def class_folders(config: DatasetConfig, split: Split) -> ClassFolders:
+    """Look at an image folder without reading its images.
+
+    Raises:
+        InputError: the folder is not there, or a class has no images.
+    """
+    found = _open_folder(config, split)
+    return ClassFolders(found.classes, len(found))
+
+
+def check_classes(found: ClassFolders, config: DatasetConfig, split: Split, classes: int) -> None:
+    """Check that the folder has as many classes as the network answers.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    if len(found.names) != classes:
+        raise InputError(
+            f"{config.root}/{split} holds {len(found.names)} classes but the teacher answers"
+            f" {classes}"
+        )
+
+
+def _open_folder(config: DatasetConfig, split: Split) -> "ImageFolder":
+    from torchvision.datasets import ImageFolder
+
+    if config.root is None or not (config.root / split).is_dir():
+        raise InputError(
+            f"dataset.root must be a folder that holds '{split}/<class>/<image>', got {config.root}"
+        )
+    try:
+        return ImageFolder(str(config.root / split))
+    except FileNotFoundError as error:  # no class folder, or an empty one
+        raise InputError(f"{config.root / split}: {str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True)
+class _ImageFiles:
+    """Batches of image files; threads read the next one while the last one is used.
+
+    Threads suffice, for Pillow lets go of the interpreter while it decodes and scales. Processes
+    would have to import torch first, which takes longer than to read thousands of images, or to be
+    forked from one in which torch's own threads run, which may hang.
+    """
+
+    files: Sequence[tuple[str, int]]  # path and label
+    spec: ModelSpec
+    crop_fraction: float
+
+    def __len__(self) -> int:
+        return -(-len(self.files) // _BATCH_SIZE)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        starts = range(0, len(self.files), _BATCH_SIZE)
+        parts = [self.files[start : start + _BATCH_SIZE] for start in starts]
+        pool = ThreadPoolExecutor(min(torch.get_num_threads(), _MAX_READERS))
+        try:
+            coming = pool.map(self._read, parts[0])
+            for part, following in zip_longest(parts, parts[1:], fillvalue=()):
+                pixels = torch.from_numpy(np.stack([*coming])).permute(0, 3, 1, 2)
+                coming = pool.map(self._read, following)
+                # A copy, for contiguous() leaves one channel with strides of channels last. And
+                # torchvision's way: times 1 / 255 is not to the bit what divided by 255 is.
+                images = torch.empty(pixels.shape).copy_(pixels).mul_(1 / 255)
+                yield self.spec.normalize(images), torch.tensor([label for _, label in part])
+        finally:  # also at an unreadable image, at Ctrl-C, and where nobody wants the rest
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, file: tuple[str, int]) -> NDArray[np.uint8]:
+        """The middle of one image (H, W, C)."""
+        channels, height, width = self.spec.input_shape
+        image = _read_image(file[0])
+        image = image.convert("L") if channels == 1 else image
+        image = _cover(image, height=height, width=width, fraction=self.crop_fraction)
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        middle = image.crop((left, top, left + width, top + height))
+        return np.asarray(middle).reshape(height, width, channels)
+
+
+def _folder_batches(
+    config: DatasetConfig, split: Split, spec: ModelSpec, at_most: int | None
+) -> Batches:
+    channels = spec.input_shape[0]
+    if channels not in (1, 3):
+        raise InputError(f"images have 1 or 3 channels but the teacher expects {channels}")
+    folder = _open_folder(config, split)
+    check_classes(ClassFolders(folder.classes, len(folder)), config, split, spec.num_classes)
+    files = [folder.samples[i] for i in _spaced(len(folder), at_most)]
+    return _ImageFiles(files, spec, config.crop_fraction)
+
+
+def _read_image(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise InputError(f"{path}: not a readable image ({error})") from error
+
+
+def _cover(image: Image.Image, *, height: int, width: int, fraction: float) -> Image.Image:
+    """Scale an image so that its centre crop of height x width lies inside it."""
+    scale = max(height / image.height, width / image.width) / fraction
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)

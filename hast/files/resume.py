@@ -1,0 +1,68 @@
+"""Checkpoints of unfinished work: one safetensors file, replaced whole every so many seconds."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hast.errors import InputError
+from hast.files.placing import write_atomically
+
+_KEY = "hast-checkpoint"
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]  # plain JSON
+
+
+class CheckpointFile:
+    """A file that a later run finds under the same name."""
+
+    def __init__(self, path: Path, *, every: float) -> None:
+        """
+        Args:
+            path: named after all that decides the work.
+            every: seconds between two checkpoints.
+        """
+        self._path, self._every = path, every
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._last >= self._every
+
+    def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Replace what was saved before.
+
+        Raises:
+            InputError: the disk is full; the checkpoint before stays.
+        """
+        write_atomically(self._path, save(tensors, {_KEY: json.dumps(values)}))
+        self._last = time.monotonic()
+
+    def load(self) -> Saved | None:
+        """What was saved last; None where nothing was.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if not self._path.is_file():
+            return None
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                values = json.loads((file.metadata() or {})[_KEY])
+                return Saved({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
+        except Exception as error:  # safetensors raises its own kinds
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{self._path}: not a readable checkpoint ({reason}); remove it and run again"
+            ) from None
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)

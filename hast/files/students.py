@@ -1,0 +1,39 @@
+"""The student on disk: weights and activation ranges, and a card with its bit widths."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hast.config.section import Section
+from hast.engine.engine import place
+from hast.files.teachers import Teacher
+from hast.files.weights import WEIGHTS, load_card, load_state, read_state
+from hast.networks.plan import QuantizationPlan
+from hast.networks.student import prepare_student, set_mode
+
+
+class StudentCard(Section):
+    """What rebuilds the student beside its weights."""
+
+    bits: str  # the run's bit width, such as w4a4
+    plan: QuantizationPlan
+    teacher: str  # fingerprint
+
+
+def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Module:
+    """Rebuild a calibrated or fine-tuned student on `device`, in eval mode, quantizing.
+
+    Raises:
+        InputError: a file is missing or corrupt, or it was made from another teacher.
+    """
+    card = load_student_card(folder)
+    teacher.require_made_for(card.teacher, folder)
+    student = prepare_student(teacher.network, teacher.spec, card.plan)
+    load_state(student, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
+    set_mode(student, "quantize")
+    return place(student, device)
+
+
+def load_student_card(folder: Path) -> StudentCard:
+    return load_card(folder, StudentCard)

@@ -1,0 +1,192 @@
+"""Weights as safetensors, with a JSON card beside them.
+
+Nothing is ever unpickled: safetensors hold tensors only, and a PyTorch file is read with
+`weights_only=True`.
+"""
+
+import argparse
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from hast.config.section import Section
+from hast.errors import HastWarning, InputError
+from hast.files.placing import write_atomically
+
+WEIGHTS, CARD = "model.safetensors", "card.json"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_RAW = ("state_dict", "model", "model_state_dict", "net")
+_AVERAGED = (
+    "state_dict_ema",  # timm
+    "model_ema",  # torchvision's training scripts, ConvNeXt
+    "ema",  # RT-DETR, DiT
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "averaged_model",
+)
+_WRAPPERS = (*_RAW, "module", "averaged_model", "shadow")  # the last three inside averaged entries
+
+CardT = TypeVar("CardT", bound=Section)
+
+
+def is_checkpoint(text: str) -> bool:
+    """Whether a text names a checkpoint file and not a tag of pretrained weights."""
+    path = Path(text)
+    return path.suffix in _SUFFIXES or len(path.parts) > 1 or path.exists()
+
+
+def read_state(path: Path, entry: str = "auto") -> dict[str, Tensor]:
+    """Read a state dict from safetensors or, without unpickling objects, from a PyTorch file.
+
+    A `module.` prefix of every name is taken off.
+
+    Args:
+        path: the file.
+        entry: where the weights are in a file that holds more, such as `state_dict`. `auto` takes
+            averaged weights where they are, as the libraries that write them do to evaluate, and
+            warns that there was a choice.
+
+    Raises:
+        InputError: the file is missing, corrupt, holds something else than tensors, or no such
+            entry.
+    """
+    content = _read(path)
+    entries = _entries(content)
+    if entry != "auto" and entry not in entries:
+        rule = f"auto or one of {', '.join(entries)}" if entries else "auto, as it has no entries"
+        raise InputError(f"{path}: weights_entry must be {rule}; got {entry!r}")
+    chosen = _preferred(entries, path) if entry == "auto" else entry
+    state = entries[chosen] if chosen else _tensors(content)
+    if state is None:
+        way_out = f"; set weights_entry to one of {', '.join(entries)}" if entries else ""
+        raise InputError(
+            f"{path}: must hold a state dict of tensors, got {type(content).__name__}{way_out}"
+        )
+    return state
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign files before it refuses them
+            if path.suffix == ".safetensors":
+                return load_file(path)
+            # The training scripts of timm and torchvision keep their arguments beside the weights:
+            # a bag of attributes, which runs nothing when it is read.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on garbage, torch's reader raises nearly anything
+        reason = str(error).splitlines()[0]
+        if "Weights only load failed" in reason:
+            reason = "it holds pickled objects, perhaps a whole module; save its state_dict()"
+        raise InputError(
+            f"{path}: not a readable checkpoint ({reason}); it must be safetensors or a state dict"
+            " that torch.load(weights_only=True) accepts"
+        ) from None
+
+
+def _entries(content: Any) -> dict[str, dict[str, Tensor]]:
+    """The state dicts that lie beside each other in a file, by name; empty ones are none."""
+    items = content.items() if isinstance(content, dict) else ()
+    found = {name: _tensors(value) for name, value in items if isinstance(name, str)}
+    return {name: state for name, state in found.items() if state}
+
+
+def _preferred(entries: Mapping[str, dict[str, Tensor]], path: Path) -> str | None:
+    """The entry to take where none is named, of those whose names are known."""
+    raw, averaged = (next((n for n in names if n in entries), None) for names in (_RAW, _AVERAGED))
+    if raw is None or averaged is None:
+        return averaged or raw
+    # Others are averages of parameters alone, without BatchNorm's statistics. And MMEngine swaps:
+    # its state_dict is the average, and its ema_state_dict are the raw weights and a counter.
+    if entries[averaged].keys() == entries[raw].keys():
+        taken, text = averaged, f"took the averaged weights, {averaged}; `weights_entry: {raw}`"
+    else:
+        text = f"took {raw}, for {averaged} has other tensors; `weights_entry: {averaged}`"
+        taken = raw
+    warnings.warn(f"{path}: {text} takes the others", HastWarning, stacklevel=3)
+    return taken
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Load every tensor of `network` from `state`.
+
+    Absent `num_batches_tracked` counters are allowed: they are no part of the network's function.
+
+    Raises:
+        InputError: tensors are missing, left over, or of another shape; names the first ones.
+    """
+    own = network.state_dict()
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in own]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)}, the network has {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    problems = [
+        f"{what} {_first(names)}"
+        for what, names in (("missing:", missing), ("unknown:", unknown), ("shapes:", shapes))
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"{name}: weights do not fit {type(network).__name__}; " + "; ".join(problems)
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def save_with_card(folder: Path, network: nn.Module, card: Section) -> None:
+    """Write the state dict of `network` and its card to `folder`."""
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
+    write_atomically(folder / WEIGHTS, save(state))
+    write_atomically(folder / CARD, (card.model_dump_json(indent=2) + "\n").encode())
+
+
+def load_card(folder: Path, card: type[CardT]) -> CardT:
+    """Read and validate the card of `folder`.
+
+    Raises:
+        InputError: the card is missing or malformed.
+    """
+    path = folder / CARD
+    try:
+        return card.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run `dvc repro` first") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise InputError(f"{path}: {where}: {first['msg']}") from None
+
+
+def _tensors(value: Any) -> dict[str, Tensor] | None:
+    """The state dict that a value is or wraps; None if it is another thing."""
+    for key in _WRAPPERS:
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        return None
+    return _without_prefix(value) if all(isinstance(v, Tensor) for v in value.values()) else None
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Of DataParallel and AveragedModel, whose count is no weight, and of torch.compile.
+    for prefix in ("module.", "_orig_mod."):
+        names = [name for name in state if name != "n_averaged"]
+        if names and all(name.startswith(prefix) for name in names):
+            state = {name.removeprefix(prefix): state[name] for name in names}
+    return state
+
+
+def _first(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

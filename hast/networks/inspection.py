@@ -1,0 +1,75 @@
+"""A dry run: what would be matched, aligned and quantized in a network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
+from hast.config.spec import ModelSpec
+from hast.errors import InputError
+from hast.math.quantization import MAX_BITS, MIN_BITS
+from hast.networks.batch_norm import batch_norms, freeze
+from hast.networks.blocks import find_blocks
+from hast.networks.classifier import count_classes
+from hast.networks.coverage import Coverage, LayerBits, layer_table, plan_coverage
+from hast.networks.plan import plan_quantization
+from hast.networks.size import packed_size
+from hast.networks.sources import build_network
+from hast.networks.student import prepare_student
+
+_WIDTHS = [BitWidth(bits, bits) for bits in range(MIN_BITS, MAX_BITS + 1)]
+
+
+class Inspection(NamedTuple):
+    batch_norms: int
+    blocks: list[str]
+    layers: list[LayerBits]
+    coverage: Coverage
+    sizes: dict[str, int]  # bytes by bit width, `fp32` first
+
+    def as_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        layers = [layer._asdict() for layer in self.layers]
+        return self._asdict() | {"layers": layers, "coverage": self.coverage.model_dump()}
+
+
+def inspection(
+    source: str,
+    arguments: Mapping[str, Any],
+    *,
+    input_shape: tuple[int, int, int] | None,
+    bits: BitWidth,
+    rules: PlanConfig,
+    alignment_modules: Sequence[str] = (),
+) -> Inspection:
+    """Build a network with random weights and look what the method finds in it.
+
+    Raises:
+        InputError: the source, the shape or a rule is wrong, or the network has no BatchNorm.
+    """
+    network, known = build_network(source, arguments)
+    freeze(network)
+    input_shape = input_shape or known.input_shape
+    if input_shape is None:
+        raise InputError(f"{source} does not know its input shape; give --input-shape CxHxW")
+    channels = input_shape[0]
+    spec = ModelSpec(
+        input_shape=input_shape,
+        num_classes=count_classes(network, input_shape),
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
+    plan = plan_quantization(network, spec, bits, rules)
+    return Inspection(
+        batch_norms=len(batch_norms(network)),
+        blocks=find_blocks(network, spec, alignment_modules),
+        layers=layer_table(network, spec, plan),
+        coverage=plan_coverage(network, spec, plan),
+        sizes={"fp32": packed_size(network)}
+        | {
+            str(width): packed_size(
+                prepare_student(network, spec, plan_quantization(network, spec, width, rules))
+            )
+            for width in sorted({*_WIDTHS, bits})
+        },
+    )

@@ -1,0 +1,145 @@
+"""Results, wall times and latency as tables, for the report and for the terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from rich.table import Table
+
+from hast.files.timings import Latency, Timing
+from hast.networks.coverage import LayerBits
+from hast.networks.plan import FULL_PRECISION_BITS
+
+RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
+LATENCY_COLUMNS = ("network", "format", "batch 1", "batch 64")
+FORMATS = {  # of an export
+    "packed": "packed checkpoint",
+    "onnx": "ONNX",
+    "onnxruntime-cpu": "ONNX for ONNX Runtime's CPU",
+    "program": "torch.export",
+}
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def result_rows(results: Results) -> list[tuple[str, ...]]:
+    """Cells of the results table, the full-precision network first.
+
+    Args:
+        results: `results.json` of the report: by network, top1 and agreement in [0, 1].
+    """
+    full = results["fp32"]["size_bytes"]
+    order = ["fp32", *(name for name in results if name != "fp32")]
+    return [_cells(name, results[name], full) for name in order]
+
+
+def markdown_table(results: Results) -> str:
+    return markdown_rows([RESULT_COLUMNS, *result_rows(results)])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """A table of the given cells; the first row is its header, the first column aligned left."""
+    header, *body = rows
+    rule = ("---",) + ("---:",) * (len(header) - 1)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *body))
+
+
+def results_table(results: Results) -> Table:
+    """Accuracy, agreement with the teacher and size of every network."""
+    images = results["fp32"]["samples"]
+    table = Table(
+        title=f"Test split, {images} images" if images else "No test images: agreement on the bank"
+    )
+    for position, name in enumerate(RESULT_COLUMNS):
+        table.add_column(name, justify="right" if position else "left")
+    for row in result_rows(results):
+        table.add_row(*row)
+    return table
+
+
+def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
+    """Bits of every layer, its share of size and work, and how much of its work is low-bit."""
+    table = Table(title=title)
+    for column in ("layer", "weight", "W", "A", "weights", "size", "MACs", "low-bit"):
+        width = 16 if column == "layer" else None
+        side: Literal["left", "right"] = "left" if column in ("layer", "weight") else "right"
+        table.add_column(column, justify=side, overflow="fold", min_width=width)
+    for row in layers:
+        table.add_row(
+            row.layer,
+            row.shape,
+            "fp32" if row.weight_bits == FULL_PRECISION_BITS else str(row.weight_bits),
+            "" if row.act_bits is None else str(row.act_bits),
+            f"{row.parameters:,}",
+            f"{row.size_share:.1%}",
+            f"{row.mac_share:.1%}",
+            f"{row.low_bit:.0%}",
+        )
+    return table
+
+
+def sizes_table(sizes: Mapping[str, int]) -> Table:
+    """Bytes of a network by bit width, and how many times smaller that is."""
+    table = Table(title="Size")
+    for column in ("bits", "bytes", "smaller"):
+        table.add_column(column, justify="right" if column != "bits" else "left")
+    for name, size in sizes.items():
+        table.add_row(name, f"{size:,}", f"{sizes['fp32'] / size:.1f}x")
+    return table
+
+
+def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
+    """Wall time of every stage; what finished before `since` was not built again."""
+    table = Table(title="Wall time inside the stages", show_footer=True)
+    built = [t for t in timings if t.finished >= since]
+    table.add_column("stage", footer="built now")
+    table.add_column("seconds", justify="right", footer=f"{sum(t.seconds for t in built):.1f}")
+    table.add_column("")
+    for timing in timings:
+        table.add_row(
+            timing.stage, f"{timing.seconds:.1f}", "" if timing in built else "up to date"
+        )
+    return table
+
+
+def latency_rows(latency: Mapping[str, Latency]) -> list[tuple[str, ...]]:
+    """Milliseconds of every form by width, and times the speed of full precision beside it."""
+    return [
+        (
+            width.upper(),
+            FORMATS.get(name, "full precision in ONNX"),
+            *(_speed(times, name, batch) for batch in ("batch_1", "batch_64")),
+        )
+        for width, times in latency.items()
+        for name in times
+    ]
+
+
+def latency_table(latency: Mapping[str, Latency]) -> Table:
+    """Median time of a call, full precision and the forms of a student in turns."""
+    table = Table(title="ONNX Runtime on this machine's CPU")
+    for position, name in enumerate(LATENCY_COLUMNS):
+        table.add_column(name, justify="right" if position > 1 else "left")
+    for row in latency_rows(latency):
+        table.add_row(*row)
+    return table
+
+
+def _speed(times: Latency, name: str, batch: str) -> str:
+    milliseconds = times[name][batch]
+    faster = "" if name == "fp32" else f" ({times['fp32'][batch] / milliseconds:.2f}x)"
+    return f"{milliseconds:.2f} ms{faster}"
+
+
+def _cells(name: str, row: Mapping[str, Any], full_size: int) -> tuple[str, ...]:
+    return (
+        "full precision" if name == "fp32" else name.upper(),
+        _share(row.get("top1")),
+        _share(row.get("top1_before_finetuning")),
+        _share(row.get("agreement", row.get("bank_agreement"))),
+        f"{row['size_bytes']:,}",
+        f"{full_size / row['size_bytes']:.1f}x",
+    )
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

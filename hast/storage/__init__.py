@@ -1,1 +1,0 @@
-"""Files: datasets, checkpoints, the bank, and tables. Only stages open this room."""

@@ -1,0 +1,268 @@
+"""Push and pull against a real folder and a real S3 server on loopback."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from banks import noise
+
+from hast.bank import remote
+from hast.bank.record import Bank, BankCard
+from hast.bank.tools import filter_bank, save_bank
+from hast.bank.transfer import pull_bank, push_bank
+from hast.config.spec import ModelSpec
+from hast.errors import InputError
+
+SPEC = ModelSpec(input_shape=(3, 16, 16), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(remote, "_WAITS", (0.01, 0.01))
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory) -> Path:
+    card = BankCard(samples=3000, spec=SPEC, teacher="a" * 64, synthesis={"seed": 0})
+    images = noise(3000, *SPEC.input_shape)
+    folder = tmp_path_factory.mktemp("bank") / "bank"
+    save_bank(Bank(images, torch.arange(3000) % 5, card, torch.rand(3000)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 server with the bucket `banks`."""
+    pytest.importorskip("moto", reason="the S3 server of the tests is not installed")
+    boto3 = pytest.importorskip("boto3")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from moto.server import main; main()"]
+    server = subprocess.Popen(
+        [*command, "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    endpoint = f"http://127.0.0.1:{port}"
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**keys, "AWS_ENDPOINT_URL": endpoint}.items():
+            patch.setenv(name, value)
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="banks")
+            yield endpoint
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path) -> str:
+    """A URL where nothing is yet."""
+    if request.param == "folder":
+        return str(tmp_path / "far/bank")
+    request.getfixturevalue("s3")
+    return f"s3://banks/{tmp_path.name}"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def run(blocks) -> list[str]:
+    return [block.name for block in blocks]
+
+
+def test_what_was_pushed_is_pulled_byte_for_byte(bank, place, tmp_path):
+    run(push_bank(bank, place))
+    run(pull_bank(place, tmp_path / "back"))
+    assert files(tmp_path / "back") == files(bank)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "far") == ["back"]
+    run(push_bank(bank, place))  # verifies what is there
+
+
+def test_an_interrupted_pull_goes_on_in_the_middle_of_a_file(bank, place, tmp_path, monkeypatch):
+    run(push_bank(bank, place))
+    monkeypatch.setattr(remote, "BLOCK", 100_000)
+    whole = len(run(pull_bank(place, tmp_path / "whole")))
+    blocks = pull_bank(place, tmp_path / "back")
+    taken = [next(blocks).name for _ in range(8)]
+    blocks.close()
+    (part,) = tmp_path.rglob("*.part")  # a file was left in the middle
+    assert part.stat().st_size % 100_000 == 0
+    assert not (tmp_path / "back").exists()
+    assert len(run(pull_bank(place, tmp_path / "back"))) == whole - len(taken)
+    assert files(tmp_path / "back") == files(bank)
+
+
+def test_an_interrupted_push_is_no_bank_and_goes_on(bank, place, tmp_path, monkeypatch):
+    blocks = push_bank(bank, place)
+    for _ in range(5):
+        next(blocks)
+    blocks.close()
+    with pytest.raises(InputError, match="there is no bank, or its push has not ended"):
+        run(pull_bank(place, tmp_path / "back"))
+    sent = []
+    original = remote.Remote._try
+
+    def counting(self, name, action):
+        sent.append((name, action.__qualname__))
+        return original(self, name, action)
+
+    monkeypatch.setattr(remote.Remote, "_try", counting)
+    run(push_bank(bank, place))
+    uploads = [name for name, action in sent if "upload" in action]
+    assert 0 < len(uploads) < len(files(bank)) - 4
+    run(pull_bank(place, tmp_path / "back"))
+    assert files(tmp_path / "back") == files(bank)
+
+
+def test_another_bank_at_the_far_end_is_replaced_only_when_asked(bank, place, tmp_path):
+    filter_bank(bank, tmp_path / "other", count=70)
+    run(push_bank(bank, place))
+    with pytest.raises(InputError, match=r"holds another bank, or files of one|is there already"):
+        run(push_bank(tmp_path / "other", place))
+    run(push_bank(tmp_path / "other", place, overwrite=True))
+    run(pull_bank(place, tmp_path / "back"))
+    assert files(tmp_path / "back") == files(tmp_path / "other")
+
+
+def test_a_push_that_replaces_a_bank_in_a_folder_leaves_it_whole_until_the_end(bank, tmp_path):
+    far = tmp_path / "far"
+    filter_bank(bank, far, count=70)
+    before = files(far)
+    blocks = push_bank(bank, f"file://{far}", overwrite=True)
+    for _ in range(5):
+        next(blocks)
+    blocks.close()
+    assert files(far) == before
+    run(push_bank(bank, f"file://{far}", overwrite=True))
+    assert files(far) == files(bank)
+    assert [path.name for path in tmp_path.iterdir()] == ["far"]
+
+
+def test_a_push_into_an_empty_folder_needs_no_leave(bank, tmp_path):
+    (tmp_path / "far").mkdir()
+    run(push_bank(bank, str(tmp_path / "far")))
+    assert files(tmp_path / "far") == files(bank)
+
+
+@pytest.mark.parametrize("content", [b'{"name": "my site"}', b"{}", b"<html>"])
+def test_a_manifest_of_something_else_in_a_bucket_is_never_replaced(bank, s3, tmp_path, content):
+    url = f"s3://banks/{tmp_path.name}"
+    far = remote.Remote(url)
+    far.write("manifest.json", content)
+    with pytest.raises(InputError, match=r"its manifest.json is no bank's; only a bank is over"):
+        run(push_bank(bank, url, overwrite=True))
+    assert far.read("manifest.json") == content
+    assert far.names("") == ["manifest.json"]
+
+
+def test_a_bank_that_is_there_is_not_overwritten_by_a_pull(bank, tmp_path):
+    run(push_bank(bank, str(tmp_path / "far")))
+    filter_bank(bank, tmp_path / "mine", count=70)
+    before = files(tmp_path / "mine")
+    with pytest.raises(InputError, match="is there already and is not overwritten"):
+        run(pull_bank(str(tmp_path / "far"), tmp_path / "mine"))
+    assert files(tmp_path / "mine") == before
+    run(pull_bank(str(tmp_path / "far"), tmp_path / "mine", overwrite=True))
+    assert files(tmp_path / "mine") == files(bank)
+    with pytest.raises(InputError, match="is no bank; only a bank is overwritten"):
+        run(pull_bank(str(tmp_path / "far"), tmp_path, overwrite=True))
+
+
+def test_a_file_that_is_damaged_at_the_far_end_is_named_and_nothing_is_placed(bank, tmp_path):
+    run(push_bank(bank, str(tmp_path / "far")))
+    shard = tmp_path / "far/bank.zarr/images/c/1/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match=r"images/c/1/0/0/0: differs from its hash"):
+        run(pull_bank(str(tmp_path / "far"), tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+    # A push of the same bank mends it.
+    run(push_bank(bank, str(tmp_path / "far")))
+    run(pull_bank(str(tmp_path / "far"), tmp_path / "back"))
+
+
+def test_a_manifest_that_leads_out_of_the_bank_writes_nothing(bank, tmp_path):
+    far = Path(shutil.copytree(bank, tmp_path / "far"))
+    (far / "manifest.json").write_text('{"../../stolen": "' + "0" * 64 + '"}')
+    with pytest.raises(InputError, match="leads out of the store"):
+        run(pull_bank(str(far), tmp_path / "back"))
+    assert [p.name for p in tmp_path.iterdir()] == ["far"]
+
+
+def test_a_bank_for_another_teacher_is_not_placed(bank, tmp_path):
+    run(push_bank(bank, str(tmp_path / "far")))
+    with pytest.raises(InputError, match=r"made for teacher a.* but the teacher is b"):
+        run(pull_bank(str(tmp_path / "far"), tmp_path / "back", teacher="b" * 64))
+    assert [p.name for p in tmp_path.iterdir()] == ["far"]
+
+
+def test_a_passing_fault_is_tried_again_and_a_lasting_one_ends_in_one_line(
+    bank, tmp_path, monkeypatch
+):
+    run(push_bank(bank, str(tmp_path / "far")))
+    from fsspec.implementations.local import LocalFileSystem
+
+    original, faults = LocalFileSystem.cat_file, iter(range(10**6))
+
+    def flaky(self, *arguments, **options):
+        if next(faults) % 2 == 0:
+            raise TimeoutError("the line is slow")
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", flaky)
+    run(pull_bank(str(tmp_path / "far"), tmp_path / "back"))
+    assert files(tmp_path / "back") == files(bank)
+
+    def dead(self, *arguments, **options):
+        raise TimeoutError("the line is dead")
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", dead)
+    with pytest.raises(InputError, match="the line is dead; what was carried is kept") as error:
+        run(pull_bank(str(tmp_path / "far"), tmp_path / "again"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("nowhere://x", "cannot be opened .*nowhere"), ("s3://no-such-bucket/x", "no-such-bucket/x")],
+)
+def test_a_url_that_cannot_be_used_ends_in_one_line(request, bank, url, message):
+    if url.startswith("s3"):
+        request.getfixturevalue("s3")
+    with pytest.raises(InputError, match=message) as error:
+        run(push_bank(bank, url))
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_line_carries_a_bank_to_s3_and_back(bank, s3, tmp_path):
+    def cli(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "hast", "bank", *arguments],
+            capture_output=True, text=True, check=False, env=dict(os.environ),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "good, verified at the far end" in cli("push", str(bank), "s3://banks/cli")
+    shown = cli("pull", "s3://banks/cli", str(tmp_path / "back"))
+    assert "good, 3000 samples" in shown
+    assert "pull: " in shown
+    assert files(tmp_path / "back") == files(bank)

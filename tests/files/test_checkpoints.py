@@ -1,0 +1,417 @@
+"""The packed checkpoint: the same answers to the bit, at the size that the bits promise."""
+
+import json
+import os
+import re
+from hashlib import sha256
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from students import SHARING, Sharing, calibrated, warm_classifier, warm_network
+from torch import nn
+
+import hast
+from hast.config.spec import ModelSpec
+from hast.networks.codes import activation_sites, weight_codes
+from hast.networks.folding import fold_batch_norm
+from hast.networks.size import packed_size
+
+
+@pytest.fixture
+def student(spec):
+    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [8, 16]}, (1, 8, 8))
+    return calibrated(network, spec, "w3a4")
+
+
+def answers_of(network, spec):
+    x = torch.randn(4, *spec.input_shape, generator=torch.Generator().manual_seed(7))
+    return network(x)
+
+
+@pytest.mark.parametrize("placement", ["inputs", "relu"])
+@pytest.mark.parametrize("quantizer", ["minmax", "learned"])
+@pytest.mark.parametrize("bits", ["w2a8", "w3a3", "w5a6", "w7a4", "w8a2"])
+def test_a_loaded_student_answers_the_same_to_the_bit(bits, placement, quantizer, tmp_path):
+    network, spec = warm_classifier("builtin:digits_resnet", {"widths": (8, 16)}, (1, 8, 8))
+    student = calibrated(network, spec, bits, placement=placement, quantizer=quantizer)
+    loaded = hast.load(hast.save(student, tmp_path / bits))
+    assert type(loaded) is type(network)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+@pytest.mark.parametrize(
+    ("source", "placement"),
+    [("torchvision:resnet18", "relu"), ("torchvision:mobilenet_v2", "inputs")],
+)
+def test_shared_relus_and_depthwise_convolutions_come_back_too(source, placement, tmp_path):
+    network, spec = warm_classifier(source, {}, (3, 32, 32))
+    student = calibrated(network, spec, "w3a4", placement=placement)
+    loaded = hast.load(hast.save(student, tmp_path / "student"))
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+def test_layers_with_bits_of_their_own_and_none_come_back(spec, tmp_path):
+    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [8, 16]}, (1, 8, 8))
+    student = calibrated(
+        network, spec, "w3a4", first_last_bits=8, skip=["stages.0.body.3"],
+        overrides=[{"match": "stages.1.*", "weight_bits": 5}],
+    )  # fmt: skip
+    loaded = hast.load(hast.save(student, tmp_path / "student"))
+    widths = {name: codes.bits for name, codes in weight_codes(loaded).items()}
+    assert widths == {name: codes.bits for name, codes in weight_codes(student).items()}
+    assert set(widths.values()) == {3, 5, 8}
+    assert "stages.0.body.3" not in widths
+    sites = [q.bits for s in activation_sites(loaded).values() for q in s]
+    assert sites == [q.bits for s in activation_sites(student).values() for q in s]
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+def test_a_loaded_student_can_be_saved_again_to_the_same_bytes(student, tmp_path):
+    first = hast.save(student, tmp_path / "first")
+    second = hast.save(hast.load(first), tmp_path / "second")
+    for name in ("config.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3", "w2a2"])
+def test_the_size_on_disk_is_what_the_bits_promise(bits, tmp_path):
+    network, spec = warm_classifier("pytorchcv:resnet20_cifar10", {}, (3, 32, 32))
+    student = calibrated(network, spec, bits)
+    path = hast.save(student, tmp_path / bits)
+    size = sum(os.path.getsize(path / name) for name in os.listdir(path))
+    width = int(bits[1])
+    weights = sum(c.codes.numel() for c in weight_codes(student).values())
+    assert size == pytest.approx(packed_size(student), rel=0.03)
+    assert size > weights * width / 8
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "w3a3"])
+def test_the_tensors_take_what_is_reported_and_the_rest_1300_bytes(bits, tmp_path):
+    network, spec = warm_classifier("builtin:digits_resnet", {}, (1, 8, 8))
+    student = calibrated(network, spec, bits)
+    path = hast.save(student, tmp_path / bits)
+    tensors = load_file(path / "model.safetensors")
+    assert sum(t.nbytes for t in tensors.values()) == packed_size(student)
+    size = sum(os.path.getsize(path / name) for name in os.listdir(path))
+    assert size - packed_size(student) < 1300
+
+
+def test_folded_batch_norm_is_smaller_and_equals_the_folded_student(student, spec, tmp_path):
+    kept = hast.save(student, tmp_path / "kept")
+    folded = hast.save(student, tmp_path / "folded", fold_batch_norm=True)
+    loaded = hast.load(folded)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in loaded.modules())
+    expected = answers_of(fold_batch_norm(student, spec), spec)
+    assert torch.equal(answers_of(loaded, spec), expected)
+    sizes = [(path / "model.safetensors").stat().st_size for path in (kept, folded)]
+    assert sizes[1] < sizes[0]
+    again = hast.save(loaded, tmp_path / "again")
+    assert torch.equal(answers_of(hast.load(again), spec), expected)
+
+
+def test_the_card_speaks_the_vocabulary_of_quantization_config(student, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    card = json.loads((path / "config.json").read_text())
+    assert (card["format"], card["version"]) == ("hast-checkpoint", 1)
+    assert card["source"] == "builtin:digits_resnet"
+    assert card["source_args"] == {"num_classes": 10, "widths": [8, 16]}
+    config = card["quantization_config"]
+    assert config["quant_method"] == "hast"
+    (group,) = config["config_groups"].values()
+    assert sorted(group["targets"]) == ["Conv2d", "Linear"]
+    common = {"type": "int", "symmetric": False, "dynamic": False}
+    assert group["weights"] == {"num_bits": 3, "strategy": "channel"} | common
+    assert group["input_activations"] == {"num_bits": 4, "strategy": "tensor"} | common
+    assert len(card["teacher"]) == 64
+
+
+def test_someone_without_this_package_can_unpack_the_first_layer(student, tmp_path):
+    tensors = load_file(hast.save(student, tmp_path / "student") / "model.safetensors")
+    weight = student.stem[0].weight
+    stream = [(b >> i) & 1 for b in tensors["weight_packed"].tolist() for i in range(8)]
+    codes = [
+        stream[3 * i] + 2 * stream[3 * i + 1] + 4 * stream[3 * i + 2] for i in range(weight.numel())
+    ]
+    points = [(b >> i) & 1 for b in tensors["weight_zero_point"].tolist() for i in range(8)]
+    zero_point = torch.tensor(
+        [points[3 * c] + 2 * points[3 * c + 1] + 4 * points[3 * c + 2] for c in range(8)]
+    ).view(-1, 1, 1, 1)
+    scale = tensors["weight_scale"][:8].view(-1, 1, 1, 1)
+    assert torch.equal((torch.tensor(codes).view(weight.shape) - zero_point) * scale, weight)
+
+
+def test_other_tensors_than_floats_are_kept(spec, tmp_path):
+    class Scrambled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+            self.register_buffer("order", torch.randperm(4))
+
+        def forward(self, x):
+            return self.fc(self.bn(self.conv(x)).mean((2, 3))[:, self.order])
+
+    student = calibrated(warm_network(Scrambled(), spec), spec)
+    path = hast.save(student, tmp_path / "student")
+    loaded = hast.load(path, network=Scrambled())
+    assert torch.equal(loaded.order, student.order)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+class Tied(nn.Module):
+    """A convolution and a BatchNorm with two names each, and a linear layer of the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.deep, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+        self.again, self.norm_again, self.fc = self.deep, self.norm, nn.Linear(4, 10)
+
+    def forward(self, x):
+        x = self.relu(self.norm_again(self.conv(x)))
+        x = self.again(self.relu(self.deep(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("rules", [{}, {"placement": "relu"}, {"skip": ["deep"]}])
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_module_with_two_names_is_stored_once_and_comes_back(rules, folded, spec, tmp_path):
+    student = calibrated(warm_network(Tied(), spec), spec, "w3a3", **rules)
+    path = hast.save(student, tmp_path / "student", fold_batch_norm=folded)
+    loaded = hast.load(path, network=Tied())
+    expected = fold_batch_norm(student, spec) if folded else student
+    assert torch.equal(answers_of(loaded, spec), answers_of(expected, spec))
+    assert loaded.again is loaded.deep
+    tensors = load_file(path / "model.safetensors")
+    assert sum(t.nbytes for t in tensors.values()) == packed_size(expected)
+
+
+def test_names_of_layers_that_are_names_of_classes_are_not_mixed_up(spec, tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.Conv2d, self.ReLU = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.Linear, self.kept, self.BatchNorm2d = (
+                nn.Conv2d(8, 8, 1),
+                nn.Linear(8, 8),
+                nn.ReLU(),
+            )
+            self.deep, self.fc = nn.Linear(8, 8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = self.BatchNorm2d(self.ReLU(self.Conv2d(x)))
+            x = self.BatchNorm2d(self.Linear(x)).mean((2, 3))
+            return self.fc(self.BatchNorm2d(self.kept(self.deep(x))))
+
+    for placement in ("inputs", "relu"):
+        student = calibrated(
+            warm_network(Named(), spec), spec, "w3a4", first_last_bits=8, skip=["kept"],
+            placement=placement,
+        )  # fmt: skip
+        loaded = hast.load(hast.save(student, tmp_path / "student"), network=Named())
+        widths = {name: codes.bits for name, codes in weight_codes(loaded).items()}
+        assert widths == {"Conv2d": 8, "Linear": 3, "deep": 3, "fc": 8}
+        assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+class Masked(nn.Module):
+    """Adds a mask of minus infinity to logits, as attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        mask = torch.zeros(10)
+        mask[3] = -torch.inf
+        self.register_buffer("mask", mask)
+        self.register_buffer("wide_mask", mask.double())
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3))) + self.mask
+
+
+def test_an_infinite_buffer_is_kept(spec, tmp_path):
+    student = calibrated(warm_network(Masked(), spec), spec)
+    loaded = hast.load(hast.save(student, tmp_path / "student"), network=Masked())
+    assert torch.equal(loaded.mask, student.mask)
+    assert torch.equal(loaded.wide_mask, student.wide_mask)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mask", torch.nan, "the checkpoint's mask must hold numbers"),
+        ("wide_mask", torch.nan, "the checkpoint's wide_mask must hold numbers"),
+        ("fc.bias", torch.inf, r"the checkpoint's fc\.bias must hold finite numbers"),
+    ],
+)
+def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
+    student = calibrated(warm_network(Masked(), spec), spec)
+    dict(student.state_dict())[name].view(-1)[0] = value
+    with pytest.raises(hast.InputError, match=message):
+        hast.save(student, tmp_path / "student")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_without_a_source_needs_the_architecture(spec, tmp_path):
+    class Mine(nn.Module):
+        def __init__(self, channels=4):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels)
+            self.fc = nn.Linear(channels, 10)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+    student = calibrated(warm_network(Mine(), spec), spec)
+    path = hast.save(student, tmp_path / "student")
+    with pytest.raises(hast.InputError, match=r"hast.load\(path, network=MyNetwork\(\)\)"):
+        hast.load(path)
+    assert torch.equal(answers_of(hast.load(path, network=Mine()), spec), answers_of(student, spec))
+    with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
+        hast.load(path, network=Mine(channels=5))
+
+
+def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from hast.networks.digits_resnet import DigitsResNet\n"
+        "def build(widths):\n"
+        "    open('ran', 'w').close()\n"
+        "    return DigitsResNet(widths=widths)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = hast.save(student, "out", source="python:mine:build", source_args={"widths": [8, 16]})
+    os.remove("ran")
+    with pytest.raises(hast.InputError, match="trust_source=True"):
+        hast.load(path)
+    assert not os.path.exists("ran")
+    loaded = hast.load(path, trust_source=True)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+
+def test_a_source_that_builds_another_network_is_refused_when_saving(student, tmp_path):
+    with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
+        hast.save(
+            student, tmp_path / "s", source="builtin:digits_resnet", source_args={"widths": [8, 8]}
+        )
+
+
+@pytest.mark.parametrize(
+    "source", ["torchvision:resnet18", "builtin:digits_resnet", "timm:no_such"]
+)
+def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(student, source, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    for place in (path, tmp_path / "new"):
+        with pytest.raises(hast.InputError) as caught:
+            hast.save(student, place, source=source)
+        assert str(caught.value).count("\n") == 0
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_arguments_of_a_source_that_json_cannot_hold_are_one_clear_line(student, tmp_path):
+    arguments = {"num_classes": 10, "widths": torch.zeros(2)}
+    with pytest.raises(hast.InputError, match="does not rebuild the student"):
+        hast.save(student, tmp_path / "s", source="builtin:digits_resnet", source_args=arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(student, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file/below", "/proc/packed"):
+        with pytest.raises(hast.InputError, match="cannot be written"):
+            hast.save(student, place)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_no_student_or_not_calibrated_is_refused(teacher, spec, tmp_path):
+    with pytest.raises(hast.InputError, match=r"is no student; make one with hast\.quantize"):
+        hast.save(teacher, tmp_path / "teacher")
+    student = calibrated(teacher, spec)
+    student.stem[0].activation_quantizers[0].scale.fill_(torch.nan)
+    with pytest.raises(hast.InputError, match="has no activation ranges; calibrate it first"):
+        hast.save(student, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def edit(name, change):
+    def damage(path):
+        (path / name).write_bytes(change((path / name).read_bytes()))
+
+    return damage
+
+
+def edit_card(**values):
+    return edit("config.json", lambda b: json.dumps(json.loads(b) | values).encode())
+
+
+DAMAGE = {
+    "missing tensors": (lambda p: (p / "model.safetensors").unlink(), "cannot be read"),
+    "missing card": (lambda p: (p / "config.json").unlink(), "cannot be read"),
+    "flipped bit": (edit("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])), "has sha256"),
+    "cut": (edit("model.safetensors", lambda b: b[:-9]), "has sha256"),
+    "no json": (edit("config.json", lambda b: b[:-9]), "cannot be read"),
+    "a newer version": (edit_card(version=2), "has version 2 but hast .* reads version 1"),
+    "another format": (edit_card(format="other"), "is not the card of a packed checkpoint"),
+    "an unknown field": (edit_card(surprise=1), "surprise: unknown parameter"),
+    "another layout": (edit_card(layout="0" * 16), "has other layers"),
+    "another network": (edit_card(source="torchvision:alexnet"), "cannot be built"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_with_one_line(student, damage, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    change, message = DAMAGE[damage]
+    change(path)
+    with pytest.raises(hast.InputError) as caught:
+        hast.load(path)
+    assert re.search(message, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_scales_that_would_make_no_number_are_refused(student, tmp_path):
+    path = hast.save(student, tmp_path / "student")
+    tensors = load_file(path / "model.safetensors")
+    tensors["activation_scale"][0] = 0.0
+    save_file(tensors, path / "model.safetensors")
+    edit_card(sha256=sha256((path / "model.safetensors").read_bytes()).hexdigest())(path)
+    with pytest.raises(hast.InputError, match="scales must be positive"):
+        hast.load(path)
+
+
+def test_a_student_of_a_loaded_classifier_knows_its_source(tmp_path, teacher):
+    torch.save(teacher.state_dict(), tmp_path / "w.pth")
+    network, spec = hast.load_classifier(
+        "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (8, 16)}
+    )
+    student = calibrated(network, ModelSpec.model_validate(spec), "w4a4")
+    assert torch.equal(
+        answers_of(hast.load(hast.save(student, tmp_path / "s")), spec), answers_of(student, spec)
+    )
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("quantizer", ["minmax", "learned"])
+def test_shared_weights_and_transposed_convolutions_come_back(quantizer, fold, tmp_path):
+    network = warm_network(Sharing(), SHARING)
+    student = calibrated(network, SHARING, "w3a4", quantizer=quantizer)
+    hast.save(student, tmp_path / "s", fold_batch_norm=fold)
+    loaded = hast.load(tmp_path / "s", network=Sharing())
+    x = torch.randn(8, 3, 8, 8)
+    if fold:
+        assert (loaded(x) - student(x)).abs().mean() < 0.1 * student(x).std()
+    else:
+        assert torch.equal(loaded(x), student(x))
+
+
+def test_a_student_that_would_not_come_back_is_not_written(student, tmp_path):
+    """Its forward depends on something that no checkpoint holds."""
+    student.classifier.register_forward_hook(lambda _module, _args, logits: logits + 1)
+    with pytest.raises(hast.InputError, match="answers otherwise than the student"):
+        hast.save(student, tmp_path / "s", source="builtin:digits_resnet",
+                  source_args={"widths": [8, 16]})  # fmt: skip
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,297 @@
+import argparse
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hast.config.bit_width import BitWidth
+from hast.config.layers import PlanConfig
+from hast.engine.engine import place
+from hast.errors import HastWarning, InputError
+from hast.files.classifiers import load_classifier
+from hast.files.students import StudentCard, load_student
+from hast.files.teachers import TeacherCard, load_teacher
+from hast.files.weights import load_state, read_state, save_with_card
+from hast.networks.digits_resnet import DigitsResNet
+from hast.networks.fingerprint import fingerprint
+from hast.networks.plan import plan_quantization
+from hast.networks.student import prepare_student, set_mode
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path, teacher, spec):
+    card = TeacherCard(
+        source="builtin:digits_resnet",
+        source_args={"widths": [8, 16]},
+        spec=spec,
+        fingerprint=fingerprint(teacher.state_dict()),
+    )
+    save_with_card(tmp_path / "teacher", teacher, card)
+    return tmp_path / "teacher"
+
+
+def test_a_teacher_comes_back_frozen_and_answers_the_same(folder, teacher):
+    loaded = load_teacher(folder, CPU)
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(loaded.network(x), place(teacher, CPU)(x))
+    assert not loaded.network.training
+    assert not any(p.requires_grad for p in loaded.network.parameters())
+
+
+def test_a_student_comes_back_and_answers_the_same(folder, tmp_path, teacher, spec):
+    plan = plan_quantization(teacher, spec, BitWidth(3, 4), PlanConfig(placement="inputs"))
+    student = prepare_student(teacher, spec, plan)
+    set_mode(student, "observe")
+    student(torch.randn(8, 1, 8, 8))
+    set_mode(student, "quantize")
+    source = load_teacher(folder, CPU)
+    card = StudentCard(bits="w3a4", plan=plan, teacher=source.card.fingerprint)
+    save_with_card(tmp_path / "student", student, card)
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(load_student(tmp_path / "student", source, CPU)(x), student(x))
+
+    other = source._replace(card=source.card.model_copy(update={"fingerprint": "other"}))
+    with pytest.raises(InputError, match=f"{source.card.fingerprint} but the teacher is other"):
+        load_student(tmp_path / "student", other, CPU)
+
+
+def test_fingerprints_tell_values_names_and_shapes_apart():
+    base = {"a": torch.arange(4.0)}
+    variants = [
+        {"a": torch.arange(4.0) + 1},
+        {"b": torch.arange(4.0)},
+        {"a": torch.arange(4.0).view(2, 2)},
+        {"a": torch.arange(4.0).double()},
+    ]
+    assert len({fingerprint(s) for s in [base, *variants]}) == 5
+    assert fingerprint({"b": base["a"], "a": base["a"]}) == fingerprint(
+        {"a": base["a"], "b": base["a"]}
+    )
+
+
+def test_changed_weights_do_not_pass_for_the_card(folder):
+    state = read_state(folder / "model.safetensors")
+    state["classifier.bias"] += 1
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"weights have fingerprint .* but the card says"):
+        load_teacher(folder, CPU)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.pth"])
+def test_corrupt_files_are_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"not a checkpoint at all")
+    with pytest.raises(InputError, match="not a readable checkpoint") as error:
+        read_state(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_safetensors_file_is_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_teacher(folder, CPU)
+
+
+class Payload:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+def test_nothing_is_unpickled(tmp_path, save):
+    path = tmp_path / "evil.pth"
+    save(Payload(), path)
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {f"module.{k}": v for k, v in state.items()}},
+    ],
+)
+def test_common_wrappers_are_taken_off(tmp_path, teacher, wrap):
+    torch.save(wrap(teacher.state_dict()), tmp_path / "w.pth")
+    state = read_state(tmp_path / "w.pth")
+    assert fingerprint(state) == fingerprint(teacher.state_dict())
+
+
+def averages(network):
+    """What torch's AveragedModel saves; its weights are the network's times 3."""
+    averaged = torch.optim.swa_utils.AveragedModel(network, use_buffers=True)
+    with torch.no_grad():
+        for tensor in averaged.module.state_dict().values():
+            tensor.mul_(3)
+    return averaged.state_dict()
+
+
+def plain(state):
+    return {k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"}
+
+
+def is_same(state, expected):
+    return state.keys() == expected.keys() and all(
+        torch.equal(tensor, expected[name]) for name, tensor in state.items()
+    )
+
+
+AVERAGED = {
+    "timm": lambda raw, mean: {"state_dict": raw, "state_dict_ema": plain(mean)},
+    "timm, distributed": lambda raw, mean: {
+        "state_dict": {f"module.{k}": v for k, v in raw.items()},
+        "state_dict_ema": {f"module.{k}": v for k, v in plain(mean).items()},
+    },
+    "torchvision": lambda raw, mean: {"model": raw, "model_ema": mean},
+    "ConvNeXt": lambda raw, mean: {"model_ema": plain(mean), "model": raw},
+    "RT-DETR": lambda raw, mean: {"model": raw, "ema": {"module": plain(mean), "updates": 7}},
+    "wrapped": lambda raw, mean: {"net": raw, "ema": {"state_dict": mean, "decay": 0.9}},
+    "plain torch": lambda raw, mean: {"model_state_dict": raw, "ema_state_dict": mean},
+    "longer": lambda raw, mean: {"model_state_dict": raw, "model_ema_state_dict": mean},
+    "long": lambda raw, mean: {"model": raw, "averaged_model": mean},
+}
+
+
+@pytest.mark.parametrize("layout", AVERAGED)
+def test_averaged_weights_are_taken_and_said_and_each_can_be_named(tmp_path, teacher, layout):
+    mean = averages(teacher)
+    content = AVERAGED[layout](teacher.state_dict(), mean)
+    raw, averaged = sorted(content, key=lambda name: "ema" in name or "averaged" in name)
+    path = tmp_path / "w.pth"
+    # As the training scripts write it: with arguments, and with an optimizer that has tensors too.
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), momentum=0.9)
+    rest = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": optimizer.state_dict()}
+    torch.save(content | rest, path)
+    with pytest.warns(HastWarning) as said:
+        assert is_same(read_state(path), plain(mean))
+    (line,) = [str(warning.message) for warning in said]
+    assert (
+        line == f"{path}: took the averaged weights, {averaged}; `weights_entry: {raw}` takes the"
+        " others"
+    )
+    # Named, they are taken in silence: warnings are errors here.
+    assert is_same(read_state(path, averaged), plain(mean))
+    assert is_same(read_state(path, raw), teacher.state_dict())
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"decay": 0.9}, 0.9])
+def test_an_averaged_entry_without_weights_is_passed_over(tmp_path, teacher, nothing):
+    torch.save({"state_dict": teacher.state_dict(), "state_dict_ema": nothing}, tmp_path / "w.pth")
+    assert is_same(read_state(tmp_path / "w.pth"), teacher.state_dict())
+
+
+def test_averaged_weights_alone_leave_no_choice_to_speak_of(tmp_path, teacher):
+    for content in ({"model_ema": averages(teacher)}, averages(teacher)):
+        torch.save(content, tmp_path / "w.pth")
+        assert is_same(read_state(tmp_path / "w.pth"), plain(averages(teacher)))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda mean: {"shadow": {k: v for k, v in plain(mean).items() if "running" not in k}},
+        lambda mean: {f"online_model.{k}": v for k, v in plain(mean).items()},
+        # MMEngine swaps: what it calls ema_state_dict are the weights that are not averaged.
+        lambda mean: {f"module.{k}": v for k, v in plain(mean).items()} | {"steps": torch.ones(())},
+    ],
+)
+def test_averages_of_other_tensors_are_said_and_not_taken(tmp_path, teacher, other):
+    path = tmp_path / "w.pth"
+    mean = other(averages(teacher))
+    torch.save({"state_dict": teacher.state_dict(), "ema_state_dict": mean}, path)
+    said = "took state_dict, for ema_state_dict has other tensors; `weights_entry: ema_state_dict`"
+    with pytest.warns(HastWarning, match=said):
+        assert is_same(read_state(path), teacher.state_dict())
+    assert is_same(read_state(path, "ema_state_dict"), mean.get("shadow", mean))
+
+
+def test_an_entry_that_is_not_there_is_answered_with_those_that_are(tmp_path, teacher):
+    path = tmp_path / "w.pth"
+    content = {"epoch": 3, "optimizer": {"state": {}, "lr": 0.1}, "model_ema": averages(teacher)}
+    torch.save(content | {"student": teacher.state_dict()}, path)
+    with pytest.raises(InputError) as error:
+        read_state(path, "model")
+    assert str(error.value) == (
+        f"{path}: weights_entry must be auto or one of model_ema, student; got 'model'"
+    )
+    assert is_same(read_state(path, "student"), teacher.state_dict())
+
+
+def test_an_entry_of_an_unknown_name_can_be_taken(tmp_path, teacher):
+    torch.save({"best": teacher.state_dict(), "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="got dict; set weights_entry to one of best"):
+        read_state(tmp_path / "w.pth")
+    assert is_same(read_state(tmp_path / "w.pth", "best"), teacher.state_dict())
+
+
+@pytest.mark.parametrize(("name", "save"), [("w.pth", torch.save), ("w.safetensors", save_file)])
+def test_a_file_that_is_one_state_dict_has_no_entries(tmp_path, teacher, name, save):
+    save(teacher.state_dict(), tmp_path / name)
+    assert is_same(read_state(tmp_path / name), teacher.state_dict())
+    with pytest.raises(InputError, match="weights_entry must be auto, as it has no entries; got"):
+        read_state(tmp_path / name, "state_dict")
+
+
+def test_a_classifier_is_built_with_the_weights_that_are_named(tmp_path, teacher):
+    torch.save({"model": teacher.state_dict(), "model_ema": averages(teacher)}, tmp_path / "w.pth")
+    options = {"weights": str(tmp_path / "w.pth"), "source_args": {"widths": [8, 16]}}
+    raw = load_classifier("builtin:digits_resnet", weights_entry="model", **options)
+    with pytest.warns(HastWarning, match="took the averaged weights"):
+        averaged = load_classifier("builtin:digits_resnet", **options)
+    assert is_same(raw.network.state_dict(), teacher.state_dict())
+    assert is_same(averaged.network.state_dict(), plain(averages(teacher)))
+    for weights in (None, "IMAGENET1K_V1"):
+        with pytest.raises(InputError, match="weights_entry must be auto unless weights is a ch"):
+            load_classifier("torchvision:resnet18", weights=weights, weights_entry="model")
+
+
+def test_something_else_than_a_state_dict_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "w.pth")
+    with pytest.raises(InputError, match="must hold a state dict of tensors, got list"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_weights_that_do_not_fit_are_named(teacher):
+    state = dict(teacher.state_dict())
+    state.pop("classifier.bias")
+    state["stem.0.weight"] = torch.zeros(4, 3, 3, 3)
+    state["extra"] = torch.zeros(1)
+    with pytest.raises(InputError) as error:
+        load_state(teacher, state, name="weights.pth")
+    message = str(error.value)
+    assert "weights.pth: weights do not fit DigitsResNet" in message
+    assert "missing: classifier.bias" in message
+    assert "unknown: extra" in message
+    assert "stem.0.weight is (4, 3, 3, 3), the network has (8, 1, 3, 3)" in message
+
+
+def test_absent_step_counters_are_allowed():
+    network = DigitsResNet()
+    state = {k: v for k, v in network.state_dict().items() if not k.endswith("tracked")}
+    load_state(network, state, name="x")
+    with pytest.raises(InputError, match="missing"):
+        load_state(nn.Sequential(network), state, name="x")
+
+
+def test_missing_files_are_said_plainly(tmp_path, folder):
+    with pytest.raises(InputError, match="no such checkpoint file"):
+        read_state(tmp_path / "nothing.safetensors")
+    (folder / "card.json").unlink()
+    with pytest.raises(InputError, match="no such file; run `dvc repro`"):
+        load_teacher(folder, CPU)
+
+
+def test_a_malformed_card_is_refused(folder):
+    card = json.loads((folder / "card.json").read_text())
+    card["spec"]["num_classes"] = 1
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match=r"card\.json: spec\.num_classes: .*greater than or equal"):
+        load_teacher(folder, CPU)
