@@ -25,6 +25,10 @@ from stages.entry import PARAMS, Out, Params, main
 def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = PARAMS) -> None:
     """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET, of a bank
     that others made to BANK, and of each stage's code to a file of its own in STAGES."""
+    # First, for DVC has removed them, and they stand whatever the parameters say.
+    for stage in stage_names():
+        if stage != "inputs":  # runs anyway
+            write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"stages.{stage}")})
     check_params(params)
     config = load_section(params, "teacher", TeacherConfig)
     checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
@@ -41,9 +45,6 @@ def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = 
     write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
     source = load_section(params, "bank", BankConfig).source
     write_json(bank, {"manifest": _bank(source) if source else None})
-    for stage in stage_names():
-        if stage != "inputs":  # runs anyway
-            write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"stages.{stage}")})
 
 
 def _bank(source: str) -> str:
