@@ -23,11 +23,16 @@ from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
 from hast.networks.size import packed_size
 from hast.networks.student import remove_quantizers
-from hast.report.exports import export_markdown, export_table
 from hast.storage.checkpoints import load
 from hast.storage.datasets import DatasetConfig, open_batches
 from hast.storage.tables import write_json
-from hast.summary import LATENCY_COLUMNS, latency_rows, markdown_rows
+from hast.summary import (
+    EXPORT_COLUMNS,
+    LATENCY_COLUMNS,
+    export_rows,
+    latency_rows,
+    markdown_rows,
+)
 
 
 def main(
@@ -43,7 +48,7 @@ def main(
         exports[path.name], latency[path.name] = measure(path, images, config)
     machine = describe(torch.device("cpu"))
     write_json(OUT / "export.json", {"machine": machine, "exports": exports, "latency": latency})
-    print(export_markdown(export_table(exports)))
+    print(markdown_rows([EXPORT_COLUMNS, *export_rows(exports)], left=2))
     print(markdown_rows([LATENCY_COLUMNS, *latency_rows(latency)]))
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hast.errors import InputError
-from hast.loops.evaluate import Evaluation
-from hast.loops.evaluate import evaluate as measure
+from hast.loops.evaluate import Evaluation, joined, predict
 from hast.networks.batch_norm import freeze
 from hast.progress import track
 from hast.runtime import device_of
@@ -43,8 +42,8 @@ def evaluate(
     subject = freeze(copy.deepcopy(network)).to(device)
     reference = subject if teacher is None else freeze(copy.deepcopy(teacher)).to(device)
     total = len(loader) if isinstance(loader, Sized) else None
-    counts = measure({"network": subject}, reference, loader)
-    records = [*track(counts, total=total, label="evaluate", show=progress)]
+    said = predict({"network": subject, "reference": reference}, loader)
+    records = [*track(said, total=total, label="evaluate", show=progress)]
     if not records:
         raise InputError("evaluate: the loader must yield at least one batch, it is empty")
-    return records[-1]["network"]
+    return joined(records).evaluation("network", reference="reference")

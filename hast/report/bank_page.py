@@ -1,21 +1,17 @@
 """One self-contained page that presents a bank."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from hast.bank_facts import bank_facts, facts_rows
-from hast.errors import InputError
 from hast.figures.canvas import Figure, to_data_uri, to_png, to_svg
 from hast.figures.classes import class_balance
 from hast.figures.difficulty import difficulty_histogram
 from hast.figures.samples import choose_samples, sample_grid
 from hast.figures.training import bns_gap
+from hast.report.template import fill
 from hast.storage.bank import StoredBank
 from hast.storage.bank_tools import images_of
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def bank_grid(bank: StoredBank, *, classes: int = 10, columns: int = 8) -> Figure:
@@ -43,13 +39,6 @@ def bank_page(bank: StoredBank) -> str:
     Raises:
         InputError: Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise InputError("the page needs jinja2; run `pip install 'hast[report]'`") from None
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
     spec, labels = bank.card.spec, torch.from_numpy(bank.labels)
     figures = {
         "Difficulty": (
@@ -64,8 +53,8 @@ def bank_page(bank: StoredBank) -> str:
     if bank.bns_gap is not None:
         caption = "Distance from the teacher's BatchNorm statistics, layer by layer (logarithmic)."
         figures["BNS gap"] = (bns_gap(bank.bns_gap.tolist()), caption)
-    return environment.get_template("bank.html.j2").render(
-        style=(_TEMPLATES / "report.css").read_text(),
+    return fill(
+        "bank.html.j2",
         bank=bank,
         rows=facts_rows(bank_facts(bank)),
         grid=to_data_uri(to_png(bank_grid(bank))),

@@ -1,8 +1,10 @@
+import copy
+
 import torch
 import torch.nn.functional as F
+from students import observed, prepared
 from torch import nn
 
-from hast.bit_width import BitWidth
 from hast.loops.calibrate import (
     CalibrationConfig,
     bank_batches,
@@ -10,7 +12,7 @@ from hast.loops.calibrate import (
     generator_batches,
     observe_ranges,
 )
-from hast.loops.evaluate import evaluate
+from hast.loops.evaluate import joined, predict
 from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.score import Hardness, score
 from hast.loops.sensitivity import measure_sensitivity
@@ -18,9 +20,7 @@ from hast.loops.train_generator import GeneratorConfig, build_generator, train_g
 from hast.loops.train_teacher import TrainingConfig, total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
-from hast.networks.plan import PlanConfig, plan_quantization
 from hast.networks.quantizers import ActivationQuantizer
-from hast.networks.student import prepare_student
 from hast.storage.datasets import load_digits_split
 
 
@@ -32,8 +32,8 @@ def test_a_few_epochs_teach_the_built_in_network_and_freeze_it():
     steps = [*train_teacher(network, images, labels, config)]
     assert len(steps) == total_steps(config, len(images)) == 4 * (1198 // 64)
     test = load_digits_split("test", DIGITS_SPEC)
-    *_, counts = evaluate({"network": network}, network, [test])
-    assert counts["network"].top1 > 0.9
+    seen = joined(predict({"network": network}, [test]))
+    assert seen.evaluation("network", reference="network").top1 > 0.9
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
 
@@ -60,8 +60,7 @@ def test_generators_of_one_seed_start_alike_and_leave_the_global_state(spec):
 def test_calibration_sets_every_range_from_the_generators_images(teacher, spec):
     generator = build_generator(spec, GeneratorConfig(width=8, latent_dim=4)).eval()
     config = CalibrationConfig(batches=3, batch_size=8, range_momentum=0.0)
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan, range_momentum=0.0)
+    student = prepared(teacher, spec, range_momentum=0.0)
     assert len([*observe_ranges(student, generator_batches(generator, config))]) == 3
     quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
     assert all(q.mode == "quantize" and q.minimum <= q.maximum for q in quantizers)
@@ -79,10 +78,8 @@ def test_batches_of_a_bank_are_its_images_drawn_by_seed():
 
 
 def test_corrected_batch_norm_expects_what_quantization_made_of_its_input(teacher, spec):
-    plan = plan_quantization(teacher, spec, BitWidth(2, 2), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan)
     images = torch.randn(64, *spec.input_shape)
-    list(observe_ranges(student, [images]))
+    student = observed(teacher, spec, images, "w2a2")
     before = (student(images) - teacher(images)).square().mean()
     # Without momentum each round settles one more layer.
     rounds = len(batch_norms(student)) + 1
@@ -130,24 +127,21 @@ def test_evaluation_counts_by_hand():
         (torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1])),
         (torch.tensor([3]), torch.tensor([2])),
     ]
-    *_, counts = evaluate({"student": student, "teacher": teacher}, teacher, batches)
-    assert counts["student"].top1 == 2 / 4
-    assert counts["student"].agreement == 2 / 4
-    assert counts["teacher"].top1 == 2 / 4
-    assert counts["teacher"].agreement == 1
+    seen = joined(predict({"student": student, "teacher": teacher}, batches))
+    assert seen.evaluation("student", reference="teacher") == (4, 2 / 4, 1, 2 / 4)
+    assert seen.evaluation("teacher", reference="teacher") == (4, 2 / 4, 1, 1)
 
 
 def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
     generator = build_generator(spec, GeneratorConfig(width=8, latent_dim=4)).eval()
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan)
+    student = prepared(teacher, spec)
     images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
     batches = generator_batches(generator, CalibrationConfig(batches=2, batch_size=8))
     for records in (
         batches,
         observe_ranges(student, batches),
         score(teacher, teacher, images, labels),
-        evaluate({"teacher": teacher}, teacher, [(images, labels)]),
+        predict({"teacher": teacher}, [(images, labels)]),
         profile_batches(teacher, [(images, labels)]),
         measure_sensitivity(teacher, images, ["classifier"], [2]),
     ):
@@ -160,5 +154,5 @@ def test_a_network_agrees_with_itself_also_where_answers_tie():
     nn.init.zeros_(network[1].weight)
     nn.init.zeros_(network[1].bias)
     batch = (torch.randn(16, 1, 2, 2), torch.zeros(16, dtype=torch.int64))
-    *_, counts = evaluate({"network": network}, network, [batch])
-    assert counts["network"].agreement == 1
+    (seen,) = predict({"network": network, "twin": copy.deepcopy(network)}, [batch])
+    assert seen.evaluation("network", reference="twin").agreement == 1
