@@ -28,8 +28,13 @@ from hast.files.datasets import open_batches
 from hast.files.tables import write_json
 from hast.networks.size import packed_size
 from hast.networks.student import remove_quantizers
-from hast.report.exports import export_markdown, export_table
-from hast.report.tables import LATENCY_COLUMNS, latency_rows, markdown_rows
+from hast.report.tables import (
+    EXPORT_COLUMNS,
+    LATENCY_COLUMNS,
+    export_rows,
+    latency_rows,
+    markdown_rows,
+)
 
 
 def main(
@@ -45,7 +50,7 @@ def main(
         exports[path.name], latency[path.name] = measure(path, images, config)
     machine = describe(torch.device("cpu"))
     write_json(OUT / "export.json", {"machine": machine, "exports": exports, "latency": latency})
-    print(export_markdown(export_table(exports)))
+    print(markdown_rows([EXPORT_COLUMNS, *export_rows(exports)], left=2))
     print(markdown_rows([LATENCY_COLUMNS, *latency_rows(latency)]))
 
 

@@ -6,11 +6,12 @@ from typing import Annotated, Any, NamedTuple
 
 from dvc.repo import Repo
 from prefect import State
+from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.processes import Outcome, run
-from hast.errors import TRY_AGAIN
+from hast.errors import TRY_AGAIN, HastError, clear_errors
 
 # Without the option DVC gives up after three seconds where another command holds the lock of the
 # repository, and with it what a stage has just made. The lock is free while a stage runs.
@@ -64,6 +65,23 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
 def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     """Whether Prefect should try again."""
     return isinstance(state.data, MayPass)
+
+
+# Options of every task.
+TASK: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retry_condition_fn": may_pass,
+    "retry_jitter_factor": 0.3,
+}
+
+
+def run_here(flow: Any, name: str) -> None:
+    """Run a flow in this process, and end it with one line where it fails."""
+    with clear_errors(name):
+        final = flow(return_state=True)
+        if not final.is_completed():
+            raise HastError(final.message)
 
 
 def retrying(retries: int, delay: float) -> dict[str, Any]:

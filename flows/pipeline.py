@@ -8,30 +8,33 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefect import State, flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.runtime import task_run
 from prefect.states import Failed
 
 from flows.artifacts import SHOWN_FROM_FILES, publish
-from flows.commands import Delay, Retries, Timeout, dvc, has_remote, may_pass, retrying, state_of
+from flows.commands import (
+    TASK,
+    Delay,
+    Retries,
+    Timeout,
+    dvc,
+    has_remote,
+    retrying,
+    run_here,
+    state_of,
+)
 from flows.devices import ensure_limits, environment_of, shared_out, visible_devices
 from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
-from flows.progress import ProgressBars
+from flows.progress import Output
 from flows.workspace import workspace
 from hast.config.params import check_params
-from hast.errors import HastError, InputError, clear_errors
+from hast.errors import InputError
 from stages.entry import PARAMS
 
 
-@task(
-    task_run_name="{stage}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retry_condition_fn=may_pass,
-    retry_jitter_factor=0.3,
-)
+@task(task_run_name="{stage}", **TASK)
 def run_stage(
     stage: str,
     *,
@@ -49,13 +52,7 @@ def run_stage(
         share: take what others have made from the remote first, and give it what was made here.
         timeout_seconds: after which the stage is stopped.
     """
-    logger, bars = get_run_logger(), ProgressBars()
-
-    def show(line: str) -> None:
-        if line:
-            logger.info(line)
-            bars.read(line)
-
+    show = Output().show
     options = ["--force"] * force + ["--pull", "--allow-missing"] * share
     outcome = dvc(
         "repro", "--single-item", *options, stage,
@@ -164,7 +161,4 @@ def errors_as_states() -> Iterator[list[State[Any]]]:
 
 
 if __name__ == "__main__":
-    with clear_errors("flow"):
-        final: Any = pipeline(return_state=True)
-        if not final.is_completed():
-            raise HastError(final.message)
+    run_here(pipeline, "flow")

@@ -3,19 +3,26 @@
 import re
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 _LINE = re.compile(r"(?P<label>[\w @.-]+): (?P<done>\d+)/(?P<total>\d+), (?P<rest>.*)")
 
 
-class ProgressBars:
-    """Artifacts of one task run, fed with its lines of output."""
+class Output:
+    """The lines of output of one task run: in its log, and as bars of their progress."""
 
     def __init__(self) -> None:
         self._bars: dict[str, UUID] = {}
+        self._logger = get_run_logger()
 
-    def read(self, line: str) -> None:
-        """Move a bar where the line is one of `hast.engine.progress`, as `synthesize: 3/8, …`."""
+    def show(self, line: str) -> None:
+        """Log a line, and move a bar where it is one of a loop, such as `synthesize: 3/8, …`."""
+        if line:
+            self._logger.info(line)
+            self._move(line)
+
+    def _move(self, line: str) -> None:
         found = _LINE.fullmatch(line)
         if not found:
             return

@@ -14,20 +14,18 @@ from typing import Any
 import dvc.api
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from flows.commands import Delay, Retries, may_pass, retrying, state_of
+from flows.commands import TASK, Delay, Retries, retrying, run_here, state_of
 from flows.commands import dvc as run_dvc
 from flows.devices import ensure_limits, environment_of, shared_out, visible_devices
 from flows.pipeline import errors_as_states
 from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
-from flows.progress import ProgressBars
+from flows.progress import Output
 from flows.workspace import check_overrides, workspace
-from hast.errors import HastError, clear_errors
 from hast.files.tables import write_json
 from hast.report.tables import markdown_rows
 
@@ -50,30 +48,17 @@ Overrides = Mapping[str, Any]
 Runs = Mapping[tuple[str, int], Overrides]  # by variant and seed
 
 
-@task(
-    task_run_name="{name}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retry_condition_fn=may_pass,
-    retry_jitter_factor=0.3,
-)
+@task(task_run_name="{name}", **TASK)
 def run_experiment(
     name: str, overrides: Overrides, *, targets: Sequence[str], devices: Sequence[str],
     copy_paths: Sequence[str],
 ) -> State[Any]:  # fmt: skip
     """One DVC experiment in a temporary workspace."""
-    logger, bars = get_run_logger(), ProgressBars()
-
-    def show(line: str) -> None:
-        if line:
-            logger.info(line)
-            bars.read(line)
-
-    settings = [f"--set-param=++{key}={_hydra(value)}" for key, value in overrides.items()]
+    settings = [f"--set-param=++{key}={json.dumps(value)}" for key, value in overrides.items()]
     copies = [f"--copy-paths={path}" for path in copy_paths]
     outcome = run_dvc(
         "exp", "run", "--temp", "--name", name, *settings, *copies, *targets,
-        environment=environment_of(devices), on_line=show,
+        environment=environment_of(devices), on_line=Output().show,
     )  # fmt: skip
     return state_of(outcome, name=name)
 
@@ -224,13 +209,5 @@ def _names(runs: Runs) -> dict[tuple[str, int], str]:
     return {(v, seed): f"{_prefix()}-{numbers[v]}-{slugs[v] or 'x'}-{seed}" for v, seed in runs}
 
 
-def _hydra(value: Any) -> str:
-    """A value as `dvc exp run --set-param` reads it."""
-    return json.dumps(value)
-
-
 if __name__ == "__main__":
-    with clear_errors("sweep"):
-        final: Any = sweep(return_state=True)
-        if not final.is_completed():
-            raise HastError(final.message)
+    run_here(sweep, "sweep")

@@ -6,7 +6,6 @@ parameters of the section that a function names; a wrong one raises `hast.InputE
 
 import copy
 from collections.abc import Iterable, Mapping, Sized
-from functools import reduce
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from hast.engine.engine import place, select_device
 from hast.engine.progress import drain, track
 from hast.engine.runtime import device_of
 from hast.errors import InputError
-from hast.loops.evaluate import Evaluation, predict
+from hast.loops.evaluate import Evaluation, joined, predict
 from hast.loops.train_generator import build_generator
 from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
@@ -255,11 +254,11 @@ def evaluate(
     if teacher is not None:
         networks["teacher"] = freeze(copy.deepcopy(teacher)).to(device)
     total = len(loader) if isinstance(loader, Sized) else None
-    records = track(predict(networks, loader), total=total, label="evaluate", show=progress)
-    parts = [record.evaluation("network", reference=[*networks][-1]) for record in records]
-    if not parts:
+    said = predict(networks, loader)
+    records = [*track(said, total=total, label="evaluate", show=progress)]
+    if not records:
         raise InputError("evaluate: the loader must yield at least one batch, it is empty")
-    return reduce(Evaluation.merge, parts)
+    return joined(records).evaluation("network", reference=[*networks][-1])
 
 
 def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:

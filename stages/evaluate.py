@@ -84,8 +84,8 @@ def _measures(seen: Predictions, name: str) -> dict[str, float]:
     """Shares in [0, 1]; nothing where there were no images."""
     if not len(seen.labels):
         return {}
-    counts = seen.evaluation(name, reference="teacher")
-    return {"top1": counts.top1, "top5": counts.top5, "agreement": counts.agreement}
+    shares = seen.evaluation(name, reference="teacher")._asdict()
+    return {key: shares[key] for key in ("top1", "top5", "agreement")}
 
 
 def _table(seen: Predictions) -> tuple[list[str], Any]:

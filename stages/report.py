@@ -2,11 +2,10 @@
 
 from hast.config.bit_width import load_bit_widths
 from hast.files.tables import write_json, write_tsv
-from hast.report.exports import export_markdown, export_table
 from hast.report.page import render
 from hast.report.record import Sources, read_run
 from hast.report.results import results_of
-from hast.report.tables import markdown_table
+from hast.report.tables import EXPORT_COLUMNS, export_rows, markdown_rows, markdown_table
 from stages.entry import PARAMS, In, Out, Params, main
 
 
@@ -33,8 +32,8 @@ def run(
     for name, row in results.items():
         write_json(out / "networks" / f"{name}.json", row)
     (out / "results.md").write_text(markdown_table(results))
-    exported = export_table(finished.exports)
-    (out / "exports.md").write_text(export_markdown(exported))
+    exports = [EXPORT_COLUMNS, *export_rows(finished.exports)]
+    (out / "exports.md").write_text(markdown_rows(exports, left=2))
     write_tsv(
         out / "accuracy.tsv",
         ("network", "top1", "agreement"),

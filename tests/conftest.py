@@ -127,6 +127,14 @@ def dvc(project: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `hast` as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "hast", *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False, env=child_environment(),
+    )  # fmt: skip
+
+
 def child_environment() -> dict[str, str]:
     """The environment of this process with its Python first on the path."""
     import os

@@ -2,16 +2,17 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
 from hast.config.spec import ModelSpec
 from hast.engine.engine import place
+from hast.loops.calibrate import observe_ranges
 from hast.networks.batch_norm import freeze
 from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
-from hast.networks.student import prepare_student, set_mode
+from hast.networks.student import prepare_student
 
 
 def warm_network(network: nn.Module, spec: ModelSpec) -> nn.Module:
@@ -37,17 +38,30 @@ def warm_classifier(source: str, arguments: dict, shape: tuple) -> tuple[nn.Modu
     return warm_network(build_network(source, {"num_classes": 10} | arguments).network, spec), spec
 
 
-def calibrated(network: nn.Module, spec: ModelSpec, bits: str = "w4a4", **rules) -> nn.Module:
-    """A student whose activation ranges are those of noise."""
+def prepared(
+    network: nn.Module, spec: ModelSpec, bits: str = "w4a4", *, range_momentum: float = 0.9, **rules
+) -> nn.Module:
+    """A student without activation ranges."""
     config = PlanConfig(**({"placement": "inputs"} | rules))
     plan = plan_quantization(network, spec, BitWidth.parse(bits), config)
-    student = place(prepare_student(network, spec, plan), torch.device("cpu"))
-    set_mode(student, "observe")
+    return prepare_student(network, spec, plan, range_momentum=range_momentum)
+
+
+def observed(
+    network: nn.Module, spec: ModelSpec, images: Tensor, bits: str = "w4a4", **rules
+) -> nn.Module:
+    """A student that can be trained, whose activation ranges are those of the images."""
+    student = prepared(network, spec, bits, **rules)
+    list(observe_ranges(student, [images]))
+    return student
+
+
+def calibrated(network: nn.Module, spec: ModelSpec, bits: str = "w4a4", **rules) -> nn.Module:
+    """A frozen student whose activation ranges are those of noise."""
+    student = place(prepared(network, spec, bits, **rules), torch.device("cpu"))
     torch.manual_seed(1)
-    with torch.no_grad():
-        for _ in range(3):
-            student(torch.randn(8, *spec.input_shape))
-    set_mode(student, "quantize")
+    noise = (torch.randn(8, *spec.input_shape) for _ in range(3))
+    list(observe_ranges(student, noise))
     return freeze(student)
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import cli
 from rich.console import Console
 
 import hast
@@ -19,13 +20,6 @@ RESULTS = {
     "w4a4": {"top1": 0.9234, "agreement": 0.95, "size_bytes": 500, "top1_before_finetuning": 0.9},
     "fp32": {"top1": 0.94, "agreement": 1.0, "size_bytes": 4000, "samples": 100},
 }
-
-
-def cli(*arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hast", *arguments],
-        cwd=cwd, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -80,6 +74,7 @@ def test_results_are_printed_or_their_absence_explained(tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report/results.json").write_text(json.dumps(RESULTS))
     assert "92.34%" in cli("results", cwd=tmp_path).stdout
+    assert json.loads(cli("results", "--json", cwd=tmp_path).stdout) == RESULTS
 
 
 def test_the_table_has_the_full_precision_network_first():

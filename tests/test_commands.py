@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import child_environment
+from conftest import child_environment, cli
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -32,13 +32,6 @@ def build(classes=3):
 SPEC = ["--input-shape", "3x12x12", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"]
 
 
-def hast(*arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hast", *arguments],
-        cwd=cwd, capture_output=True, text=True, check=False, env=child_environment(),
-    )  # fmt: skip
-
-
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """A folder with a network of the user's own."""
@@ -60,7 +53,7 @@ def run(*arguments: str, typed: str | None = None):
 
 
 def test_init_writes_parameters_that_the_pipeline_accepts(mine):
-    done = hast("init", "python:mine:build", *SPEC, "--bits", "w4a4,w2a8")
+    done = cli("init", "python:mine:build", *SPEC, "--bits", "w4a4,w2a8")
     assert done.returncode == 0, done.stderr
     assert "takes 3x12x12 images and answers 3 classes" in done.stdout
     assert "1 BatchNorm layers" in done.stdout
@@ -96,14 +89,14 @@ def test_init_says_that_it_takes_averaged_weights_and_takes_the_others_if_told(m
     mean = {name: tensor * 3 for name, tensor in state.items()}
     torch.save({"state_dict": state, "state_dict_ema": mean}, mine / "w.pth")
     command = ["init", "python:mine:build", *SPEC, "--weights", "w.pth"]
-    done = hast(*command, cwd=mine)
+    done = cli(*command, cwd=mine)
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("warning: ")
     assert "w.pth: took the averaged weights, state_dict_ema; `weights_entry: state_dict`" in line
     assert read_yaml(mine / "params.yaml")["teacher"]["weights_entry"] == "auto"
 
-    done = hast(*command, "--weights-entry", "state_dict", cwd=mine)
+    done = cli(*command, "--weights-entry", "state_dict", cwd=mine)
     assert (done.returncode, done.stderr) == (0, "")
     assert read_yaml(mine / "params.yaml")["teacher"]["weights_entry"] == "state_dict"
     check_params(mine / "params.yaml")
@@ -172,13 +165,6 @@ def test_the_doctor_ends_with_1_where_a_run_would_stop(tmp_path, monkeypatch):
     states = {check["name"]: check["state"] for check in json.loads(done.stdout)}
     assert states["dvc"] == "problem"
     assert run("doctor").exit_code == 1
-
-
-def test_results_are_there_for_programs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report/results.json").write_text('{"fp32": {"top1": 1.0}}')
-    assert json.loads(run("results", "--json").stdout)["fp32"]["top1"] == 1.0
 
 
 def test_the_shell_completes_commands_and_presets(tmp_path):

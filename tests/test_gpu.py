@@ -4,19 +4,17 @@ import copy
 
 import pytest
 import torch
+from students import prepared
 from torch import nn
 
-from hast.config.bit_width import BitWidth
 from hast.config.finetune import FinetuneConfig
-from hast.config.layers import PlanConfig
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import Engine, choose_engine, hold_images, place
+from hast.loops.calibrate import observe_ranges
 from hast.loops.evaluate import predict
 from hast.loops.finetune import finetune, start_finetuning
 from hast.loops.synthesize import synthesize
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import plan_quantization
-from hast.networks.student import prepare_student, set_mode
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,12 +31,9 @@ def losses(teacher: nn.Module, spec, engine: Engine) -> list[float]:
 def calibrated_there(teacher: nn.Module, spec) -> tuple[nn.Module, nn.Module, torch.Tensor]:
     """Teacher and student on the device, and the images that set the student's ranges."""
     teacher = place(teacher, torch.device("cuda"))
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan).to("cuda")
     images = torch.randn(16, *spec.input_shape)
-    set_mode(student, "observe")
-    student(images.to("cuda"))
-    set_mode(student, "quantize")
+    student = prepared(teacher, spec).to("cuda")
+    list(observe_ranges(student, [images.to("cuda")]))
     return teacher, student, images
 
 

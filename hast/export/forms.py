@@ -9,8 +9,8 @@ from hast.math.quantization import QParams, dequantize, quantize
 from hast.networks.codes import Codes
 
 
-class StoredWeight(nn.Module):
-    """Plain torch operators: codes of one byte become the weight."""
+class _Grid(nn.Module):
+    """Scale and zero point of a quantizer, as buffers."""
 
     scale: Tensor
     zero_point: Tensor
@@ -22,8 +22,16 @@ class StoredWeight(nn.Module):
         self.register_buffer("scale", scale.clone())
         self.register_buffer("zero_point", zero_point.clone())
 
+    @property
+    def qparams(self) -> QParams:
+        return QParams(self.scale, self.zero_point, self.quant_max)
+
+
+class StoredWeight(_Grid):
+    """Plain torch operators: codes of one byte become the weight."""
+
     def forward(self, codes: Tensor) -> Tensor:
-        return dequantize(codes.float(), QParams(self.scale, self.zero_point, self.quant_max))
+        return dequantize(codes.float(), self.qparams)
 
 
 def stored_weight(weight: Codes) -> tuple[nn.Module, Tensor]:
@@ -32,24 +40,14 @@ def stored_weight(weight: Codes) -> tuple[nn.Module, Tensor]:
     return StoredWeight(weight.qparams), weight.codes.to(torch.uint8)
 
 
-class RoundedActivation(nn.Module):
+class RoundedActivation(_Grid):
     """Plain torch operators: round, clamp, scale."""
 
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, qparams: QParams) -> None:
-        super().__init__()
-        scale, zero_point, self.quant_max = qparams
-        self.register_buffer("scale", scale.clone())
-        self.register_buffer("zero_point", zero_point.clone())
-
     def forward(self, x: Tensor) -> Tensor:
-        qparams = QParams(self.scale, self.zero_point, self.quant_max)
-        return dequantize(quantize(x, qparams), qparams)
+        return dequantize(quantize(x, self.qparams), self.qparams)
 
 
-class OnnxWeight(nn.Module):
+class OnnxWeight(_Grid):
     """DequantizeLinear of stored codes.
 
     Where the container has room for it, it holds `code - zero_point`: the same weight with a zero
@@ -57,9 +55,6 @@ class OnnxWeight(nn.Module):
     times the largest power of two that fits, with a scale so much smaller: still the same weight to
     the bit, but a runtime that rounds biases to multiples of `scale_x * scale_w` rounds them finer.
     """
-
-    scale: Tensor
-    zero_point: Tensor
 
     def __init__(self, qparams: QParams, *, axis: int, container_bits: int, spread: bool) -> None:
         """
@@ -69,16 +64,14 @@ class OnnxWeight(nn.Module):
             container_bits: 4 or 8, at least the width of the codes.
             spread: use the whole range of a signed container.
         """
-        super().__init__()
         scale, zero_point, quant_max = qparams
+        signed = quant_max < 1 << (container_bits - 1)
+        dtype = torch.int8 if signed else torch.uint8
+        factor = (1 << (container_bits - 1)) // (quant_max + 1) if spread and signed else 1
+        stored = (torch.zeros_like(zero_point) if signed else zero_point).flatten().to(dtype)
+        super().__init__(QParams(scale.flatten() / factor, stored, quant_max))
         self.axis, self.container_bits = axis, container_bits
-        self.signed = quant_max < 1 << (container_bits - 1)
-        self.dtype = torch.int8 if self.signed else torch.uint8
-        zero_point = torch.zeros_like(zero_point) if self.signed else zero_point
-        room = (1 << (container_bits - 1)) // (quant_max + 1)
-        self.factor = room if spread and self.signed else 1
-        self.register_buffer("scale", scale.flatten() / self.factor)
-        self.register_buffer("zero_point", zero_point.flatten().to(self.dtype))
+        self.signed, self.dtype, self.factor = signed, dtype, factor
 
     def forward(self, codes: Tensor) -> Tensor:
         return _onnx(
@@ -99,20 +92,15 @@ def onnx_weight(weight: Codes, *, container_bits: int, spread: bool) -> tuple[nn
     return form, (codes * form.factor).to(form.dtype).contiguous()
 
 
-class OnnxActivation(nn.Module):
+class OnnxActivation(_Grid):
     """QuantizeLinear, Clip, DequantizeLinear in one byte: there is no type of 3, 5, 6 or 7 bits,
     and this form loads everywhere."""
 
-    scale: Tensor
-    zero_point: Tensor
     low: Tensor
     high: Tensor
 
     def __init__(self, qparams: QParams) -> None:
-        super().__init__()
-        scale, zero_point, self.quant_max = qparams
-        self.register_buffer("scale", scale.clone())
-        self.register_buffer("zero_point", zero_point.to(torch.uint8))
+        super().__init__(qparams._replace(zero_point=qparams.zero_point.to(torch.uint8)))
         self.register_buffer("low", torch.tensor(0, dtype=torch.uint8))
         self.register_buffer("high", torch.tensor(self.quant_max, dtype=torch.uint8))
 

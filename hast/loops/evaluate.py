@@ -11,30 +11,12 @@ from hast.math.hardness import sample_difficulty
 
 
 class Evaluation(NamedTuple):
-    """Counts of one network."""
+    """What one network is worth; shares are in [0, 1]."""
 
     samples: int
-    correct: int
-    correct_in_5: int  # the label is among the first five answers
-    agreeing: int  # same first answer as the reference
-
-    def merge(self, other: "Evaluation") -> "Evaluation":
-        return Evaluation(*(a + b for a, b in zip(self, other, strict=True)))
-
-    @property
-    def top1(self) -> float:
-        """Accuracy in [0, 1]."""
-        return self.correct / self.samples
-
-    @property
-    def top5(self) -> float:
-        """Share of labels among the first five answers in [0, 1]."""
-        return self.correct_in_5 / self.samples
-
-    @property
-    def agreement(self) -> float:
-        """Share of equal first answers in [0, 1]."""
-        return self.agreeing / self.samples
+    top1: float
+    top5: float  # share of labels among the first five answers
+    agreement: float  # share of equal first answers with the reference
 
 
 class Prediction(NamedTuple):
@@ -52,14 +34,11 @@ class Predictions(NamedTuple):
     by_network: dict[str, Prediction]
 
     def evaluation(self, name: str, *, reference: str) -> Evaluation:
-        """Counts of the network `name`; agreement is measured to `reference`."""
+        """Shares of the network `name`; agreement is measured to `reference`."""
         said, expected = self.by_network[name], self.by_network[reference]
-        return Evaluation(
-            samples=len(self.labels),
-            correct=int((said.answer == self.labels).sum()),
-            correct_in_5=int(said.in_five.sum()),
-            agreeing=int((said.answer == expected.answer).sum()),
-        )
+        right = (said.answer == self.labels, said.in_five, said.answer == expected.answer)
+        total = len(self.labels)
+        return Evaluation(total, *(int(answers.sum()) / total for answers in right))
 
 
 @loop

@@ -54,6 +54,21 @@ def batch_norms(network: nn.Module) -> list[BatchNorm]:
     return layers
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is BatchNorm in eval mode with running statistics and nothing more: a
+    subclass may do more than normalize."""
+    plain = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return plain and module.running_var is not None and not module.training
+
+
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a plain BatchNorm in eval mode computes: x * scale + shift, each (C,)."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.detach()
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach()
+
+
 @contextmanager
 def folded_statistics(network: nn.Module) -> Iterator[None]:
     """Let the BatchNorm layers of a frozen network compute x * scale + shift, worked out once.
@@ -61,16 +76,10 @@ def folded_statistics(network: nn.Module) -> Iterator[None]:
     Compiled code otherwise takes a root and a quotient for every few pixels. Equal to rounding.
     Subclasses keep their own `forward`, which may do more than normalize.
     """
-    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    layers: list[Any] = [m for m in network.modules() if type(m) in plain]
-    layers = [layer for layer in layers if layer.running_var is not None]
+    layers: list[Any] = [m for m in network.modules() if is_plain(m)]
     for layer in layers:
-        assert not layer.training
-        scale = (layer.running_var + layer.eps).rsqrt()
-        scale = scale if layer.weight is None else scale * layer.weight.detach()
-        shift = -layer.running_mean * scale
-        shift = shift if layer.bias is None else shift + layer.bias.detach()
-        layer.forward = partial(_scale_and_shift, scale=scale, shift=shift)
+        scale, shift = scale_and_shift(layer)
+        layer.forward = partial(_apply, scale=scale, shift=shift)
     try:
         yield
     finally:
@@ -78,7 +87,7 @@ def folded_statistics(network: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _scale_and_shift(x: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
+def _apply(x: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
     """scale, shift: (C,); computed in fp32 as BatchNorm does, answered in the type of `x`."""
     shape = (1, -1, *[1] * (x.ndim - 2))
     return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)

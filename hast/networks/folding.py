@@ -18,11 +18,10 @@ from torch.utils._pytree import tree_leaves
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of
 from hast.math.quantization import QParams, per_channel
+from hast.networks.batch_norm import is_plain, scale_and_shift
 from hast.networks.codes import Codes, codes_of, set_codes
 from hast.networks.hooks import removed_at_exit
 from hast.networks.plan import TRANSPOSED, WEIGHTED
-
-_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(network: nn.Module, spec: ModelSpec) -> nn.Module:
@@ -69,7 +68,7 @@ def foldable(network: nn.Module, spec: ModelSpec) -> dict[str, str]:
 
     modules = list(network.named_modules())
     handles = [m.register_forward_hook(made(n)) for n, m in modules if _takes_in(m)]
-    handles += [m.register_forward_pre_hook(read(n)) for n, m in modules if _folds(m)]
+    handles += [m.register_forward_pre_hook(read(n)) for n, m in modules if is_plain(m)]
     with removed_at_exit(handles), torch.no_grad(), seen:
         network(torch.zeros(2, *spec.input_shape, device=device_of(network)))
     uses = {makers[key]: count for key, count in seen.counts.items() if key in makers}
@@ -103,20 +102,13 @@ class _Uses(TorchFunctionMode):
         return result
 
 
-def _folds(module: nn.Module) -> bool:
-    return type(module) in _PLAIN and module.running_var is not None and not module.training
-
-
 def _takes_in(module: nn.Module) -> bool:
     """Its scales are one for each output: those of transposed convolutions may be shared."""
     return isinstance(module, WEIGHTED) and not isinstance(module, TRANSPOSED)
 
 
 def _fold(layer: Any, norm: Any) -> None:
-    gain = (norm.running_var + norm.eps).rsqrt()
-    gain = gain if norm.weight is None else gain * norm.weight.detach()
-    shift = -norm.running_mean * gain
-    shift = shift if norm.bias is None else shift + norm.bias.detach()
+    gain, shift = scale_and_shift(norm)
     if layer.bias is not None:
         shift = shift + layer.bias.detach() * gain
     if parametrize.is_parametrized(layer, "weight"):

@@ -1,17 +1,13 @@
 """One self-contained page that presents a bank."""
 
-from pathlib import Path
-
 from hast.bank.facts import bank_facts, facts_rows
 from hast.bank.stored import StoredBank
-from hast.errors import InputError
 from hast.report.figures.canvas import Figure, to_data_uri, to_png, to_svg
 from hast.report.figures.classes import class_balance
 from hast.report.figures.difficulty import difficulty_histogram
 from hast.report.figures.samples import choose_samples, sample_grid
 from hast.report.figures.training import bns_gap
-
-_TEMPLATES = Path(__file__).parent / "templates"
+from hast.report.template import fill
 
 
 def bank_grid(bank: StoredBank, *, classes: int = 10, columns: int = 8) -> Figure:
@@ -39,13 +35,6 @@ def bank_page(bank: StoredBank) -> str:
     Raises:
         InputError: Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise InputError("the page needs jinja2; run `pip install 'hast[report]'`") from None
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
     spec, labels = bank.card.spec, bank.labels
     figures = {
         "Difficulty": (
@@ -60,8 +49,8 @@ def bank_page(bank: StoredBank) -> str:
     if bank.bns_gap is not None:
         caption = "Distance from the teacher's BatchNorm statistics, layer by layer (logarithmic)."
         figures["BNS gap"] = (bns_gap(bank.bns_gap.tolist()), caption)
-    return environment.get_template("bank.html.j2").render(
-        style=(_TEMPLATES / "report.css").read_text(),
+    return fill(
+        "bank.html.j2",
         bank=bank,
         rows=facts_rows(bank_facts(bank)),
         grid=to_data_uri(to_png(bank_grid(bank))),

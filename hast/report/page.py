@@ -1,17 +1,15 @@
 """Put the page together."""
 
-from pathlib import Path
 from typing import Any
 
-from hast.errors import InputError
 from hast.loops.layer_errors import worst_layers
-from hast.report.exports import export_table
 from hast.report.provenance import provenance_of
 from hast.report.record import Row, Run
 from hast.report.results import verdict
 from hast.report.sections import chapters
+from hast.report.tables import export_rows
+from hast.report.template import fill
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _RATIOS = ("weight_sqnr", "output_sqnr")
 _COLUMNS = ("shape", "weight_bits", "act_bits", "act_minimum", "act_maximum", *_RATIOS)
 
@@ -26,27 +24,15 @@ def render(run: Run, results: dict[str, dict[str, Any]]) -> str:
     Raises:
         InputError: Jinja2 or matplotlib is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise InputError("the report needs jinja2; run `pip install 'hast[report]'`") from None
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": _share, "decibel": _decibel, "number": _number}
-    return environment.get_template("report.html.j2").render(
-        style=(_TEMPLATES / "report.css").read_text(),
+    return fill(
+        "report.html.j2",
         run=run,
         results=results,
         students={name: row for name, row in results.items() if name != "fp32"},
         verdicts=[verdict(name, row) for name, row in results.items() if name != "fp32"],
         chapters=chapters(run),
         layers={width.name: marked(width.layers) for width in run.widths},
-        exports=export_table(run.exports),
+        exports=export_rows(run.exports),
         provenance=provenance_of(run),
     )
 
@@ -63,18 +49,3 @@ def marked(layers: list[Row]) -> list[Row]:
         blank | row | {"worst": [key for key in _RATIOS if row["layer"] in worst[key]]}
         for row in layers
     ]
-
-
-def _share(value: Any) -> str:
-    return "" if value == "" else f"{float(value):.2%}"
-
-
-def _decibel(value: Any) -> str:
-    number = float(value) if value not in (None, "") else float("nan")
-    return "" if number != number else f"{number:.1f}"
-
-
-def _number(value: Any) -> str:
-    """Three digits, and nothing for what is not known."""
-    number = float(value) if value not in (None, "") else float("nan")
-    return "" if number != number else f"{number:.3g}"

@@ -10,6 +10,7 @@ from hast.networks.coverage import LayerBits
 from hast.networks.plan import FULL_PRECISION_BITS
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
+EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
 LATENCY_COLUMNS = ("network", "format", "batch 1", "batch 64")
 FORMATS = {  # of an export
     "packed": "packed checkpoint",
@@ -36,24 +37,53 @@ def markdown_table(results: Results) -> str:
     return markdown_rows([RESULT_COLUMNS, *result_rows(results)])
 
 
-def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
-    """A table of the given cells; the first row is its header, the first column aligned left."""
+def markdown_rows(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """A table of the given cells; the first row is its header, `left` columns are names."""
     header, *body = rows
-    rule = ("---",) + ("---:",) * (len(header) - 1)
+    rule = ("---",) * left + ("---:",) * (len(header) - left)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *body))
+
+
+def export_rows(exports: Results) -> list[tuple[str, ...]]:
+    """Bytes and compression of the forms of every student, and the share of the student's own first
+    answers that the program gives that has the fewest.
+
+    Args:
+        exports: by width what `metrics/export` holds.
+    """
+    return [
+        (
+            width.upper(),
+            FORMATS[name],
+            f"{measured['bytes']:,}",
+            f"{measured['compression']:.1f}x",
+            *(_least_agreement(measured.get(images, {})) for images in ("bank", "test")),
+        )
+        for width, formats in exports.items()
+        for name, measured in formats.items()
+    ]
+
+
+def _least_agreement(programs: Results) -> str:
+    return f"{min(p['agreement'] for p in programs.values()):.2%}" if programs else ""
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
+) -> Table:
+    table = Table(title=title)
+    for position, name in enumerate(columns):
+        table.add_column(name, justify="right" if position >= left else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def results_table(results: Results) -> Table:
     """Accuracy, agreement with the teacher and size of every network."""
     images = results["fp32"]["samples"]
-    table = Table(
-        title=f"Test split, {images} images" if images else "No test images: agreement on the bank"
-    )
-    for position, name in enumerate(RESULT_COLUMNS):
-        table.add_column(name, justify="right" if position else "left")
-    for row in result_rows(results):
-        table.add_row(*row)
-    return table
+    title = f"Test split, {images} images" if images else "No test images: agreement on the bank"
+    return _table(title, RESULT_COLUMNS, result_rows(results))
 
 
 def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
@@ -79,12 +109,8 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
 
 def sizes_table(sizes: Mapping[str, int]) -> Table:
     """Bytes of a network by bit width, and how many times smaller that is."""
-    table = Table(title="Size")
-    for column in ("bits", "bytes", "smaller"):
-        table.add_column(column, justify="right" if column != "bits" else "left")
-    for name, size in sizes.items():
-        table.add_row(name, f"{size:,}", f"{sizes['fp32'] / size:.1f}x")
-    return table
+    rows = [(name, f"{size:,}", f"{sizes['fp32'] / size:.1f}x") for name, size in sizes.items()]
+    return _table("Size", ("bits", "bytes", "smaller"), rows)
 
 
 def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
@@ -116,12 +142,8 @@ def latency_rows(latency: Mapping[str, Latency]) -> list[tuple[str, ...]]:
 
 def latency_table(latency: Mapping[str, Latency]) -> Table:
     """Median time of a call, full precision and the forms of a student in turns."""
-    table = Table(title="ONNX Runtime on this machine's CPU")
-    for position, name in enumerate(LATENCY_COLUMNS):
-        table.add_column(name, justify="right" if position > 1 else "left")
-    for row in latency_rows(latency):
-        table.add_row(*row)
-    return table
+    rows = latency_rows(latency)
+    return _table("ONNX Runtime on this machine's CPU", LATENCY_COLUMNS, rows, left=2)
 
 
 def _speed(times: Latency, name: str, batch: str) -> str:

@@ -75,26 +75,20 @@ def test_a_loaded_student_can_be_saved_again_to_the_same_bytes(student, tmp_path
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3", "w2a2"])
-def test_the_size_on_disk_is_what_the_bits_promise(bits, tmp_path):
-    network, spec = warm_classifier("pytorchcv:resnet20_cifar10", {}, (3, 32, 32))
-    student = calibrated(network, spec, bits)
-    path = hast.save(student, tmp_path / bits)
-    size = sum(os.path.getsize(path / name) for name in os.listdir(path))
-    width = int(bits[1])
-    weights = sum(c.codes.numel() for c in weight_codes(student).values())
-    assert size == pytest.approx(packed_size(student), rel=0.03)
-    assert size > weights * width / 8
-
-
-@pytest.mark.parametrize("bits", ["w4a4", "w3a3"])
-def test_the_tensors_take_what_is_reported_and_the_rest_1300_bytes(bits, tmp_path):
-    network, spec = warm_classifier("builtin:digits_resnet", {}, (1, 8, 8))
+@pytest.mark.parametrize(
+    ("source", "shape"),
+    [("pytorchcv:resnet20_cifar10", (3, 32, 32)), ("builtin:digits_resnet", (1, 8, 8))],
+)
+def test_the_tensors_take_what_is_reported_and_the_rest_little(source, shape, bits, tmp_path):
+    network, spec = warm_classifier(source, {}, shape)
     student = calibrated(network, spec, bits)
     path = hast.save(student, tmp_path / bits)
     tensors = load_file(path / "model.safetensors")
     assert sum(t.nbytes for t in tensors.values()) == packed_size(student)
+    weights = sum(c.codes.numel() for c in weight_codes(student).values())
+    assert packed_size(student) > weights * int(bits[1]) / 8
     size = sum(os.path.getsize(path / name) for name in os.listdir(path))
-    assert size - packed_size(student) < 1300
+    assert size - packed_size(student) < max(1300, 0.03 * packed_size(student))
 
 
 def test_folded_batch_norm_is_smaller_and_equals_the_folded_student(student, spec, tmp_path):
@@ -290,32 +284,28 @@ def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, 
     assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
 
 
-def test_a_source_that_builds_another_network_is_refused_when_saving(student, tmp_path):
-    with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
-        hast.save(
-            student, tmp_path / "s", source="builtin:digits_resnet", source_args={"widths": [8, 8]}
-        )
-
-
 @pytest.mark.parametrize(
-    "source", ["torchvision:resnet18", "builtin:digits_resnet", "timm:no_such"]
+    ("source", "arguments", "message"),
+    [
+        ("torchvision:resnet18", None, "does not rebuild|has other layers|cannot"),
+        ("builtin:digits_resnet", None, "has other layers than the checkpoint"),
+        ("timm:no_such", None, "timm:no_such"),
+        ("builtin:digits_resnet", {"widths": [8, 8]}, "has other layers than the checkpoint"),
+        # Not even JSON can hold these.
+        ("builtin:digits_resnet", {"widths": torch.zeros(2)}, "does not rebuild the student"),
+    ],
 )
-def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(student, source, tmp_path):
+def test_a_failed_save_is_one_line_and_leaves_the_old_checkpoint_and_nothing_else(
+    student, source, arguments, message, tmp_path
+):
     path = hast.save(student, tmp_path / "student")
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     for place in (path, tmp_path / "new"):
-        with pytest.raises(hast.InputError) as caught:
-            hast.save(student, place, source=source)
-        assert str(caught.value).count("\n") == 0
+        with pytest.raises(hast.InputError, match=message) as caught:
+            hast.save(student, place, source=source, source_args=arguments)
+        assert "\n" not in str(caught.value)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_arguments_of_a_source_that_json_cannot_hold_are_one_clear_line(student, tmp_path):
-    arguments = {"num_classes": 10, "widths": torch.zeros(2)}
-    with pytest.raises(hast.InputError, match="does not rebuild the student"):
-        hast.save(student, tmp_path / "s", source="builtin:digits_resnet", source_args=arguments)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(student, tmp_path):

@@ -5,10 +5,9 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
+from students import observed
 from torch import nn
 
-from hast.config.bit_width import BitWidth
-from hast.config.layers import PlanConfig
 from hast.engine.engine import place
 from hast.errors import HastWarning, InputError
 from hast.files.classifiers import load_classifier
@@ -17,8 +16,7 @@ from hast.files.teachers import TeacherCard, load_teacher
 from hast.files.weights import load_state, read_state, save_with_card
 from hast.networks.digits_resnet import DigitsResNet
 from hast.networks.fingerprint import fingerprint
-from hast.networks.plan import plan_quantization
-from hast.networks.student import prepare_student, set_mode
+from hast.networks.provenance import provenance_of
 
 CPU = torch.device("cpu")
 
@@ -44,12 +42,9 @@ def test_a_teacher_comes_back_frozen_and_answers_the_same(folder, teacher):
 
 
 def test_a_student_comes_back_and_answers_the_same(folder, tmp_path, teacher, spec):
-    plan = plan_quantization(teacher, spec, BitWidth(3, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan)
-    set_mode(student, "observe")
-    student(torch.randn(8, 1, 8, 8))
-    set_mode(student, "quantize")
+    student = observed(teacher, spec, torch.randn(8, 1, 8, 8), "w3a4")
     source = load_teacher(folder, CPU)
+    plan = provenance_of(student).plan
     card = StudentCard(bits="w3a4", plan=plan, teacher=source.card.fingerprint)
     save_with_card(tmp_path / "student", student, card)
     x = torch.randn(3, 1, 8, 8)

@@ -4,20 +4,17 @@ import functools
 
 import pytest
 import torch
+from students import observed
 from torch._dynamo.utils import counters
 
-from hast.config.bit_width import BitWidth
 from hast.config.finetune import FinetuneConfig
 from hast.config.generator import GeneratorConfig
-from hast.config.layers import PlanConfig
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import Engine
 from hast.loops.finetune import finetune
 from hast.loops.synthesize import synthesize
 from hast.loops.train_generator import build_generator, train_generator
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import plan_quantization
-from hast.networks.student import prepare_student, set_mode
 
 COMPILED = Engine(compile=True)
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -48,13 +45,7 @@ def test_the_generator(teacher, spec, compilations):
 
 @pytest.mark.parametrize("quantizer", ["minmax", "learned"])
 def test_fine_tuning_for_clean_and_promoted_images(teacher, spec, compilations, quantizer):
-    rules = PlanConfig(placement="relu", quantizer=quantizer)
-    student = prepare_student(
-        teacher, spec, plan_quantization(teacher, spec, BitWidth(4, 4), rules)
-    )
-    set_mode(student, "observe")
-    student(IMAGES)
-    set_mode(student, "quantize")
+    student = observed(teacher, spec, IMAGES, placement="relu", quantizer=quantizer)
     optimizer = {"minmax": "sgd", "learned": "adamw"}[quantizer]
     config = FinetuneConfig(steps=3, batch_size=8, optimizer=optimizer)
     blocks = find_blocks(teacher, spec)

@@ -2,18 +2,14 @@ import copy
 
 import pytest
 import torch
+from students import observed, prepared
 
-from hast.config.bit_width import BitWidth
 from hast.config.finetune import FinetuneConfig
-from hast.config.layers import PlanConfig
 from hast.config.recipes import method_settings
 from hast.errors import InputError, NonFiniteLossError
-from hast.loops.calibrate import observe_ranges
 from hast.loops.finetune import finetune, start_finetuning
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import plan_quantization
-from hast.networks.student import prepare_student, set_mode
 
 CONFIG = FinetuneConfig(
     steps=4, batch_size=8, learning_rate=1e-5, milestones=(2,), min_crop_scale=1.0, flip=False
@@ -23,12 +19,7 @@ IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(5))
 
 @pytest.fixture
 def student(teacher, spec):
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan)
-    set_mode(student, "observe")
-    student(IMAGES)
-    set_mode(student, "quantize")
-    return student
+    return observed(teacher, spec, IMAGES)
 
 
 def run(student, teacher, spec, **changes):
@@ -88,13 +79,7 @@ def test_the_teacher_takes_no_gradient_and_the_ranges_and_statistics_stay(studen
 
 
 def test_learned_scales_are_trained_without_decay(teacher, spec):
-    rules = PlanConfig(placement="inputs", quantizer="learned")
-    student = prepare_student(
-        teacher, spec, plan_quantization(teacher, spec, BitWidth(4, 4), rules)
-    )
-    set_mode(student, "observe")
-    student(IMAGES)
-    set_mode(student, "quantize")
+    student = observed(teacher, spec, IMAGES, quantizer="learned")
     before = {n: p.detach().clone() for n, p in student.named_parameters()}
     options = {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1e-2}
     steps = run(student, teacher, spec, **options, weight_decay=5.0)
@@ -107,12 +92,9 @@ def test_learned_scales_are_trained_without_decay(teacher, spec):
 
 
 def test_learned_scales_may_move_faster_than_weights(teacher, spec):
-    rules = PlanConfig(placement="inputs", quantizer="learned")
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), rules)
     moved = []
     for factor in (1.0, 10.0):
-        student = prepare_student(teacher, spec, plan)
-        list(observe_ranges(student, [IMAGES]))
+        student = observed(teacher, spec, IMAGES, quantizer="learned")
         before = {n: p.detach().clone() for n, p in student.named_parameters()}
         options = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}
         run(student, teacher, spec, steps=1, scale_rate_factor=factor, **options)
@@ -171,10 +153,7 @@ def test_nan_stops_with_step_and_cause(student, teacher, spec):
 
 
 def test_learned_scales_are_refused_with_an_optimizer_that_is_not_made_for_them(teacher, spec):
-    rules = PlanConfig(placement="inputs", quantizer="learned")
-    student = prepare_student(
-        teacher, spec, plan_quantization(teacher, spec, BitWidth(4, 4), rules)
-    )
+    student = prepared(teacher, spec, quantizer="learned")
     with pytest.raises(InputError, match="learned scales need optimizer 'adamw', got 'sgd'"):
         start_finetuning(student, torch.ones(4), CONFIG)
 
@@ -192,10 +171,7 @@ def test_ten_golden_losses(student, teacher, spec):
 
 def test_ten_golden_losses_of_recipe_best(teacher, spec):
     settings = method_settings("best")
-    rules = PlanConfig(placement="relu", **settings["layers"])
-    plan = plan_quantization(teacher, spec, BitWidth(3, 3), rules)
-    student = prepare_student(teacher, spec, plan)
-    list(observe_ranges(student, [IMAGES]))
+    student = observed(teacher, spec, IMAGES, "w3a3", placement="relu", **settings["layers"])
     steps = run(student, teacher, spec, steps=10, **settings["quantize"])
     assert [s.loss.item() for s in steps] == pytest.approx(GOLDEN_OF_BEST, rel=2e-2)
 

@@ -2,21 +2,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from students import observed
 
-from hast.config.bit_width import BitWidth
-from hast.config.layers import PlanConfig
-from hast.loops.calibrate import observe_ranges
 from hast.loops.layer_errors import measure_layer_errors, worst_layers
-from hast.networks.plan import plan_quantization
-from hast.networks.student import prepare_student
 
 
-def student_of(teacher, spec, bits: BitWidth, **rules) -> nn.Module:
-    plan = plan_quantization(teacher, spec, bits, PlanConfig(**rules))
-    student = prepare_student(teacher, spec, plan)
-    list(observe_ranges(student, [torch.randn(64, *spec.input_shape)]))
-    return student
+def student_of(teacher, spec, bits, **rules):
+    return observed(teacher, spec, torch.randn(64, *spec.input_shape), bits, **rules)
 
 
 @pytest.fixture
@@ -27,7 +19,7 @@ def images(spec, random):
 @pytest.mark.parametrize("rules", [{"placement": "inputs"}, {"placement": "relu"}])
 def test_more_bits_mean_less_error_in_every_layer(teacher, spec, images, rules):
     few, many = (
-        [*measure_layer_errors(teacher, student_of(teacher, spec, BitWidth(b, b), **rules), images)]
+        [*measure_layer_errors(teacher, student_of(teacher, spec, f"w{b}a{b}", **rules), images)]
         for b in (3, 8)
     )
     assert [e.layer for e in few] == [e.layer for e in many]
@@ -38,7 +30,7 @@ def test_more_bits_mean_less_error_in_every_layer(teacher, spec, images, rules):
 
 
 def test_the_weight_error_is_that_of_rounding(teacher, spec, images):
-    student = student_of(teacher, spec, BitWidth(3, 8), placement="inputs")
+    student = student_of(teacher, spec, "w3a8", placement="inputs")
     errors = {e.layer: e for e in measure_layer_errors(teacher, student, images)}
     weight = teacher.classifier.weight
     noise = (weight - student.classifier.weight).square().sum()
@@ -49,9 +41,9 @@ def test_the_weight_error_is_that_of_rounding(teacher, spec, images):
 
 def test_a_layer_is_looked_at_alone(teacher, spec, images):
     """Noise of an earlier layer does not reach the measure of a later one."""
-    one = student_of(teacher, spec, BitWidth(8, 8), placement="inputs")
+    one = student_of(teacher, spec, "w8a8", placement="inputs")
     other = student_of(
-        teacher, spec, BitWidth(8, 8), placement="inputs",
+        teacher, spec, "w8a8", placement="inputs",
         overrides=[{"match": "stem*", "weight_bits": 2}],
     )  # fmt: skip
     a, b = (
@@ -64,7 +56,7 @@ def test_a_layer_is_looked_at_alone(teacher, spec, images):
 
 
 def test_hooks_are_gone_afterwards(teacher, spec, images):
-    student = student_of(teacher, spec, BitWidth(4, 4), placement="inputs")
+    student = student_of(teacher, spec, "w4a4", placement="inputs")
     list(measure_layer_errors(teacher, student, images))
     assert not any(m._forward_hooks for m in teacher.modules())
 

@@ -1,12 +1,11 @@
 import torch
 import torch.nn.functional as F
+from students import observed, prepared
 from torch import nn
 
 import hast
-from hast.config.bit_width import BitWidth
 from hast.config.calibrate import CalibrationConfig
 from hast.config.generator import GeneratorConfig
-from hast.config.layers import PlanConfig
 from hast.config.training import TrainingConfig
 from hast.files.datasets import load_digits_split
 from hast.loops.calibrate import bank_batches, correct_batch_norm, generator_batches, observe_ranges
@@ -18,9 +17,7 @@ from hast.loops.train_generator import build_generator, train_generator
 from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
-from hast.networks.plan import plan_quantization
 from hast.networks.quantizers import ActivationQuantizer
-from hast.networks.student import prepare_student
 
 
 def test_a_few_epochs_teach_the_built_in_network_and_freeze_it():
@@ -58,8 +55,7 @@ def test_generators_of_one_seed_start_alike_and_leave_the_global_state(spec):
 def test_calibration_sets_every_range_from_the_generators_images(teacher, spec):
     generator = build_generator(spec, GeneratorConfig(width=8, latent_dim=4)).eval()
     config = CalibrationConfig(batches=3, batch_size=8, range_momentum=0.0)
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan, range_momentum=0.0)
+    student = prepared(teacher, spec, range_momentum=0.0)
     assert len([*observe_ranges(student, generator_batches(generator, config))]) == 3
     quantizers = [m for m in student.modules() if isinstance(m, ActivationQuantizer)]
     assert all(q.mode == "quantize" and q.minimum <= q.maximum for q in quantizers)
@@ -77,10 +73,8 @@ def test_batches_of_a_bank_are_its_images_drawn_by_seed():
 
 
 def test_corrected_batch_norm_expects_what_quantization_made_of_its_input(teacher, spec):
-    plan = plan_quantization(teacher, spec, BitWidth(2, 2), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan)
     images = torch.randn(64, *spec.input_shape)
-    list(observe_ranges(student, [images]))
+    student = observed(teacher, spec, images, "w2a2")
     before = (student(images) - teacher(images)).square().mean()
     # Without momentum each round settles one more layer.
     rounds = len(batch_norms(student)) + 1
@@ -133,8 +127,7 @@ def test_evaluation_counts_by_hand():
 
 def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
     generator = build_generator(spec, GeneratorConfig(width=8, latent_dim=4)).eval()
-    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
-    student = prepare_student(teacher, spec, plan)
+    student = prepared(teacher, spec)
     images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
     batches = generator_batches(generator, CalibrationConfig(batches=2, batch_size=8))
     for records in (

@@ -4,16 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from students import SHARING, Sharing
+from students import SHARING, Sharing, observed, prepared
 from torch import nn
 
-from hast.config.bit_width import BitWidth
-from hast.config.layers import PlanConfig
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.networks.batch_norm import freeze
-from hast.networks.plan import plan_quantization
 from hast.networks.quantizers import (
     ActivationQuantizer,
     LearnedActivationQuantizer,
@@ -21,28 +18,15 @@ from hast.networks.quantizers import (
 )
 from hast.networks.size import packed_size
 from hast.networks.student import (
-    prepare_student,
     remove_quantizers,
     set_mode,
     wide_layers_in_fp32,
 )
 
-W4A4 = BitWidth(4, 4)
 
-
-def prepared(teacher, spec, bits=W4A4, **rules):
-    config = PlanConfig(**({"placement": "inputs"} | rules))
-    return prepare_student(teacher, spec, plan_quantization(teacher, spec, bits, config))
-
-
-def calibrated(teacher, spec, bits=W4A4, **rules):
-    student = prepared(teacher, spec, bits, **rules)
-    set_mode(student, "observe")
+def calibrated(teacher, spec, bits="w4a4", **rules):
     torch.manual_seed(1)
-    for _ in range(3):
-        student(torch.randn(16, *spec.input_shape))
-    set_mode(student, "quantize")
-    return student
+    return observed(teacher, spec, torch.randn(48, *spec.input_shape), bits, **rules)
 
 
 def activation_quantizers(network):
@@ -60,7 +44,7 @@ def test_the_class_and_the_teacher_stay_as_they_are(teacher, spec):
 
 
 def test_the_first_layer_computes_with_codes_of_input_and_weight(teacher, spec):
-    student = calibrated(teacher, spec, BitWidth(3, 5))
+    student = calibrated(teacher, spec, "w3a5")
     conv = student.stem[0]
     original = teacher.stem[0].weight
     low, high = original.amin((1, 2, 3), keepdim=True), original.amax((1, 2, 3), keepdim=True)
@@ -170,8 +154,8 @@ def test_grouped_convolutions_have_a_scale_for_each_output_channel():
 
 
 def test_learned_scales_start_better_than_min_and_max_and_take_no_more_room(teacher, spec):
-    learned = calibrated(teacher, spec, BitWidth(3, 3), quantizer="learned")
-    plain = calibrated(teacher, spec, BitWidth(3, 3))
+    learned = calibrated(teacher, spec, "w3a3", quantizer="learned")
+    plain = calibrated(teacher, spec, "w3a3")
     assert packed_size(learned) == packed_size(plain)
     for layer in (n for n, m in teacher.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)):
         original = teacher.get_submodule(layer).weight
@@ -199,7 +183,7 @@ def test_packed_size_counts_bits():
     layer = freeze(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 5, 3)))
     assert packed_size(layer) == 4 * (4 * 2 + 5 * 2 * 9 + 5)
     spec = ModelSpec(input_shape=(2, 8, 8), num_classes=5, mean=(0, 0), std=(1, 1))
-    student = prepared(layer, spec, BitWidth(3, 4))
+    student = prepared(layer, spec, "w3a4")
     codes = -(-90 * 3 // 8)
     zero_points = -(-5 * 3 // 8)
     assert packed_size(student) == codes + zero_points + 5 * 4 + 5 + 4 * (4 * 2 + 5)
@@ -350,7 +334,7 @@ def test_a_shared_weight_with_two_widths_is_refused(rule):
 @pytest.mark.parametrize(("groups", "axis", "channels"), [(1, 1, 16), (2, 1, 8), (8, 0, 8)])
 @pytest.mark.parametrize("quantizer", ["minmax", "learned"])
 def test_a_transposed_convolution_has_a_scale_for_each_output(groups, axis, channels, quantizer):
-    student = calibrated(freeze(Sharing(groups)), SHARING, BitWidth(3, 4), quantizer=quantizer)
+    student = calibrated(freeze(Sharing(groups)), SHARING, "w3a4", quantizer=quantizer)
     scale = student.up.parametrizations.weight[0].qparams_of(student.up.weight).scale
     assert [d for d, size in enumerate(scale.shape) if size > 1] == [axis]
     assert scale.numel() == channels
@@ -360,9 +344,9 @@ def test_a_transposed_convolution_has_a_scale_for_each_output(groups, axis, chan
 @pytest.mark.parametrize("placement", ["inputs", "relu"])
 def test_codes_of_eight_bits_reach_their_layers_whole_under_bf16(placement):
     """bf16 has 8 significant bits, so that a value of 8 bits would move by up to half a step."""
-    student = calibrated(freeze(Sharing()), SHARING, BitWidth(8, 8), placement="inputs")
+    student = calibrated(freeze(Sharing()), SHARING, "w8a8", placement="inputs")
     if placement == "relu":
-        student = calibrated(freeze(ReluModules()), SHARING, BitWidth(8, 8), placement="relu")
+        student = calibrated(freeze(ReluModules()), SHARING, "w8a8", placement="relu")
     x = 3 * torch.randn(16, 3, 8, 8)
     seen = {}
 

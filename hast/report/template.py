@@ -1,0 +1,37 @@
+"""Pages that load nothing: a template, filled, with the style inside."""
+
+from pathlib import Path
+from typing import Any
+
+from hast.errors import InputError
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def fill(name: str, **values: Any) -> str:
+    """The template `name` as an HTML page.
+
+    Raises:
+        InputError: Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise InputError("a page needs jinja2; run `pip install 'hast[report]'`") from None
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "share": lambda value: _known(value, ".2%"),
+        "decibel": lambda value: _known(value, ".1f"),
+        "number": lambda value: _known(value, ".3g"),
+    }
+    style = (_TEMPLATES / "report.css").read_text()
+    return environment.get_template(name).render(style=style, **values)
+
+
+def _known(value: Any, form: str) -> str:
+    """A number or its text; nothing for what is not known."""
+    number = float(value) if value not in (None, "") else float("nan")
+    return "" if number != number else format(number, form)
