@@ -8,9 +8,8 @@ import typer
 from torch import nn
 
 from hast.bank.stored import StoredBank
-from hast.config.export import ExportConfig, Format, Inputs
+from hast.config.export import ExportConfig, Format, Inputs, Target
 from hast.errors import InputError
-from hast.export import Target
 from hast.export.bundle import compare_formats
 from hast.export.onnx_graph import export_onnx
 from hast.export.program import export_program

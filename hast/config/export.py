@@ -8,6 +8,7 @@ from hast.config.section import Section
 
 Inputs = Literal["normalized", "pixels", "bytes"]
 Format = Literal["onnx", "onnxruntime-cpu", "program"]
+Target = Literal["generic", "onnxruntime-cpu"]  # of an ONNX graph
 
 
 class ExportConfig(Section):

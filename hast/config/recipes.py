@@ -27,33 +27,16 @@ class Difference(NamedTuple):
     wanted: Any
 
 
-_RECIPES: dict[str, Settings] = {
-    "hast": {
-        "synthesize": {"init": "gaussian"},
-        "layers": {"quantizer": "minmax"},
-        "calibrate": {"images": "generator"},
-        "quantize": {
-            "optimizer": "sgd",
-            "schedule": "milestones",
-            "learning_rate": 1e-5,
-            "scale_rate_factor": 1.0,
-            "weight_decay": 1e-4,
-            "promotion_step": 0.01,
-        },
-    },
-    "best": {
-        "synthesize": {"init": "pink"},
-        "layers": {"quantizer": "learned"},
-        "calibrate": {"images": "bank"},
-        "quantize": {
-            "optimizer": "adamw",
-            "schedule": "cosine",
-            "learning_rate": 1e-3,
-            "scale_rate_factor": 10.0,
-            "weight_decay": 0.0,
-            "promotion_step": 0.1,
-        },
-    },
+_OWNED: dict[str, tuple[Any, ...]] = {  # what a recipe decides, in the order of `Recipe`
+    "synthesize.init": ("gaussian", "pink"),
+    "layers.quantizer": ("minmax", "learned"),
+    "calibrate.images": ("generator", "bank"),
+    "quantize.optimizer": ("sgd", "adamw"),
+    "quantize.schedule": ("milestones", "cosine"),
+    "quantize.learning_rate": (1e-5, 1e-3),
+    "quantize.scale_rate_factor": (1.0, 10.0),
+    "quantize.weight_decay": (1e-4, 0.0),
+    "quantize.promotion_step": (0.01, 0.1),
 }
 _SIZES: dict[str, Settings] = {
     "quick": {
@@ -80,7 +63,9 @@ def recipe_settings(recipe: str, size: str) -> Settings:
 
 def method_settings(recipe: Any) -> Settings:
     """How: what a recipe sets at any size."""
-    return _RECIPES[_known("recipe", recipe, Recipe)]
+    column = get_args(Recipe).index(_known("recipe", recipe, Recipe))
+    named = ((name.split("."), values[column]) for name, values in _OWNED.items())
+    return merged({section: {key: value}} for (section, key), value in named)
 
 
 def size_settings(size: str) -> Settings:

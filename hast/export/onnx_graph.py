@@ -14,16 +14,15 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from hast.config.export import Inputs
+from hast.config.export import Inputs, Target
 from hast.config.spec import ModelSpec
 from hast.engine.machine import __version__
 from hast.errors import InputError
-from hast.export import TARGETS, Target
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
 from hast.export.inputs import example_images, spec_of, takes
 from hast.export.program import trace
@@ -60,8 +59,8 @@ def export_onnx(
             network cannot be traced, or the file cannot be written.
     """
     require_onnx()
-    if target not in TARGETS:
-        raise InputError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    if target not in get_args(Target):
+        raise InputError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
     spec, known = spec_of(student), provenance_of(student)
     if target == "onnxruntime-cpu" if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)

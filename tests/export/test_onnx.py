@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from students import calibrated, warm_classifier, warm_network
 from torch import nn
 
 import hast
+from hast.config.export import Target
 from hast.config.spec import ModelSpec
-from hast.export import TARGETS
 from hast.export.onnx_graph import export_float_onnx
 from hast.export.parity import (
     compare,
@@ -256,7 +257,7 @@ ZOO = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ZOO)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", get_args(Target))
 def test_the_zoo_is_exported(source, target, tmp_path):
     pytest.importorskip(source.partition(":")[0])
     network, spec = warm_classifier(source, {}, (3, 64, 64))
