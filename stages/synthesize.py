@@ -10,7 +10,7 @@ from hast.bank.place import check_free
 from hast.bank.shards import Job, default_workers, first_images, make
 from hast.bank.stored import StoredBank
 from hast.bank.tools import batch_size_of
-from hast.bank.transfer import blocks_to_pull, pull_bank
+from hast.bank.transfer import files_at, pull_bank
 from hast.bank.writer import BankWriter
 from hast.config.bank import BankConfig
 from hast.config.section import load_section
@@ -124,7 +124,7 @@ def _take(source: str, digest: str, teacher: Teacher, out: Out, *, overwrite: bo
     fetched = pull_bank(
         source, out, teacher=teacher.card.fingerprint, spec=teacher.spec, overwrite=overwrite
     )
-    drain(fetched, total=blocks_to_pull(source), label="take the bank")
+    drain(fetched, total=files_at(source), label="take the bank")
     if StoredBank(out, verify=False).digest != digest:
         raise InputError(f"bank.source: {source} changed while the pipeline ran; run again")
 

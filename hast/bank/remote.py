@@ -1,27 +1,21 @@
 """A folder behind a URL that fsspec knows (a path, s3://, gs://, sftp://, ...), with retries."""
 
+import errno
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from hast.bank.manifest import sha256_of
 from hast.errors import InputError
 from hast.files.placing import disk_errors
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
 _ATTEMPTS = 3  # to carry a file that arrives damaged
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # know no folders
-BLOCK = 8 << 20
 
 ResultT = TypeVar("ResultT")
-
-
-class Block(NamedTuple):
-    """Some bytes of a file that have arrived and were looked at."""
-
-    name: str
-    size: int
 
 
 class Remote:
@@ -80,20 +74,8 @@ class Remote:
 
         return self._try(folder, look)
 
-    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        def fetch() -> bytes:
-            return bytes(self._files.cat_file(self._path(name), start=start, end=end))
-
-        return self._try(name, fetch)
-
-    def blocks(self, name: str, start: int, size: int) -> Iterator[bytes]:
-        """The bytes of a file from `start` to `size`."""
-        while start < size:
-            block = self.read(name, start, min(start + BLOCK, size))
-            if not block:
-                raise InputError(f"{self.url}/{name}: ended at {start} of {size} bytes; try again")
-            yield block
-            start += len(block)
+    def read(self, name: str) -> bytes:
+        return self._try(name, lambda: bytes(self._files.cat_file(self._path(name))))
 
     def write(self, name: str, content: bytes) -> None:
         self._make_folder_of(name)
@@ -102,61 +84,49 @@ class Remote:
     def remove(self, name: str) -> None:
         self._try(name, lambda: self._files.rm_file(self._path(name)))
 
-    def holds(self, name: str, size: int, sha256: str) -> Generator[Block, None, bool]:
-        """Read a file back; yields its blocks, and returns whether it is the expected one."""
-        if self.size(name) != size:
-            return False
-        digest = hashlib.sha256()
-        for block in self.blocks(name, 0, size):
-            digest.update(block)
-            yield Block(name, len(block))
-        return digest.hexdigest() == sha256
+    def holds(self, name: str, sha256: str) -> bool:
+        """Whether a file is there and, read back, the expected one."""
 
-    def upload(self, name: str, source: Path, sha256: str) -> Iterator[Block]:
+        def look() -> bool:
+            self._files.invalidate_cache()
+            try:
+                with self._files.open(self._path(name), "rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            except FileNotFoundError:
+                return False
+
+        return self._try(name, look)
+
+    def upload(self, name: str, source: Path, sha256: str) -> None:
         """Send a file and read it back. A file that is there already is not sent again.
 
         Raises:
             InputError: the far end holds something else, even after several tries.
         """
-        size = source.stat().st_size
-        if (yield from self.holds(name, size, sha256)):
+        if self.holds(name, sha256):
             return
         self._make_folder_of(name)
         for _ in range(_ATTEMPTS):
             self._try(name, lambda: self._files.put_file(str(source), self._path(name)))
-            if (yield from self.holds(name, size, sha256)):
+            if self.holds(name, sha256):
                 return
         raise InputError(f"{self.url}/{name}: differs from what was sent, after {_ATTEMPTS} tries")
 
-    def download(self, name: str, target: Path, sha256: str) -> Iterator[Block]:
-        """Fetch a file, going on from what an earlier run has fetched.
-
-        Args:
-            name: of the file.
-            target: where it shall be.
-            sha256: of its content.
+    def download(self, name: str, target: Path, sha256: str) -> None:
+        """Fetch a file; it is at `target` when it is what the hash says, and not before.
 
         Raises:
             InputError: the file is missing, or what arrives is not what the hash says.
         """
         part = target.with_name(f"{target.name}.part")
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_ATTEMPTS):
-            size = self.size(name)
-            if size is None:
-                raise InputError(f"{self.url}/{name}: no such file, but the manifest names it")
-            with disk_errors(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with part.open("a+b") as file:
-                    file.seek(0)
-                    digest = hashlib.file_digest(file, "sha256")
-                    for block in self.blocks(name, file.tell(), size):
-                        file.write(block)
-                        digest.update(block)
-                        yield Block(name, len(block))
-                if digest.hexdigest() == sha256:
-                    part.replace(target)
-                    return
-                part.unlink()
+            self._try(name, lambda: self._files.get_file(self._path(name), str(part)))
+            if sha256_of(part) == sha256:
+                part.replace(target)
+                return
+            part.unlink()
         raise InputError(f"{self.url}/{name}: differs from its hash in the manifest; damaged there")
 
     def _path(self, name: str) -> str:
@@ -173,7 +143,8 @@ class Remote:
                 return action()
             except Exception as error:  # file systems raise nearly anything
                 final = isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
-                if final or wait is None:
+                full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+                if final or full or wait is None:
                     reason = (str(error) or type(error).__name__).splitlines()[0]
                     raise InputError(
                         f"{self.url}/{name}: {reason}; what was carried is kept: mend it and run"

@@ -1,7 +1,7 @@
 """Push a bank to a URL and pull one from there: file by file, the manifest last.
 
-A bank without a manifest is not finished: nobody takes it for whole. An interrupted transfer goes
-on where it stopped.
+A bank without a manifest is not finished: nobody takes it for whole. A transfer that is run again
+carries the files that are missing or wrong.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hast.bank.manifest import parse_manifest, read_manifest, sha256_of
 from hast.bank.place import check_free, place_bank
-from hast.bank.remote import BLOCK, Block, Remote
+from hast.bank.remote import Remote
 from hast.bank.stored import MANIFEST, STORE, StoredBank
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
@@ -20,11 +20,11 @@ from hast.files.placing import disk_errors, write_atomically
 _MAX_MANIFEST = 64 << 20
 
 
-def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[Block]:
+def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[str]:
     """Send a bank to `url` and read it back there.
 
     Yields:
-        Each block that was verified at the far end.
+        Each file that was verified at the far end, by name.
 
     Raises:
         InputError: the bank is damaged, `url` holds something else, or the transfer keeps failing.
@@ -48,7 +48,7 @@ def pull_bank(
     teacher: str | None = None,
     spec: ModelSpec | None = None,
     overwrite: bool = False,
-) -> Iterator[Block]:
+) -> Iterator[str]:
     """Fetch the bank at `url`, verify it and put it at `folder`.
 
     Args:
@@ -59,7 +59,7 @@ def pull_bank(
         overwrite: another bank may be at `folder`.
 
     Yields:
-        Each block that was fetched.
+        Each file of the bank as it is there, by name.
 
     Raises:
         InputError: there is no bank at `url`, it is damaged, it does not fit on the disk, or
@@ -76,7 +76,8 @@ def pull_bank(
     for name, digest in files.items():
         target = side / STORE / name
         if not (target.is_file() and sha256_of(target) == digest):
-            yield from remote.download(f"{STORE}/{name}", target, digest)
+            remote.download(f"{STORE}/{name}", target, digest)
+        yield name
     with disk_errors(side):
         write_atomically(side / MANIFEST, content)
     try:
@@ -114,22 +115,15 @@ def remote_manifest(remote: Remote) -> bytes | None:
     return None if size is None else remote.read(MANIFEST)
 
 
-def blocks_to_push(folder: Path) -> int:
-    """How many blocks a push of this bank yields."""
-    files = [path for path in (folder / STORE).rglob("*") if path.is_file()]
-    return sum(-(-path.stat().st_size // BLOCK) for path in files)
-
-
-def blocks_to_pull(url: str) -> int:
-    """How many blocks a pull yields that fetches all files."""
-    remote = Remote(url)
-    files = parse_manifest(remote_manifest(remote) or b"{}", name=f"{url}/{MANIFEST}")
-    return sum(-(-(remote.size(f"{STORE}/{name}") or 0) // BLOCK) for name in files)
+def files_at(place: Path | str) -> int:
+    """How many files a push of the bank in a folder, or a pull of one at a URL, yields."""
+    remote = Remote(str(place))
+    return len(parse_manifest(remote_manifest(remote) or b"{}", name=f"{place}/{MANIFEST}"))
 
 
 def _push_to_folder(
     folder: Path, target: Path, content: bytes, *, overwrite: bool
-) -> Iterator[Block]:
+) -> Iterator[str]:
     """Send to a disk of this machine: beside `target` first, so that what is there is kept until
     the new bank is whole."""
     empty = target.is_dir() and not any(target.iterdir())
@@ -139,10 +133,11 @@ def _push_to_folder(
     place_bank(side, target, overwrite=overwrite or empty)
 
 
-def _send(folder: Path, remote: Remote) -> Iterator[Block]:
+def _send(folder: Path, remote: Remote) -> Iterator[str]:
     """Send every file that is not there yet, the manifest last."""
     for name, digest in read_manifest(folder / MANIFEST).items():
-        yield from remote.upload(f"{STORE}/{name}", folder / STORE / name, digest)
+        remote.upload(f"{STORE}/{name}", folder / STORE / name, digest)
+        yield name
     content = (folder / MANIFEST).read_bytes()
     remote.write(MANIFEST, content)
     if remote.read(MANIFEST) != content:

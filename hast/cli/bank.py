@@ -17,7 +17,7 @@ from hast.bank.tools import (
     filter_bank,
     merge_banks,
 )
-from hast.bank.transfer import blocks_to_pull, blocks_to_push, pull_bank, push_bank
+from hast.bank.transfer import files_at, pull_bank, push_bank
 from hast.config.bank import Dtype
 from hast.config.spec import ModelSpec
 from hast.engine.progress import drain
@@ -137,7 +137,7 @@ def push(
     overwrite: Overwrite = False,
 ) -> None:
     """Send a bank to a URL and verify it there. Run again, it goes on where it stopped."""
-    total = blocks_to_push(bank)
+    total = files_at(bank)
     drain(push_bank(bank, url, overwrite=overwrite), total=total, label="push")
     print(f"{url}: good, verified at the far end")
 
@@ -151,7 +151,7 @@ def pull(
 ) -> None:
     """Fetch a bank from a URL and verify it. Run again, it goes on where it stopped."""
     blocks = pull_bank(url, out, **_made_for(teacher), overwrite=overwrite)
-    drain(blocks, total=blocks_to_pull(url), label="pull")
+    drain(blocks, total=files_at(url), label="pull")
     print(f"{out}: good, {StoredBank(out, verify=False).card.samples} samples")
 
 
