@@ -1,4 +1,10 @@
-"""Measure networks on labelled images. In fp32, in one pass, without choosing anything."""
+"""Measure networks on labelled images. In fp32, in one pass, without choosing anything.
+
+All networks see the same batches side by side, so that differences between them can be counted
+image by image: on the same images two accuracies differ far more surely than their separate
+intervals say (math/intervals.py). Agreement with the teacher needs no labels, and tells what was
+kept of the network; accuracy tells what that was worth.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
