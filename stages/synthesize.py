@@ -22,8 +22,8 @@ from hast.files.tables import read_json, write_json, write_tsv
 from hast.files.teachers import Teacher, load_teacher
 from hast.loops.profile import Profile, profile_batches, whole_profile
 from hast.loops.synthesize import batch_sizes
-from hast.networks.plan import forward_macs
 from hast.pipeline.bank import bank_card
+from hast.pipeline.work import work_of
 from stages.entry import (
     PARAMS,
     Cluster,
@@ -71,7 +71,7 @@ def run(
         _take(kind.source, read_json(inputs)["manifest"], source, out, overwrite=overwrite)
         _report(_profile(source, _stored_batches(StoredBank(out))), metrics, profile)
         return
-    work = forward_macs(source.network, source.spec) * config.forward_passes
+    work = work_of(config, source.network, source.spec)
     init = first_images(generator, source, config, where)
 
     card = bank_card(

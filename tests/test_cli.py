@@ -112,6 +112,21 @@ def test_a_preset_replaces_the_params_file_and_keeps_the_old_one(tmp_path):
     assert recipe_of(written) == "best"
 
 
+def test_a_recipe_is_written_over_the_params_file_or_nothing_is(tmp_path):
+    path = tmp_path / "params.yaml"
+    assert "params.yaml: no such file" in cli("recipe", "best", cwd=tmp_path).stderr
+    path.write_text("quantize: {learning_rate: 0.5} # mine\n")
+    done = cli("recipe", "worst", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "recipe must be one of hast, best, got 'worst'" in done.stderr
+    assert path.read_text() == "quantize: {learning_rate: 0.5} # mine\n"
+    done = cli("recipe", "best", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "quantize.learning_rate: 0.5 -> 0.001" in done.stdout
+    assert recipe_of(read_yaml(path)) == "best"
+    assert "# mine" in path.read_text()
+
+
 def test_an_unknown_preset_ends_in_one_line_and_changes_nothing(tmp_path):
     (tmp_path / "params.yaml").write_text("mine\n")
     done = cli("preset", "cifar", cwd=tmp_path)

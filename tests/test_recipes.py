@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-from hast.config.params import SECTIONS, check_params
-from hast.config.presets import PRESETS, own_network, preset
+from hast.config.params import check_params
+from hast.config.presets import PRESETS, SECTIONS, own_network, preset
 from hast.config.recipes import method_settings, recipe_of, recipe_settings, with_recipe
 from hast.config.section import Section, load_section, parse_section, read_yaml, write_yaml
 from hast.errors import InputError
@@ -54,6 +54,11 @@ def test_a_recipe_changes_its_own_values_and_nothing_else():
     assert changed.startswith("# mine\nquantize:  # why\n")
     assert recipe_of(YAML(typ="safe").load(changed)) == "best"
     assert with_recipe(changed, "best") == (changed, [])
+
+
+def test_a_section_that_is_no_mapping_is_one_line():
+    with pytest.raises(InputError, match="section 'quantize' must be a mapping, got 3"):
+        with_recipe("quantize: 3", "best")
 
 
 def test_a_recipe_with_own_values_is_named_with_them():

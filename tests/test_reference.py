@@ -8,7 +8,7 @@ from conftest import ROOT
 from pydantic import Field
 
 from hast.config import reference
-from hast.config.params import SECTIONS
+from hast.config.presets import SECTIONS
 from hast.config.section import Section
 
 

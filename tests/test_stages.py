@@ -13,7 +13,7 @@ from stage_runs import A, M, run_generator, run_report, run_student, run_synthes
 from hast.bank import shards
 from hast.bank.stored import open_bank
 from hast.config.dataset import DatasetConfig
-from hast.config.params import SECTIONS
+from hast.config.presets import SECTIONS
 from hast.config.section import Section
 from hast.errors import InputError, NonFiniteLossError
 from hast.files.datasets import open_batches

@@ -12,7 +12,7 @@ from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
 from hast.config.presets import PRESETS
 from hast.config.recipes import with_recipe
-from hast.config.section import parse_section, write_yaml
+from hast.config.section import parse_section, read_yaml, write_yaml
 from hast.errors import InputError
 from hast.files.placing import write_atomically
 from hast.networks.coverage import warn_of_full_precision
@@ -91,12 +91,8 @@ def recipe(
     \b
     hast recipe best
     """
-    if not params.is_file():
-        raise InputError(f"{params}: no such file; run from the project's root")
-    try:
-        text, changed = with_recipe(params.read_text(), name)
-    except InputError as error:
-        raise InputError(f"{params}: {error}") from None
+    read_yaml(params)  # for its errors
+    text, changed = with_recipe(params.read_text(), name)
     write_atomically(params, text.encode())
     for key, found, wanted in changed:
         print(f"{key}: {'unset' if found is None else found} -> {wanted}")

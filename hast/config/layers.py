@@ -8,14 +8,8 @@ from hast.config.section import Section
 from hast.math.quantization import MAX_BITS, MIN_BITS
 
 Placement = Literal["inputs", "relu"]
-
-
 QuantizerKind = Literal["minmax", "learned"]
-
-
 Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
-
-
 AsRun = Literal["width"]  # like the bit width of the run
 
 

@@ -1,22 +1,14 @@
-"""All sections of params.yaml, to check the whole file before the first stage runs."""
+"""The check of all of params.yaml, before the first stage runs."""
 
 from pathlib import Path
 
-from hast.config import presets
 from hast.config.bit_width import load_bit_widths
 from hast.config.finetune import FinetuneConfig
 from hast.config.layers import PlanConfig
-from hast.config.section import Section, read_yaml, section_of
+from hast.config.presets import SECTIONS
+from hast.config.section import read_yaml, section_of
 from hast.config.sensitivity import SensitivityConfig
-from hast.config.teacher import TeacherConfig
 from hast.errors import InputError
-
-# All but the teacher's are the library's own; the order is that of params.yaml.
-SECTIONS: dict[str, type[Section]] = {
-    "dataset": presets.SECTIONS["dataset"],
-    "teacher": TeacherConfig,
-    **presets.SECTIONS,
-}
 
 
 def check_params(path: Path) -> None:

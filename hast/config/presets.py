@@ -18,6 +18,7 @@ from hast.config.recipes import Settings, merged, method_settings, size_settings
 from hast.config.section import Section
 from hast.config.sensitivity import SensitivityConfig
 from hast.config.synthesize import SynthesisConfig
+from hast.config.teacher import TeacherConfig
 from hast.errors import InputError
 
 _CIFAR10 = {
@@ -50,10 +51,11 @@ def _composed(parts: list[Settings], recipe: str) -> Settings:
     method = method_settings(recipe)
     # The numbers above are the paper's; another recipe has its own.
     chosen = merged([method, *parts] if recipe == "hast" else [*parts, method])
-    return {"teacher": chosen["teacher"]} | {
+    complete = {
         key: section.model_validate(chosen.get(key, {})).model_dump(mode="json")
         for key, section in SECTIONS.items()
     }
+    return complete | {"teacher": chosen["teacher"]}  # what is known of it, as it was given
 
 
 def _folder(root: str, **options: Any) -> dict[str, Any]:
@@ -107,8 +109,9 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
     ),
 }
 PRESETS = tuple(_PRESETS)
-SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[Section]] = {  # in the order of params.yaml
     "dataset": DatasetConfig,
+    "teacher": TeacherConfig,
     "generator": GeneratorConfig,
     "synthesize": SynthesisConfig,
     "bank": BankConfig,

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from io import StringIO
 from typing import Any, Literal, NamedTuple, get_args
 
-from ruamel.yaml.error import YAMLError
-
 from hast.config.section import round_trip
 from hast.errors import InputError
 
@@ -96,21 +94,20 @@ def recipe_of(params: Mapping[str, Any]) -> str:
 
 
 def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
-    """The text of a params file with the values of a recipe, and what that changed.
+    """The text of a params file, one that `read_yaml` reads, with the values of a recipe, and what
+    that changed.
 
     Comments, order and all that no recipe owns stay. Of an older file, which names its recipe, the
     word goes and what the file left open is filled in.
 
     Raises:
-        InputError: the text is no params file, or there is no such recipe.
+        InputError: there is no such recipe, or a section is no mapping.
     """
     yaml = round_trip()
-    try:
-        params = yaml.load(text)
-    except YAMLError as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(params, dict):
-        raise InputError(f"a params file must hold sections, got {type(params).__name__}")
+    params = yaml.load(text)
+    for section in method_settings(recipe):
+        if not isinstance(params.get(section) or {}, dict):
+            raise InputError(f"section '{section}' must be a mapping, got {params[section]!r}")
     changed = differences(params, recipe)
     if params.pop("recipe", None) is not None:  # there, what the file said itself won
         changed = [difference for difference in changed if difference.found is None]

@@ -1,7 +1,7 @@
 """Parameters: read once, at the edge, into frozen models.
 
-Every loop defines the section it takes beside its code; this module holds what the sections share.
-Parameters change results. What only changes speed (device, threads) is no parameter.
+Every section has a module of its own in this room; here is what they share. Parameters change
+results. What only changes speed (device, threads) is no parameter.
 """
 
 from pathlib import Path
@@ -23,7 +23,6 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
-_TAG = "tag:yaml.org,2002:"
 
 
 def load_section(path: Path, key: str, section: type[SectionT]) -> SectionT:
@@ -90,7 +89,7 @@ def round_trip() -> YAML:
     yaml.width = 4096  # a long line is the user's
     yaml.preserve_quotes = True
     yaml.representer.add_representer(  # and not an empty place after the colon
-        type(None), lambda representer, _: representer.represent_scalar(f"{_TAG}null", "null")
+        type(None), lambda rep, _: rep.represent_scalar("tag:yaml.org,2002:null", "null")
     )
     return yaml
 

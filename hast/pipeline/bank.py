@@ -35,7 +35,7 @@ def make_bank(
         spec: what it expects and answers.
         config: see `SynthesisConfig`.
         dtype: of the pixels when they are stored.
-        generator: on the teacher's device; used where `config.init` is `generator`.
+        generator: on the teacher's device, where `config.init` is `generator`, else None.
         engine: by default the one for this much work.
         show: show progress.
     """
@@ -72,13 +72,12 @@ def bank_card(
         generator: the one whose images the pixels start from, if they do.
         libraries: versions of what else had a hand in it.
     """
-    started = config.init == "generator" and generator is not None
     return BankCard(
         samples=config.samples,
         dtype=dtype,
         spec=spec,
         teacher=teacher,
         synthesis=config.model_dump(),
-        generator=fingerprint(generator.state_dict()) if started and generator else None,
+        generator=None if generator is None else fingerprint(generator.state_dict()),
         libraries={"hast": __version__, "torch": str(torch.__version__), **libraries},
     )

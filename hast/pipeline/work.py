@@ -23,5 +23,10 @@ def engine_for(
     precision: Precision = "auto", compile: Switch = "auto",
 ) -> Engine:  # fmt: skip
     """How the loop of this section runs, on the device that the teacher is on."""
-    work = forward_macs(teacher, spec) * config.forward_passes
+    work = work_of(config, teacher, spec)
     return choose_engine(device_of(teacher), work=work, precision=precision, compile=compile)
+
+
+def work_of(config: Work, teacher: nn.Module, spec: ModelSpec) -> float:
+    """Multiply-adds of the whole loop."""
+    return forward_macs(teacher, spec) * config.forward_passes

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from hast.errors import InputError
+from hast.report import templates
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(templates.__file__).parent
 
 
 def fill(name: str, **values: Any) -> str:

@@ -1,0 +1,1 @@
+"""What pages are made of; a package, so that only what fills templates depends on them."""
