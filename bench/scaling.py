@@ -20,9 +20,9 @@ import torch
 import typer
 
 from hast.bank.cluster import make_with_dask
-from hast.bank.exchange import Exchange
 from hast.bank.record import BankCard
 from hast.bank.shards import Job
+from hast.bank.transfer import fetch_shard, send_shard
 from hast.bank.writer import BankWriter
 from hast.config.spec import ModelSpec
 from hast.config.synthesize import SynthesisConfig
@@ -96,7 +96,6 @@ def store(folder: Path) -> tuple[float, float, float, int]:
     spec = SPEC.model_copy(update={"input_shape": (3, 224, 224)})
     card = BankCard(samples=1024, spec=spec, teacher="", synthesis={})
     here, there = (BankWriter(folder / name, card, 256) for name in ("here", "there"))
-    exchange = Exchange.of(str(folder / "store"), "bench")
     written: list[float] = []
     sent: list[float] = []
     fetched: list[float] = []
@@ -105,9 +104,9 @@ def store(folder: Path) -> tuple[float, float, float, int]:
         with timed(written):
             here.write(shard, images, labels)
         with timed(sent):
-            exchange.send_shard(here, shard)
+            send_shard(here, shard, str(folder / "store"))
         with timed(fetched):
-            exchange.fetch_shard(there, shard)
+            fetch_shard(there, shard, str(folder / "store"))
     size = sum(os.path.getsize(here.folder / f) for f in here.shard_files(here.shards()[0]))
     return median(written), median(sent), median(fetched), size
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, edit_params
@@ -14,13 +15,13 @@ from stage_runs import A, run_generator, run_synthesize, run_teacher
 from test_processes import files, wait_for
 
 from hast.bank import cluster
-from hast.errors import TransientError
+from hast.errors import InputError, TransientError
 from stages import synthesize
 
 
 @pytest.fixture
-def scheduler(tmp_path_factory) -> Iterator[str]:
-    """Address of a scheduler on a free loopback port with two workers.
+def scheduler(tmp_path_factory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Address of a scheduler on a free loopback port with two workers, and the second of these.
 
     They run in folders of their own and have no nanny: a killed one stays away.
     """
@@ -42,44 +43,36 @@ def scheduler(tmp_path_factory) -> Iterator[str]:
         wait_for((folder / "at.json").is_file)
         worker = ("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard")
         started += [start(*worker, "--name", name) for name in ("one", "two")]
-        yield json.loads((folder / "at.json").read_text())["address"]
+        yield json.loads((folder / "at.json").read_text())["address"], started[-1]
     finally:
         for process in started:
             process.kill()
             process.wait()
 
 
-def worker_pids(address: str) -> list[int]:
-    from distributed import Client
-
-    with Client(address, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
-        return list(client.run(os.getpid).values())
-
-
 def test_workers_of_a_cluster_write_the_bank_of_one_process_byte_for_byte(
-    project, scheduler, tmp_path
+    project, scheduler, tmp_path, monkeypatch
 ):
-    edit_params(project, lambda p: p["synthesize"].update(samples=40, steps=60))
+    change = {"samples": 40, "steps": 60, "init": "generator"}
+    edit_params(project, lambda p: p["synthesize"].update(change))
     run_teacher()
     run_generator()
     run_synthesize(workers=1)
     alone = files(A / "bank")
-    pids = worker_pids(scheduler)
+    address, worker = scheduler
     store = tmp_path / "store"
     records = []
 
     def killing_one_in_the_middle(*arguments, **options):
         for record in cluster.make_with_dask(*arguments, **options):
             records.append(record)
-            if len(records) == 70:
-                assert [*store.glob("*/teacher/*")]
-                os.kill(pids[0], 9)
+            if len({record.start for record in records}) == 2 and worker.returncode is None:
+                worker.kill()
+                worker.wait()
             yield record
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthesize, "make_with_dask", killing_one_in_the_middle)
-        run_synthesize(cluster=scheduler, store=str(store))
+    monkeypatch.setattr(synthesize, "make_with_dask", killing_one_in_the_middle)
+    run_synthesize(cluster=address, store=str(store))
     assert files(A / "bank") == alone
     assert len(records) == 5 * 60
     assert [*store.iterdir()] == []
@@ -90,9 +83,9 @@ def test_shards_that_reached_the_store_before_a_crash_are_not_made_again(
     project, scheduler, tmp_path
 ):
     run_teacher()
-    run_generator()
     run_synthesize(workers=1)
     alone = files(A / "bank")
+    options = {"cluster": scheduler[0], "store": str(tmp_path / "store")}
 
     def leaving_early(*arguments, **options):
         for record in cluster.make_with_dask(*arguments, **options):
@@ -103,17 +96,22 @@ def test_shards_that_reached_the_store_before_a_crash_are_not_made_again(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthesize, "make_with_dask", leaving_early)
         with pytest.raises(TransientError, match="left"):
-            run_synthesize(cluster=scheduler, store=str(tmp_path / "store"))
-    assert [*(tmp_path / "store").glob("*/done/shard-*")]
+            run_synthesize(**options)
+    assert [*(tmp_path / "store").glob("*/shard-*/manifest.json")]
     for folder in Path(".partial").iterdir():  # the machine that asked is lost
         shutil.rmtree(folder)
-    run_synthesize(cluster=scheduler, store=str(tmp_path / "store"))
+    run_synthesize(**options)
     assert files(A / "bank") == alone
+
+
+def test_a_worker_with_another_version_says_so_in_one_line():
+    run = cluster.Run("", SimpleNamespace(name=lambda: "theirs"), "ours", 1, "")
+    with pytest.raises(InputError, match=r"^the Dask worker on .* has another version .* again$"):
+        cluster.make_shard(run, slice(0, 8), {})
 
 
 def test_a_scheduler_that_is_not_there_is_named_in_the_error(project, monkeypatch):
     monkeypatch.setattr(cluster, "_PATIENCE", 1.0)
     run_teacher()
-    run_generator()
     with pytest.raises(TransientError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 "):
         run_synthesize(cluster="tcp://127.0.0.1:9")

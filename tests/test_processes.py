@@ -44,7 +44,6 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_four_processes_write_the_bank_of_one_byte_for_byte(project):
     edit_params(project, lambda p: p["synthesize"].update(samples=32))
     run_teacher()
-    run_generator()
     run_synthesize(workers=1)
     alone = files(A / "bank")
     shutil.rmtree(".partial")
@@ -56,7 +55,6 @@ def test_four_processes_write_the_bank_of_one_byte_for_byte(project):
 def test_a_killed_worker_costs_only_its_shard_which_another_makes(project):
     edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=100))
     run_teacher()
-    run_generator()
     stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.PIPE, text=True, env=child_environment())
     wait_for(lambda: [*Path(".partial").glob("*/done/*.safetensors")])
     kept = {p: p.stat().st_mtime_ns for p in Path(".partial").glob("*/done/*.safetensors")}
@@ -103,7 +101,6 @@ def test_two_processes_fine_tune_the_student_of_one_to_rounding(project):
 def test_an_error_in_a_worker_is_the_error_of_the_stage(project):
     edit_params(project, lambda p: p["synthesize"].update(learning_rate=1e30, steps=30))
     run_teacher()
-    run_generator()
     with pytest.raises(NonFiniteLossError, match=r"synthesize, batch .* learning_rate too high"):
         run_synthesize(workers=2)
 
@@ -111,7 +108,6 @@ def test_an_error_in_a_worker_is_the_error_of_the_stage(project):
 def test_killing_the_stage_leaves_no_worker_behind(project):
     edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=5000))
     run_teacher()
-    run_generator()
     stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.DEVNULL, env=child_environment())
     wait_for(lambda: len(at_work(stage.pid)) == 2)
     workers = at_work(stage.pid)

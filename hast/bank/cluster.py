@@ -1,8 +1,9 @@
 """Shards by many processes: Dask hands them out, replaces lost workers and brings errors back.
 
 Without an address the workers are processes of this machine that end with this one. With the
-address of a Dask scheduler they are wherever it has them; shards then travel through a folder or
-an object store that all of them reach.
+address of a Dask scheduler they are wherever it has them. What they read, the networks, reaches
+them through Dask; what they make goes straight into the unfinished bank where they see its folder,
+or else into a store that all reach.
 """
 
 import logging
@@ -11,60 +12,41 @@ import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 
-from hast.bank.exchange import Exchange
+from hast.bank.remote import Remote
 from hast.bank.shards import Job, make
+from hast.bank.transfer import fetch_shard, send_shard
 from hast.bank.writer import BankWriter
-from hast.engine.runtime import make_deterministic
-from hast.errors import HastError, InputError, TransientError
-from hast.loops.synthesize import SynthesisStep
+from hast.errors import InputError, TransientError
+from hast.files.placing import write_atomically
+from hast.files.weights import CARD, WEIGHTS
 
 _REPORT_EVERY = 0.2  # seconds between the reports of a worker
 _PATIENCE = 60.0  # seconds for the scheduler and its first worker to show up
 
 
-class Task(NamedTuple):
-    """One shard for one worker."""
+class Run(NamedTuple):
+    """One call of `make_with_dask`, as its workers know it."""
 
+    key: str
     job: Job
-    start: int  # first sample of the shard
-    threads: int  # of torch; rounding depends on them
-    run: str  # names one call of `make_with_dask`
     bank: str  # of all that decides the bytes, the code among it
-    exchange: Exchange | None
-
-    def shard(self, writer: BankWriter) -> slice:
-        return writer.shard_of(self.start // self.job.config.batch_size)
-
-    def is_done(self) -> bool:
-        """Whether the shard is where it belongs."""
-        if self.job.name() != self.bank:
-            raise InputError(
-                f"the Dask worker on {platform.node()} has another version of this program; update"
-                " it and start it again"
-            )
-        if self.exchange:
-            return self.exchange.has_shard(self.start)
-        if not self.job.partial.is_dir():
-            raise InputError(
-                f"a Dask worker does not see {self.job.partial}; set HAST_STORE to a folder or URL"
-                " that all workers reach"
-            )
-        writer = self.job.writer(join=True)
-        return writer.is_finished(self.shard(writer))
+    threads: int  # of torch; rounding depends on them
+    store: str  # URL; empty where the workers see the folder of the unfinished bank
 
 
 class Report(NamedTuple):
     """How far some worker is with its shard."""
 
-    start: int
+    start: int  # first sample of the shard
     steps: int  # done so far
     loss: float
     bns: float
@@ -81,32 +63,25 @@ def make_with_dask(
         writer: of the bank.
         workers: processes to start where there is no `address`.
         address: of a Dask scheduler, such as tcp://host:8786.
-        store: folder or fsspec URL through which shards travel. Without one, all workers must see
-            the folders of this project under the same paths.
+        store: folder or fsspec URL into which the workers write shards. Without one, all of them
+            must see the folder of the unfinished bank under the same path.
 
     Raises:
         InputError: Dask is not installed, or a worker cannot take part.
         TransientError: the scheduler does not answer, or workers are killed again and again.
     """
-    job = job._replace(
-        teacher=job.teacher.resolve(),
-        generator=job.generator.resolve(),
-        partial=job.partial.resolve(),
-    )
-    exchange = Exchange.of(store, job.name()) if store else None
-    if exchange:
-        exchange.send_inputs({"teacher": job.teacher, "generator": job.generator})
+    name = job.name()
+    if store:
+        store = f"{store if '://' in store else Path(store).resolve()}/bank-{name}"
         for shard in writer.missing_shards():
-            exchange.fetch_shard(writer, shard)  # made for an earlier run that was killed
-    shards = writer.missing_shards()
-    run = f"hast-{uuid.uuid4().hex}"
-    name, threads = job.name(), torch.get_num_threads()
-    tasks = [Task(job, shard.start, threads, run, name, exchange) for shard in shards]
-    if tasks:
-        with _connected(address, min(workers, len(tasks))) as client:
-            yield from _reports(client, tasks, writer)
-    if exchange:
-        exchange.clear()
+            fetch_shard(writer, shard, store)  # made for an earlier run that was killed
+    if writer.missing_shards():
+        job = job._replace(partial=job.partial.resolve())
+        run = Run(f"hast-{uuid.uuid4().hex}", job, name, torch.get_num_threads(), store)
+        with _connected(address, min(workers, len(writer.missing_shards()))) as client:
+            yield from _reports(client, run, writer)
+    if store:
+        Remote(store).clear()
 
 
 @contextmanager
@@ -118,153 +93,152 @@ def _connected(address: str, workers: int) -> Iterator[Any]:
         raise InputError(
             "several workers need Dask; install hast[pipeline], or set HAST_WORKERS=1"
         ) from None
-    # Dask would give every worker one thread of its own choice; the bytes depend on that number.
-    settings: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": {}}
-    with dask.config.set(settings):
+    settings: dict[str, Any] = {
+        # Dask would give every worker one thread of its own choice; the bytes depend on that.
+        "distributed.nanny.pre-spawn-environ": {},
+        # A large teacher is sent once and on purpose.
+        "distributed.admin.large-graph-warning-threshold": "1 TB",
+    }
+    with dask.config.set(settings), ExitStack() as stack:
         if not address:
             logging.getLogger("distributed").setLevel(logging.CRITICAL)
-            with (
-                LocalCluster(
-                    n_workers=workers, threads_per_worker=1, host="127.0.0.1", memory_limit=None,
-                    dashboard_address=None, silence_logs=logging.CRITICAL,
-                ) as cluster,
-                Client(cluster, set_as_default=False) as client,
-            ):  # fmt: skip
-                yield client
-            return
+            cluster = LocalCluster(
+                n_workers=workers, threads_per_worker=1, host="127.0.0.1", memory_limit=None,
+                dashboard_address=None, silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+            address = stack.enter_context(cluster).scheduler_address
         try:
             client = Client(address, timeout=_PATIENCE, set_as_default=False)
+            stack.enter_context(client).wait_for_workers(1, timeout=_PATIENCE)
         except (OSError, ValueError) as error:
             raise TransientError(
-                f"no Dask scheduler answers at {address} ({error}); start one with `dask scheduler`"
+                f"no Dask scheduler answers at {address} with a worker ({error}); start them with"
+                f" `dask scheduler` and `dask worker {address}`"
             ) from None
-        with client:
-            try:
-                client.wait_for_workers(1, timeout=_PATIENCE)
-            except TimeoutError:
-                raise TransientError(
-                    f"the Dask scheduler at {address} has no workers; start `dask worker {address}`"
-                ) from None
-            yield client
+        yield client
 
 
-def _reports(client: Any, tasks: Sequence[Task], writer: BankWriter) -> Iterator[Report]:
-    """Run the tasks; one record for each step, none twice where a lost shard is made again."""
-    news: queue.SimpleQueue[Report] = queue.SimpleQueue()
-    client.subscribe_topic(tasks[0].run, lambda event: news.put(Report(*event[1])))
+def _reports(client: Any, run: Run, writer: BankWriter) -> Iterator[Report]:
+    """Make the missing shards; one record for each step, none twice where a lost shard is made
+    again."""
+    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.subscribe_topic(run.key, lambda event: news.put(Report(*event[1])))
+    # A task of its own: Dask keeps one copy, hands it on, and makes it again where it is lost.
+    networks = client.submit(dict, _networks(run.job), key=f"networks-{run.key}", pure=False)
     running = {
-        client.submit(make_shard, task, key=f"{task.run}-{task.start}", pure=False): task
-        for task in tasks
+        client.submit(
+            make_shard, run, shard, networks, key=f"{run.key}-{shard.start}", pure=False
+        ): shard
+        for shard in writer.missing_shards()
     }
-    counted = {task.start: 0 for task in tasks}
+    for future in running:
+        future.add_done_callback(news.put)
+    counted = {shard.start: 0 for shard in running.values()}
     latest = Report(0, 0, 0.0, 0.0, 0.0)
     try:
         while running:
-            finished = [future for future in running if future.done()]
-            reports = [news.get() for _ in range(news.qsize())]
-            for future in finished:
-                start = running[future].start
-                steps = (
-                    len(writer.batches(running[future].shard(writer))) * tasks[0].job.config.steps
-                )
-                reports.append((_result(future) or latest)._replace(start=start, steps=steps))
-            for latest in reports:
-                for _ in range(latest.steps - counted[latest.start]):
-                    yield latest
-                counted[latest.start] = max(latest.steps, counted[latest.start])
-            for future in finished:
-                task = running.pop(future)
-                if task.exchange and not task.exchange.fetch_shard(writer, task.shard(writer)):
-                    raise TransientError(f"{task.exchange.root}: a shard was sent but is not there")
-            if not finished and not reports:
-                time.sleep(_REPORT_EVERY)
+            new = news.get()
+            if isinstance(new, Report):
+                latest = new
+            else:
+                _raise_error_of(new)
+                shard = running.pop(new)
+                if run.store and not fetch_shard(writer, shard, run.store):
+                    raise InputError(
+                        f"{run.store}: a worker wrote shard {shard.start} there, but here it is"
+                        " not; set HAST_STORE to a folder or URL that all machines reach"
+                    )
+                steps = len(writer.batches(shard)) * run.job.config.steps
+                latest = latest._replace(start=shard.start, steps=steps)
+            yield from repeat(latest, latest.steps - counted[latest.start])
+            counted[latest.start] = max(latest.steps, counted[latest.start])
     finally:
         client.cancel(list(running), force=True)
 
 
-def _result(future: Any) -> Report | None:
+def _networks(job: Job) -> dict[str, bytes]:
+    """Weights and cards of the networks, by their names in a worker's folder."""
+    folders = {"teacher": job.teacher, "generator": job.generator}
+    return {
+        f"{name}/{file}": (folder / file).read_bytes()
+        for name, folder in folders.items()
+        for file in (WEIGHTS, CARD)
+        if (folder / file).is_file()  # a generator is trained only where something uses it
+    }
+
+
+def _raise_error_of(future: Any) -> None:
     from distributed import KilledWorker
 
     try:
-        report: Report | None = future.result()
-    except (HastError, torch.OutOfMemoryError):
-        raise
-    except KilledWorker:
-        raise TransientError(
-            "synthesize: workers were killed again and again at one shard (out of memory?);"
-            " finished shards are kept: run again, with fewer workers if it happens again"
-        ) from None
+        future.result()
     except Exception as error:
-        if future.status != "error":  # no error of ours: the scheduler is gone
-            raise TransientError(
-                f"synthesize: the connection to the Dask scheduler was lost ({error}); finished"
-                " shards are kept: run again"
-            ) from None
-        raise
-    return report
+        if isinstance(error, KilledWorker):
+            reason = "workers were killed again and again at one shard (out of memory? start fewer)"
+        elif future.status != "error":
+            reason = f"the connection to the Dask scheduler was lost ({str(error).splitlines()[0]})"
+        else:
+            raise  # what the worker raised
+        raise TransientError(f"synthesize: {reason}; finished shards are kept: run again") from None
 
 
 class _Line:
     """A worker's loop, kept between its shards, so that networks are loaded and compiled once."""
 
-    def __init__(self, task: Task) -> None:
-        self.run = task.run
+    def __init__(self, run: Run, networks: dict[str, bytes], device: str) -> None:
+        self.run = run.key
         self._folder = TemporaryDirectory()
         here = Path(self._folder.name)
-        job = task.job._replace(device=_own_device(task.job.device))
-        if task.exchange:
-            job = job._replace(
-                teacher=task.exchange.fetch_input("teacher", here),
-                generator=task.exchange.fetch_input("generator", here),
-                partial=here,
-            )
-        self.writer = job.writer(join=not task.exchange)
-        self._todo: deque[slice] = deque()
-        self._steps = make(job, self.writer, iter(self._todo.popleft, None))
-
-    def make(self, shard: slice) -> Iterator[SynthesisStep]:
-        self._todo.append(shard)
-        for step in self._steps:
-            yield step
-            if step.is_last and self.writer.is_finished(shard):
-                return
+        for name, content in networks.items():
+            write_atomically(here / name, content)
+        job = run.job._replace(
+            teacher=here / "teacher",
+            generator=here / "generator",
+            device=device,
+            partial=here if run.store else run.job.partial,
+        )
+        self.writer = job.writer()
+        self.todo: deque[slice] = deque()
+        self.steps = make(job, self.writer, iter(self.todo.popleft, None))
 
 
 _line: _Line | None = None  # of this worker process
 
 
-def make_shard(task: Task) -> Report | None:
-    """Make one shard in a Dask worker, reporting now and then; returns the last report, or None
-    where the shard is there already."""
+def make_shard(run: Run, shard: slice, networks: dict[str, bytes]) -> None:
+    """Make one shard in a Dask worker, reporting now and then."""
     global _line
     from distributed import get_worker
 
-    if task.is_done():  # by a worker that was killed before it could say so
-        return None
-    make_deterministic()
-    torch.set_num_threads(task.threads)
-    if _line is None or _line.run != task.run:
-        _line = _Line(task)
+    if run.job.name() != run.bank:
+        raise InputError(
+            f"the Dask worker on {platform.node()} has another version of this program; update"
+            " it and start it again"
+        )
+    # Else the writer would begin another bank.
+    if not (run.store or (run.job.partial / f"bank-{run.bank}").is_dir()):
+        raise InputError(
+            f"a Dask worker does not see {run.job.partial}; set HAST_STORE to a folder or URL"
+            " that all workers reach"
+        )
+    torch.set_num_threads(run.threads)
+    if _line is None or _line.run != run.key:
+        device, worker = run.job.device, get_worker().name
+        if device == "cuda" and isinstance(worker, int):  # local ones, by number, share the GPUs
+            device = f"cuda:{worker % torch.cuda.device_count()}"
+        _line = _Line(run, networks, device)
     line, _line = _line, None  # a line that failed is not used again
-    shard = task.shard(line.writer)
-    reported, report = time.monotonic(), Report(task.start, 0, 0.0, 0.0, 0.0)
-    for count, step in enumerate(line.make(shard), start=1):
-        last = step.is_last and line.writer.is_finished(shard)
-        if last or time.monotonic() - reported > _REPORT_EVERY:
-            report = Report(task.start, count, float(step.loss), float(step.bns), float(step.hard))
-            get_worker().log_event(task.run, list(report))
-            reported = time.monotonic()
-    if task.exchange:
-        task.exchange.send_shard(line.writer, shard)
+    # It may be there already, by a worker that was killed before it could say so.
+    if not line.writer.is_finished(shard):
+        line.todo.append(shard)
+        reported = time.monotonic()
+        for count, step in enumerate(line.steps, start=1):
+            if step.is_last or time.monotonic() - reported > _REPORT_EVERY:
+                losses = (float(step.loss), float(step.bns), float(step.hard))
+                get_worker().log_event(run.key, (shard.start, count, *losses))
+                reported = time.monotonic()
+            if step.is_last and line.writer.is_finished(shard):
+                break
+    if run.store:
+        send_shard(line.writer, shard, run.store)
     _line = line
-    return report
-
-
-def _own_device(name: str) -> str:
-    """The GPU of this worker where several local ones share the machine."""
-    from distributed import get_worker
-
-    index = get_worker().name
-    if name == "cuda" and isinstance(index, int):
-        return f"cuda:{index % torch.cuda.device_count()}"
-    return name

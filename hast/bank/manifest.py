@@ -70,6 +70,14 @@ def parse_manifest(content: bytes, *, name: str) -> dict[str, str]:
     return files
 
 
+def listed_in(content: bytes) -> dict[str, str]:
+    """As `parse_manifest`; nothing where the bytes are no manifest, or the beginning of one."""
+    try:
+        return parse_manifest(content, name="")
+    except InputError:
+        return {}
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

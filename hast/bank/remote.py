@@ -84,6 +84,11 @@ class Remote:
     def remove(self, name: str) -> None:
         self._try(name, lambda: self._files.rm_file(self._path(name)))
 
+    def clear(self) -> None:
+        """Remove everything."""
+        if self.names(""):
+            self._try("", lambda: self._files.rm(self._root, recursive=True))
+
     def holds(self, name: str, sha256: str) -> bool:
         """Whether a file is there and, read back, the expected one."""
 

@@ -42,10 +42,8 @@ class Job(NamedTuple):
             "stages.synthesize", self.card.model_dump_json(), kind, self.precision, self.compile
         )
 
-    def writer(self, *, join: bool = False) -> BankWriter:
-        return BankWriter(
-            self.partial, self.card, self.config.batch_size, name=self.name(), join=join
-        )
+    def writer(self) -> BankWriter:
+        return BankWriter(self.partial, self.card, self.config.batch_size, name=self.name())
 
 
 def make(job: Job, writer: BankWriter, shards: Iterable[slice]) -> Iterator[SynthesisStep]:

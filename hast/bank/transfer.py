@@ -1,18 +1,23 @@
 """Push a bank to a URL and pull one from there: file by file, the manifest last.
 
 A bank without a manifest is not finished: nobody takes it for whole. A transfer that is run again
-carries the files that are missing or wrong.
+carries the files that are missing or wrong. Shards of an unfinished bank, which machines write for
+each other, travel in the same way, each with a manifest of its own:
+
+<store>/bank-<name>/shard-<first sample>/…, manifest.json
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hast.bank.manifest import parse_manifest, read_manifest, sha256_of
+from hast.bank.manifest import listed_in, parse_manifest, read_manifest, sha256_of
 from hast.bank.place import check_free, place_bank
 from hast.bank.remote import Remote
 from hast.bank.stored import MANIFEST, STORE, StoredBank
+from hast.bank.writer import BankWriter
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.files.placing import disk_errors, write_atomically
@@ -86,6 +91,35 @@ def pull_bank(
         shutil.rmtree(side, ignore_errors=True)
         raise InputError(str(error).replace(str(side), url)) from None
     place_bank(side, folder, overwrite=overwrite)
+
+
+def send_shard(writer: BankWriter, shard: slice, store: str) -> None:
+    """Put a finished shard where other machines find it, and read it back there.
+
+    Raises:
+        InputError: the transfer keeps failing.
+    """
+    remote = Remote(f"{store}/shard-{shard.start}")
+    files = {name: sha256_of(writer.folder / name) for name in writer.shard_files(shard)}
+    for name, digest in files.items():
+        remote.upload(name, writer.folder / name, digest)
+    remote.write(MANIFEST, json.dumps(files).encode())
+
+
+def fetch_shard(writer: BankWriter, shard: slice, store: str) -> bool:
+    """Copy a shard into an unfinished bank; False where the store has not all of it.
+
+    Raises:
+        InputError: what arrives is not what was sent.
+    """
+    remote = Remote(f"{store}/shard-{shard.start}")
+    # Half of one may be there, where a worker was killed: no beginning of JSON is JSON.
+    files = listed_in(remote_manifest(remote) or b"")
+    if not files:
+        return False
+    for name in writer.shard_files(shard):  # no others, whatever is listed there
+        remote.download(name, writer.folder / name, files.get(name, ""))
+    return True
 
 
 def source_digest(source: str) -> str:
@@ -171,11 +205,7 @@ def _make_room(remote: Remote, files: dict[str, str], *, overwrite: bool) -> Non
 
 
 def _check_is_manifest(content: bytes, url: str) -> None:
-    try:
-        files = parse_manifest(content, name=url)
-    except InputError:
-        files = {}
-    if not files:
+    if not listed_in(content):
         raise InputError(
             f"{url}: its {MANIFEST} is no bank's; only a bank is overwritten by a bank"
         )

@@ -44,7 +44,6 @@ class BankWriter:
         batch_size: int,
         *,
         name: str | None = None,
-        join: bool = False,
     ) -> None:
         """
         Args:
@@ -53,7 +52,6 @@ class BankWriter:
             batch_size: samples that are made together; a shard holds whole batches.
             name: of all that decides the bytes; by default the card's key. A run that was killed
                 finds its finished shards again under the same name.
-            join: another process has prepared the folder, and others may be writing there.
         """
         self._root, self._card = partial_root, card
         self.folder = partial_root / f"bank-{name or card.key()}"
@@ -63,8 +61,7 @@ class BankWriter:
         whole = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
         self.shard_size = min(whole, card.samples)  # a larger chunk would be padded with zeros
         with disk_errors(self.folder):
-            if not join:
-                self._prepare()
+            self._prepare()
             self._images: Any = zarr.open_array(self._bank / STORE / "images", mode="r+")
         # Without the option a shard of zeros would leave no file and never count as finished.
         self._images = self._images.with_config({"write_empty_chunks": True})
@@ -113,10 +110,10 @@ class BankWriter:
         """Whether this shard is whole."""
         return self._image_file(shard).is_file() and self._column_file(shard).is_file()
 
-    def shard_files(self, shard: slice) -> list[Path]:
+    def shard_files(self, shard: slice) -> list[str]:
         """Files of a finished shard, relative to `folder`, in the order in which to copy them."""
-        files = [self._image_file(shard), self._column_file(shard)]
-        return [path.relative_to(self.folder) for path in files]
+        files = (self._image_file(shard), self._column_file(shard))
+        return [path.relative_to(self.folder).as_posix() for path in files]
 
     def write(self, shard: slice, images: Tensor, labels: Tensor) -> None:
         """Write one whole shard.

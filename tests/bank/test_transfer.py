@@ -17,7 +17,8 @@ from banks import noise
 from hast.bank import remote
 from hast.bank.record import Bank, BankCard
 from hast.bank.tools import filter_bank, save_bank
-from hast.bank.transfer import pull_bank, push_bank
+from hast.bank.transfer import fetch_shard, pull_bank, push_bank, send_shard
+from hast.bank.writer import BankWriter
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
 
@@ -208,6 +209,29 @@ def test_a_manifest_that_leads_out_of_the_bank_writes_nothing(bank, tmp_path):
     with pytest.raises(InputError, match="leads out of the store"):
         run(pull_bank(str(far), tmp_path / "back"))
     assert [p.name for p in tmp_path.iterdir()] == ["far"]
+
+
+def test_a_shard_that_was_sent_is_fetched_whole_or_not_at_all(place, tmp_path):
+    card = BankCard(samples=64, spec=SPEC, teacher="a" * 64, synthesis={})
+    here, there = (BankWriter(tmp_path / name, card, 16) for name in ("here", "there"))
+    shard = here.shards()[1]
+    here.write(shard, noise(16, *SPEC.input_shape), torch.arange(16) % 5)
+    assert not fetch_shard(there, shard, place)
+    send_shard(here, shard, place)
+    far = remote.Remote(f"{place}/shard-16")
+    listed = far.read("manifest.json")
+    far.write("manifest.json", listed[:-1])  # its worker was killed
+    assert not fetch_shard(there, shard, place)
+    send_shard(here, shard, place)  # by the worker that replaces it
+    assert fetch_shard(there, shard, place)
+    assert there.is_finished(shard)
+    assert files(there.folder) == files(here.folder)
+
+    far.write("done/1.safetensors", b"damaged")
+    with pytest.raises(InputError, match=r"shard-16/done/1.safetensors: differs from its hash"):
+        fetch_shard(there, shard, place)
+    far.clear()
+    assert not fetch_shard(there, shard, place)
 
 
 def test_a_bank_for_another_teacher_is_not_placed(bank, tmp_path):
