@@ -22,8 +22,11 @@ class SynthesisConfig(Section):
     """Where the learning rate stops falling."""
     patience: int = Field(default=50, ge=0)
     """Steps on a plateau before the rate drops."""
+    bns: Literal["absolute", "relative"] = "absolute"
+    """How far statistics are from BatchNorm's: in the units of the layer (the paper), or in each
+    channel's own standard deviations, which serves networks of any scale."""
     hard_weight: float = Field(default=10.0, ge=0)
-    """β, of L_hard beside L_BNS."""
+    """β, of L_hard beside L_BNS; it belongs to `bns`."""
     gamma: float = Field(default=2.0, ge=0)
     """γ, the power of difficulty that weighs a sample; 0 is plain cross-entropy."""
     augment_probability: float = Field(default=0.0, ge=0, le=1)

@@ -92,7 +92,9 @@ def synthesize(
 
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits = teacher(images).float()
-            bns = bns_loss(tap.batch, tap.running)
+            bns = bns_loss(
+                tap.batch, tap.running, relative_to=tap.eps if config.bns == "relative" else None
+            )
             tap.clear()
             hard = hard_sample_loss(logits, labels, gamma=config.gamma)
             return bns + config.hard_weight * hard, bns, hard

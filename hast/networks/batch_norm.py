@@ -20,12 +20,14 @@ class BatchNormTap(NamedTuple):
 
     batch: list[ChannelStatistics]
     running: list[ChannelStatistics]
+    eps: list[float]
 
     def clear(self) -> None:
         """Forget the pass. Compiled code is compiled again where it finds a tap filled that was
         empty before, so what reads a tap inside compiled code clears it there."""
         self.batch.clear()
         self.running.clear()
+        self.eps.clear()
 
 
 def freeze(network: NetworkT) -> NetworkT:
@@ -100,7 +102,7 @@ def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
     Yields:
         A tap that each forward pass of `network` fills anew.
     """
-    tap = BatchNormTap([], [])
+    tap = BatchNormTap([], [], [])
 
     def clear(_module: nn.Module, _args: tuple[Any, ...]) -> None:
         tap.clear()
@@ -111,6 +113,7 @@ def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
         assert layer.running_var is not None
         tap.batch.append(channel_statistics(args[0], around=layer.running_mean))
         tap.running.append(ChannelStatistics(layer.running_mean, layer.running_var))
+        tap.eps.append(layer.eps)
 
     handles = [network.register_forward_pre_hook(clear)]
     handles += [layer.register_forward_pre_hook(read) for layer in batch_norms(network)]

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from hast.math.statistics import ChannelStatistics, bns_gap, bns_loss, channel_statistics
+from hast.math.statistics import (
+    ChannelStatistics,
+    bns_gap,
+    bns_loss,
+    channel_statistics,
+    relative_bns_gap,
+)
 
 
 @pytest.mark.parametrize("shape", [(16, 3), (16, 3, 5, 7)])
@@ -26,3 +32,33 @@ def test_loss_is_the_mean_over_layers_of_both_squared_errors():
     assert bns_gap(near, near).item() == 0
     assert bns_gap(far, near).item() == pytest.approx((1 + 9) / 2 + (0 + 4) / 2)
     assert bns_loss([near, far], [near, near]).item() == pytest.approx(7 / 2)
+
+
+def statistics_of(x: torch.Tensor, scale: torch.Tensor) -> ChannelStatistics:
+    return channel_statistics(x * scale.view(1, -1, 1, 1), around=scale)
+
+
+def test_the_relative_loss_knows_no_units(random):
+    """A convolution times s, its BatchNorm's statistics and eps by s and s^2: the same network."""
+    x = torch.randn(8, 3, 5, 5, generator=random)
+    running = ChannelStatistics(torch.tensor([0.5, -1.0, 2.0]), torch.tensor([1.0, 4.0, 0.0]))
+    one = torch.ones(3)
+    losses, absolute = [], []
+    for s in (1e-3, 1.0, 1e3):
+        scaled = ChannelStatistics(running.mean * s, running.var * s**2)
+        batch = statistics_of(x, one * s)
+        losses.append(bns_loss([batch], [scaled], relative_to=[1e-3 * s**2]).item())
+        absolute.append(bns_loss([batch], [scaled]).item())
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+    assert absolute[2] > 1e9 * absolute[0]
+
+
+def test_a_dead_or_distant_channel_has_a_bounded_share_and_a_slope():
+    running = ChannelStatistics(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    mean = torch.tensor([0.0, 1e4], requires_grad=True)
+    batch = ChannelStatistics(mean, torch.tensor([1.0, 0.0]))
+    gap = relative_bns_gap(batch, running, eps=1e-5)
+    gap.backward()
+    assert gap.item() < 200
+    assert mean.grad is not None
+    assert mean.grad[1] > 0
