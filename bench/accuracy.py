@@ -38,7 +38,7 @@ from bench.experiment import (
     parse_widths,
 )
 from bench.run import OUT
-from hast.api import train_generator
+from hast.api.samples import train_generator
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.config.finetune import FinetuneConfig

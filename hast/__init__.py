@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hast.api import evaluate, quantize, quantize_zero_shot, synthesize, train_generator
+    from hast.api.samples import synthesize, train_generator
+    from hast.api.students import calibrate, evaluate, quantize, quantize_zero_shot
     from hast.bank.record import Bank
     from hast.bank.stored import open_bank
     from hast.bank.tools import save_bank
@@ -25,6 +26,7 @@ __all__ = [
     "ModelSpec",
     "NonFiniteLossError",
     "__version__",
+    "calibrate",
     "coverage",
     "evaluate",
     "export_onnx",
@@ -55,9 +57,10 @@ _HOMES = {
     "remove_quantizers": "hast.networks.student",
     **dict.fromkeys(("load", "save"), "hast.files.checkpoints"),
     "save_bank": "hast.bank.tools",
+    **dict.fromkeys(("synthesize", "train_generator"), "hast.api.samples"),
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
-        ("evaluate", "quantize", "quantize_zero_shot", "synthesize", "train_generator"), "hast.api"
+        ("calibrate", "evaluate", "quantize", "quantize_zero_shot"), "hast.api.students"
     ),
 }
 

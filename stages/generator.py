@@ -13,7 +13,7 @@ from hast.files.generators import GeneratorCard
 from hast.files.tables import Curve, write_json, write_tsv
 from hast.files.teachers import load_teacher
 from hast.files.weights import save_with_card
-from hast.loops.train_generator import build_generator, train_generator
+from hast.loops.train_generator import GeneratorStep, build_generator, train_generator
 from hast.pipeline.work import engine_for
 from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, main
 
@@ -44,7 +44,7 @@ def run(
     engine = engine_for(config, source.network, source.spec, precision=precision, compile=compile)
     generator = build_generator(source.spec, config).to(where)
 
-    kept = Curve(config.steps)
+    kept = Curve(config.steps, GeneratorStep)
     steps = train_generator(generator, source.network, config, engine)
     for step in track(steps, total=config.steps, label="generator", fields=_SHOWN):
         kept.add(step)

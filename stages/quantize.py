@@ -1,4 +1,4 @@
-"""quantize: fine-tune the calibrated student on the bank."""
+"""quantize: fine-tune the calibrated, and where asked for reconstructed, student on the bank."""
 
 import torch
 
@@ -41,7 +41,7 @@ def run(
     *,
     bits: Bits,
     teacher: In,
-    calibrated: In,
+    start: In,
     bank: In,
     hardness: In,
     out: Out,
@@ -69,7 +69,7 @@ def run(
         engine = engine_for(
             config, source.network, source.spec, precision=precision, compile=compile
         )
-        student = load_student(calibrated, source, where)
+        student = load_student(start, source, where)
         samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, bank=samples.card.key())
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
@@ -81,7 +81,10 @@ def run(
             engine, where.type, ranks.size, str(torch.__version__),
         )  # fmt: skip
         file = CheckpointFile(PARTIAL / f"quantize-{name}.safetensors", every=checkpoint)
-        state, kept = start_finetuning(student, difficulty, config), Curve(config.steps)
+        state, kept = (
+            start_finetuning(student, difficulty, config),
+            Curve(config.steps, FinetuneStep),
+        )
         _resume(file, state, kept)
         steps = finetune(
             student, source.network, samples.images, difficulty, blocks, config, engine, ranks,
@@ -100,9 +103,10 @@ def run(
                     taken.tensors, taken.numbers | {"step": taken.step, "curve": kept.saved()}
                 )
     if first:
-        save_with_card(out, student, load_student_card(calibrated))
+        save_with_card(out, student, load_student_card(start))
         write_tsv(curve, *kept.table())
-        write_json(metrics, {name: float(getattr(step, name)) for name in _SHOWN})
+        last = [record for _, record in kept.rows[-1:]]  # none where there are no steps
+        write_json(metrics, {name: float(getattr(r, name)) for r in last for name in _SHOWN})
         file.remove()
 
 
@@ -113,7 +117,7 @@ def _resume(file: CheckpointFile, state: FinetuneState, kept: Curve) -> None:
         numbers = dict(saved.values)
         step, rows = numbers.pop("step"), numbers.pop("curve")
         state.restore(Snapshot(step, saved.tensors, numbers))
-        kept.restore(rows, FinetuneStep, step)
+        kept.restore(rows, step)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from stages import (
     generator,
     inputs,
     quantize,
+    reconstruct,
     report,
     score,
     sensitivity,
@@ -55,6 +56,10 @@ def run_student(bits: str = "w4a4") -> None:
         out=A / "hardness" / f"{bits}.safetensors",
         metrics=M / "score.json", histogram=P / "difficulty.tsv",
     )  # fmt: skip
+    reconstruct.run(
+        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
+        out=A / "reconstructed",
+    )  # fmt: skip
     run_quantize(bits)
     run_evaluate(bits)
 
@@ -71,7 +76,7 @@ def run_evaluate(bits: str = "w4a4") -> None:
 
 def run_quantize(bits: str = "w4a4", *, out: Path = A / "student", **options: Any) -> None:
     quantize.run(
-        bits=bits, teacher=A / "teacher", calibrated=A / "calibrated", bank=A / "bank",
+        bits=bits, teacher=A / "teacher", start=A / "reconstructed", bank=A / "bank",
         hardness=A / "hardness" / f"{bits}.safetensors", out=out,
         metrics=M / "quantize.json", curve=P / "quantize" / f"{bits}.tsv", **options,
     )  # fmt: skip

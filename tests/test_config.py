@@ -24,8 +24,8 @@ def params(tmp_path):
     ("text", "message"),
     [
         (
-            "quantize: {steps: 0}",
-            "quantize.steps: Input should be greater than or equal to 1, got 0",
+            "quantize: {steps: -1}",
+            "quantize.steps: Input should be greater than or equal to 0, got -1",
         ),
         ("quantize: {stepz: 5}", "quantize.stepz: unknown parameter, got 5"),
         ("quantize: {flip: 7}", "quantize.flip: .* got 7"),

@@ -8,9 +8,12 @@ from hast.config.section import read_yaml
 from hast.errors import InputError
 from hast.math.quantization import MAX_BITS, MIN_BITS
 
+FULL_PRECISION_BITS = 32
+
 
 class BitWidth(NamedTuple):
-    """Code widths of weights and activations, written `w4a4` in params.yaml."""
+    """Code widths of weights and activations, written `w4a4` in params.yaml; `w4a32` quantizes
+    weights alone."""
 
     weight_bits: int
     act_bits: int
@@ -24,12 +27,17 @@ class BitWidth(NamedTuple):
         """
         match = re.fullmatch(r"w([1-9]\d*)a([1-9]\d*)", text)
         widths = [int(bits) for bits in match.groups()] if match else []
-        if not widths or not all(MIN_BITS <= bits <= MAX_BITS for bits in widths):
+        quantized = widths[:1] if widths[1:] == [FULL_PRECISION_BITS] else widths
+        if not widths or not all(MIN_BITS <= bits <= MAX_BITS for bits in quantized):
             raise InputError(
                 f"bit width must be written w<bits>a<bits> with {MIN_BITS} to {MAX_BITS} bits,"
-                f" such as w4a4; got {text!r}"
+                f" such as w4a4, or a{FULL_PRECISION_BITS} for weights alone; got {text!r}"
             )
         return cls(*widths)
+
+    @property
+    def weights_only(self) -> bool:
+        return self.act_bits == FULL_PRECISION_BITS
 
     def __str__(self) -> str:
         return f"w{self.weight_bits}a{self.act_bits}"

@@ -10,8 +10,8 @@ from hast.config.section import Section
 class FinetuneConfig(Section):
     """The defaults are the paper's CIFAR-10 setting."""
 
-    steps: int = Field(default=29400, ge=1)
-    """Steps of the optimizer."""
+    steps: int = Field(default=29400, ge=0)
+    """Steps of the optimizer; with 0 the student stays as it was calibrated."""
     batch_size: int = Field(default=64, ge=1)
     """Images in a step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"

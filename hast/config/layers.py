@@ -42,9 +42,12 @@ class PlanConfig(Section):
     average_weight_bits: Annotated[float, Field(ge=MIN_BITS, le=MAX_BITS)] | AsRun = "width"
     """Budget of an allocation by measured sensitivity; `width` takes the run's weight bits. Layers
     with bits of their own (below) are outside the budget."""
+    image_bits: Bits | AsRun = 8
+    """Bits of the first layer's input, with placement `inputs`: a picture has 256 levels, and at 16
+    it is another one; `width` takes the run's."""
     first_last_bits: Bits | AsRun = "width"
-    """Bits of the first and the last layer, of their weights and, with placement `inputs`, of their
-    inputs; `width` treats them like the others."""
+    """Bits of the first and the last layer, of their weights and, with placement `inputs`, of the
+    last one's input; `width` treats them like the others."""
     overrides: tuple[Override, ...] = ()
     """Patterns with their own bits, the last match wins."""
     skip: tuple[str, ...] = ()

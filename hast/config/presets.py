@@ -15,6 +15,7 @@ from hast.config.finetune import FinetuneConfig
 from hast.config.generator import GeneratorConfig
 from hast.config.layers import PlanConfig
 from hast.config.recipes import Settings, merged, method_settings, size_settings
+from hast.config.reconstruct import ReconstructionConfig
 from hast.config.section import Section
 from hast.config.sensitivity import SensitivityConfig
 from hast.config.synthesize import SynthesisConfig
@@ -118,6 +119,7 @@ SECTIONS: dict[str, type[Section]] = {  # in the order of params.yaml
     "sensitivity": SensitivityConfig,
     "layers": PlanConfig,
     "calibrate": CalibrationConfig,
+    "reconstruct": ReconstructionConfig,
     "quantize": FinetuneConfig,
     "export": ExportConfig,
 }

@@ -29,6 +29,7 @@ _OWNED: dict[str, tuple[Any, ...]] = {  # what a recipe decides, in the order of
     "synthesize.init": ("gaussian", "pink"),
     "layers.quantizer": ("minmax", "learned"),
     "calibrate.images": ("generator", "bank"),
+    "reconstruct.steps": (0, 200),
     "quantize.optimizer": ("sgd", "adamw"),
     "quantize.schedule": ("milestones", "cosine"),
     "quantize.learning_rate": (1e-5, 1e-3),

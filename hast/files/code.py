@@ -4,8 +4,8 @@ Everything is read from source and nothing is imported, so that what counts does
 ran before. What counts is the import closure: a module, what it imports at the top or inside a
 function, the packages around them (Python runs their `__init__` too), and so on. Imports under
 `if TYPE_CHECKING` never run. A package's face may name under it what its `__getattr__` imports on
-first use: `from hast import synthesize` is then followed to `hast.api`, and to nothing else that
-the face names.
+first use: `from hast import synthesize` is then followed to `hast.api.samples`, and to nothing else
+that the face names.
 
 Each module counts in a normal form, its syntax tree as text. That holds no comments, docstrings or
 formatting, so an edited sentence rebuilds nothing; and it leaves out whatever one version of Python

@@ -31,7 +31,7 @@ class CheckpointFile:
             path: named after all that decides the work.
             every: seconds between two checkpoints.
         """
-        self._path, self._every = path, every
+        self.path, self._every = path, every
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
@@ -43,7 +43,7 @@ class CheckpointFile:
         Raises:
             InputError: the disk is full; the checkpoint before stays.
         """
-        write_atomically(self._path, save(tensors, {_KEY: json.dumps(values)}))
+        write_atomically(self.path, save(tensors, {_KEY: json.dumps(values)}))
         self._last = time.monotonic()
 
     def load(self) -> Saved | None:
@@ -52,17 +52,17 @@ class CheckpointFile:
         Raises:
             InputError: the file is damaged.
         """
-        if not self._path.is_file():
+        if not self.path.is_file():
             return None
         try:
-            with safe_open(self._path, framework="pt") as file:
+            with safe_open(self.path, framework="pt") as file:
                 values = json.loads((file.metadata() or {})[_KEY])
                 return Saved({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
         except Exception as error:  # safetensors raises its own kinds
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"{self._path}: not a readable checkpoint ({reason}); remove it and run again"
+                f"{self.path}: not a readable checkpoint ({reason}); remove it and run again"
             ) from None
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)

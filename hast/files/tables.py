@@ -38,7 +38,13 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
 class Curve:
     """Keeps evenly spaced records of a loop for a plot."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, record: Callable[..., NamedTuple]) -> None:
+        """
+        Args:
+            total: records of the whole loop.
+            record: their class.
+        """
+        self._record: Any = record
         self._every = max(1, -(-total // _CURVE_ROWS))
         self._total = total
         self._seen = 0
@@ -53,17 +59,14 @@ class Curve:
         """The rows so far as plain numbers, the step first."""
         return [[step, *map(float, record)] for step, record in self.rows]
 
-    def restore(
-        self, rows: Iterable[Sequence[float]], record: Callable[..., NamedTuple], seen: int
-    ) -> None:
+    def restore(self, rows: Iterable[Sequence[float]], seen: int) -> None:
         """Go on after `seen` records of which these rows were kept."""
-        self.rows = [(int(step), record(*values)) for step, *values in rows]
+        self.rows = [(int(step), self._record(*values)) for step, *values in rows]
         self._seen = seen
 
     def table(self) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         """Column names and rows, numbers read back from the device."""
-        columns = ("step", *self.rows[0][1]._fields)
-        return columns, self.saved()
+        return ("step", *self._record._fields), self.saved()
 
 
 def _shorten(value: Any) -> Any:

@@ -48,16 +48,26 @@ def find_blocks(network: nn.Module, spec: ModelSpec, patterns: Sequence[str] = (
     Raises:
         InputError: a pattern matches no module, or a matched one returns no (N, C, H, W) tensor.
     """
-    probe = _Probe()
-    with torch.no_grad(), probe, probe.watching(network):
-        network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
-
+    probe = _probed(network, spec)
     if patterns:
         return _matching(network, patterns, probe.feature_maps)
     if probe.bodies:
         return probe.bodies
     norms = set(map(id, batch_norms(network)))
     return [name for name in probe.feature_maps if id(network.get_submodule(name)) in norms]
+
+
+def modules_that_add(network: nn.Module, spec: ModelSpec) -> list[str]:
+    """Names of the innermost modules around residual additions, in the order in which they run;
+    "" is the network itself."""
+    return list(_probed(network, spec).adders)
+
+
+def _probed(network: nn.Module, spec: ModelSpec) -> "_Probe":
+    probe = _Probe()
+    with torch.no_grad(), probe, probe.watching(network):
+        network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
+    return probe
 
 
 @contextmanager
@@ -102,19 +112,26 @@ class _Probe(TorchFunctionMode):
         super().__init__()
         self.feature_maps: list[str] = []
         self.bodies: list[str] = []
+        self.adders: dict[str, None] = {}
+        self._running = [""]  # from the network to the innermost module
         self._depth: dict[int, int] = {}
         self._producer: dict[int, str] = {}
         self._alive: list[Tensor] = []  # an id is only unique while its tensor lives
 
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[None]:
-        """Note which module returned which tensor while the context is open."""
+        """Note which module runs and which tensor it returned while the context is open."""
 
-        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def start(name: str) -> Callable[[nn.Module, Any], None]:
+            return lambda _module, _args: self._running.append(name)
+
+        def end(name: str) -> Callable[[nn.Module, Any, Any], None]:
             return lambda _module, _args, output: self._note_output(name, output)
 
         named = [(name, module) for name, module in network.named_modules() if name]
-        with removed_at_exit([m.register_forward_hook(hook(name)) for name, m in named]):
+        handles = [module.register_forward_pre_hook(start(name)) for name, module in named]
+        handles += [module.register_forward_hook(end(name)) for name, module in named]
+        with removed_at_exit(handles):
             yield
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -131,6 +148,7 @@ class _Probe(TorchFunctionMode):
         return result
 
     def _note_output(self, name: str, output: Any) -> None:
+        self._running.pop()
         if isinstance(output, Tensor) and output.ndim == 4:
             self._producer[id(output)] = name
             if name not in self.feature_maps:
@@ -141,6 +159,8 @@ class _Probe(TorchFunctionMode):
             return
         shallow, deep = sorted(operands, key=lambda t: self._depth.get(id(t), 0))
         is_residual = self._depth.get(id(deep), 0) > self._depth.get(id(shallow), 0)
+        if is_residual:
+            self.adders[self._running[-1]] = None
         body = self._producer.get(id(deep))
         if is_residual and body is not None and body not in self.bodies:
             self.bodies.append(body)

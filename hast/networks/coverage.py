@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from torch import nn
 
-from hast.config.bit_width import BitWidth
+from hast.config.bit_width import FULL_PRECISION_BITS, BitWidth
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.errors import HastWarning, InputError
-from hast.networks.plan import ACTIVATED, FULL_PRECISION_BITS, QuantizationPlan
+from hast.networks.plan import ACTIVATED, QuantizationPlan
 from hast.networks.products import Product, State, products, weight_name, worst
 from hast.networks.provenance import provenance_of
 from hast.networks.student import remove_quantizers
@@ -114,7 +114,10 @@ def plan_coverage(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -
 
 def warn_of_full_precision(found: Coverage, width: BitWidth) -> None:
     """Warn if a share of what `skip` does not name is below `ENOUGH`."""
-    if min(found.weights_wanted, found.multiply_adds_wanted) >= ENOUGH:
+    shares = [found.weights_wanted]
+    if not width.weights_only:
+        shares.append(found.multiply_adds_wanted)
+    if min(shares) >= ENOUGH:
         return
     names, more = found.full_precision[:_NAMED], len(found.full_precision) - _NAMED
     beside = " beside what `skip` names" if found.skipped else ""

@@ -1,7 +1,8 @@
 """Which layers are quantized, and to how many bits.
 
 Rules, each stronger than the one before: the bit width of the run, an allocation, 8 bits (or
-another width) for the first and the last layer, overrides in their order, and layers to skip.
+another width) for the first and the last layer, 8 bits for the image, overrides in their order, and
+layers to skip.
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast.config.bit_width import BitWidth
+from hast.config.bit_width import FULL_PRECISION_BITS, BitWidth
 from hast.config.layers import Bits, Override, Placement, PlanConfig, QuantizerKind
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
@@ -27,7 +28,6 @@ ACTIVATED: dict[Placement, tuple[type[nn.Module], ...]] = {
     "inputs": WEIGHTED,
     "relu": (nn.ReLU, nn.ReLU6),
 }
-FULL_PRECISION_BITS = 32
 
 
 class QuantizationPlan(Section):
@@ -60,15 +60,7 @@ def plan_quantization(
         InputError: the placement finds nothing, a pattern matches nothing, an allocated layer is
             not there, or layers that share a weight would have different widths.
     """
-    weighted = list(probe_layers(network, spec, WEIGHTED))
-    activated = list(probe_layers(network, spec, ACTIVATED[config.placement]))
-    if not weighted:
-        raise InputError(f"{type(network).__name__} calls no Conv or Linear module to quantize")
-    if not activated:
-        raise InputError(
-            f"placement '{config.placement}' finds no module to quantize in"
-            f" {type(network).__name__}; use placement 'inputs'"
-        )
+    weighted, activated = _quantizable(network, spec, bits, config.placement)
     unknown = set(allocation or {}) - set(weighted)
     if unknown:
         raise InputError(f"allocated layer {min(unknown)} is not in {type(network).__name__}")
@@ -79,6 +71,8 @@ def plan_quantization(
             weights[name] = config.first_last_bits
             if name in activations:
                 activations[name] = config.first_last_bits
+    if config.image_bits != "width" and weighted[0] in activations:
+        activations[weighted[0]] = config.image_bits
     for override in config.overrides:
         _apply(override, weights, activations)
     skipped = _skipped(network, spec, [*weighted, *activated], config.skip)
@@ -93,6 +87,24 @@ def plan_quantization(
         activations=activations,
         skipped=skipped,
     )
+
+
+def _quantizable(
+    network: nn.Module, spec: ModelSpec, bits: BitWidth, placement: Placement
+) -> tuple[list[str], list[str]]:
+    """Modules with weights and with activations to quantize, in running order."""
+    weighted = list(probe_layers(network, spec, WEIGHTED))
+    if not weighted:
+        raise InputError(f"{type(network).__name__} calls no Conv or Linear module to quantize")
+    if bits.weights_only:
+        return weighted, []
+    activated = list(probe_layers(network, spec, ACTIVATED[placement]))
+    if not activated:
+        raise InputError(
+            f"placement '{placement}' finds no module to quantize in"
+            f" {type(network).__name__}; use placement 'inputs'"
+        )
+    return weighted, activated
 
 
 def fixed_layers(names: Sequence[str], config: PlanConfig) -> set[str]:

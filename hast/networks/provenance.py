@@ -38,3 +38,10 @@ def provenance_of(network: nn.Module) -> Provenance:
     """What `network` knows; a network from elsewhere knows nothing."""
     known: Provenance = network.__dict__.get(_ATTRIBUTE, Provenance())
     return known
+
+
+def plan_of(student: nn.Module) -> QuantizationPlan:
+    """How a student was quantized."""
+    plan = provenance_of(student).plan
+    assert plan is not None, "a student knows its plan"
+    return plan

@@ -24,12 +24,14 @@ from hast.engine.runtime import seeded
 from hast.math.quantization import (
     QParams,
     choose_qparams,
+    dequantize,
     fake_quantize,
     fake_quantize_learned,
     per_channel,
     quant_max_of,
     search_qparams,
 )
+from hast.math.rounding import rounding_logit, soft_rounding
 
 Mode = Literal["observe", "quantize"]
 _SEEN_OF_A_BATCH = 2048  # values kept to search the range on
@@ -106,6 +108,32 @@ class LearnedWeightQuantizer(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return fake_quantize_learned(weight, self.qparams_of(weight))
+
+
+class RoundingWeightQuantizer(nn.Module):
+    """Stands in for a `LearnedWeightQuantizer` while it is learned which way each weight is
+    rounded; see hast/math/rounding.py. The scales are those of the quantizer and train with it."""
+
+    below: Tensor
+
+    def __init__(self, quantizer: LearnedWeightQuantizer, weight: Tensor) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.sharpness = 1.0
+        scale, zero_point, quant_max = quantizer.qparams_of(weight)
+        position = (weight.detach() / scale.detach() + zero_point).clamp(0, quant_max)
+        below = position.floor().clamp(max=quant_max - 1)
+        self.register_buffer("below", below)
+        self.logit = nn.Parameter(rounding_logit(position - below))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        codes = self.below + soft_rounding(self.logit, sharpness=self.sharpness)
+        return dequantize(codes, self.quantizer.qparams_of(weight))
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """The weight with every code decided."""
+        codes = self.below + (self.logit > 0)
+        return dequantize(codes, self.quantizer.qparams_of(weight)).detach()
 
 
 class ActivationQuantizer(nn.Module):

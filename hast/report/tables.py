@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from hast.config.bit_width import FULL_PRECISION_BITS
 from hast.files.timings import Latency, Timing
 from hast.networks.coverage import LayerBits
-from hast.networks.plan import FULL_PRECISION_BITS
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")

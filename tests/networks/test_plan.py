@@ -29,7 +29,20 @@ def test_every_layer_gets_the_runs_bits_in_running_order(teacher, spec):
     resolved = plan(teacher, spec)
     assert list(resolved.weights) == LAYERS
     assert set(resolved.weights.values()) == {4}
-    assert set(resolved.activations.values()) == {3}
+    image, *others = LAYERS
+    assert resolved.activations[image] == 8
+    assert {resolved.activations[name] for name in others} == {3}
+
+
+def test_the_image_can_be_quantized_like_the_rest(teacher, spec):
+    assert set(plan(teacher, spec, image_bits="width").activations.values()) == {3}
+
+
+def test_weights_alone_can_be_quantized(teacher, spec):
+    width = BitWidth.parse("w4a32")
+    resolved = plan_quantization(teacher, spec, width, PlanConfig(first_last_bits=8))
+    assert list(resolved.weights) == LAYERS
+    assert resolved.activations == {}
 
 
 def test_stronger_rules_win(teacher, spec):

@@ -1,115 +1,101 @@
-"""The engine from Python: the same loops as the pipeline, on networks and banks in memory.
-
-A teacher is never changed: every function works on a frozen copy. Further keywords are the
-parameters of the section that a function names; a wrong one raises `hast.InputError`.
-"""
+"""Students, and how good they are."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from hast.api.samples import Device, frozen_copy, synthesize, train_generator
 from hast.bank.record import Bank
 from hast.bank.stored import StoredBank
-from hast.config.bank import Dtype
 from hast.config.bit_width import BitWidth
 from hast.config.calibrate import CalibrationConfig
 from hast.config.finetune import FinetuneConfig
-from hast.config.generator import GeneratorConfig
 from hast.config.layers import PlanConfig
 from hast.config.recipes import recipe_settings
+from hast.config.reconstruct import ReconstructionConfig
 from hast.config.section import parse_section
 from hast.config.spec import ModelSpec
-from hast.config.synthesize import SynthesisConfig
-from hast.engine.engine import place, select_device
-from hast.engine.progress import drain, track
+from hast.engine.engine import place
+from hast.engine.progress import track
 from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.loops.evaluate import Evaluation, joined, predict
-from hast.loops.train_generator import build_generator
-from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
-from hast.networks.classifier import check_classifier
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
-from hast.pipeline.bank import make_bank
 from hast.pipeline.calibrate import calibrate_student
 from hast.pipeline.finetune import finetune_student
+from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
 
-Device = torch.device | str | None
 
-
-def train_generator(
+def calibrate(
     teacher: nn.Module,
     spec: ModelSpec,
+    bank: Bank | StoredBank,
     *,
-    steps: int = 800,
+    weight_bits: int = 8,
+    act_bits: int = 8,
     seed: int = 0,
-    device: Device = None,
-    progress: bool = True,
-    **settings: Any,
-) -> Generator:
-    """Train the generator whose images set activation ranges.
-
-    Args:
-        teacher: full-precision classifier with BatchNorm.
-        spec: what it expects and answers.
-        steps: training steps.
-        seed: of weights, labels and noise.
-        device: where to compute; by default where the teacher is.
-        progress: show a bar, or lines where there is no terminal.
-        settings: other fields of `hast.config.generator.GeneratorConfig`.
-    """
-    source = _frozen_copy(teacher, spec, device)
-    values = {"steps": steps, "seed": seed, **settings}
-    config = parse_section(values, GeneratorConfig, name="train_generator")
-    generator = build_generator(spec, config).to(device_of(source))
-    records = train(generator, source, config, engine_for(config, source, spec))
-    drain(records, total=config.steps, label="generator", fields=("loss",), show=progress)
-    return freeze(generator)
-
-
-def synthesize(
-    teacher: nn.Module,
-    spec: ModelSpec,
-    *,
-    samples: int = 1024,
-    steps: int = 500,
-    seed: int = 0,
-    dtype: Dtype = "uint8",
+    layers: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    reconstruction: Mapping[str, Any] | None = None,
     generator: Generator | None = None,
     device: Device = None,
     progress: bool = True,
-    **settings: Any,
-) -> Bank:
-    """Synthesize hard samples from the teacher alone.
+) -> nn.Module:
+    """Make a low-bit student of the teacher without training it: post-training quantization.
 
     Args:
-        teacher: full-precision classifier with BatchNorm.
+        teacher: full-precision classifier.
         spec: what it expects and answers.
-        samples: number of images.
-        steps: optimisation steps of each batch of images.
-        seed: of pixels and labels; batch k depends on it and on k alone.
-        dtype: as which `hast.save_bank` stores the pixels. They come back rounded to it, so that
-            what is trained on and whose difficulty is measured is what will be stored.
-        generator: needed for `init="generator"`.
+        bank: samples made for this teacher: in memory, or left in their files (`StoredBank`).
+        weight_bits: code width, 2..8.
+        act_bits: code width, 2..8, or 32, which leaves activations as they are.
+        seed: of ranges and reconstruction.
+        layers: settings of `hast.config.layers.PlanConfig`, such as `{"first_last_bits": 8}`; the
+            placement is `inputs` unless they say otherwise.
+        calibration: settings of `hast.config.calibrate.CalibrationConfig`.
+        reconstruction: settings of `hast.config.reconstruct.ReconstructionConfig`, such as
+            `{"steps": 200}`; it needs learned scales, `layers={"quantizer": "learned"}`.
+        generator: its images set the activation ranges, as in the paper; without one the bank's do.
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
-        settings: other fields of `hast.config.synthesize.SynthesisConfig`.
 
     Returns:
-        A bank on the CPU; `hast.save_bank` writes it.
+        The student: the teacher's class with quantizers on its modules, in eval mode.
+
+    Raises:
+        InputError: a wrong setting, or a bank that was made for another teacher.
     """
-    source = _frozen_copy(teacher, spec, device)
-    values = {"samples": samples, "steps": steps, "seed": seed, **settings}
-    config = parse_section(values, SynthesisConfig, name="synthesize")
-    start = None
-    if config.init == "generator" and generator is not None:
-        start = place(copy.deepcopy(generator), device_of(source))
-    return make_bank(source, spec, config, dtype=dtype, generator=start, show=progress)
+    source = frozen_copy(teacher, spec, device)
+    _check_bank(bank, teacher, spec)
+    placed = {"placement": "inputs", **(layers or {})}
+    rules = parse_section(placed, PlanConfig, name="layers")
+    width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
+    images = "bank" if generator is None else "generator"
+    ranges = parse_section(
+        {"seed": seed, "images": images, **(calibration or {})}, CalibrationConfig,
+        name="calibration",
+    )  # fmt: skip
+    if ranges.images == "generator":
+        if generator is None:
+            raise InputError("calibration: images 'generator' needs a generator, got none")
+        generator = place(copy.deepcopy(generator), device_of(source))
+    blocks = parse_section(
+        {"seed": seed, **(reconstruction or {})}, ReconstructionConfig, name="reconstruction"
+    )
+    student = calibrate_student(
+        source, spec, width, rules, ranges,
+        images=bank.images, generator=generator, show=progress,
+    ).network  # fmt: skip
+    reconstruct_student(
+        student, source, spec, bank.images, blocks,
+        engine=engine_for(blocks, source, spec), label=f"reconstruct {width}", show=progress,
+    )  # fmt: skip
+    return student.requires_grad_(False)
 
 
 def quantize(
@@ -123,6 +109,7 @@ def quantize(
     seed: int = 0,
     layers: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
+    reconstruction: Mapping[str, Any] | None = None,
     generator: Generator | None = None,
     device: Device = None,
     progress: bool = True,
@@ -131,50 +118,30 @@ def quantize(
     """Make a low-bit student of the teacher and fine-tune it on a bank.
 
     Args:
-        teacher: full-precision classifier with BatchNorm.
-        spec: what it expects and answers.
-        bank: samples made for this teacher: in memory, or left in their files (`StoredBank`).
-        weight_bits, act_bits: code widths, 2..8.
-        steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters.
+        teacher, spec, bank, weight_bits, act_bits, layers, calibration, reconstruction, generator,
+            device, progress: as of `calibrate`.
+        steps: fine-tuning steps; the rate drops to a tenth at a half and at three quarters. With 0
+            the student stays as it was calibrated.
         seed: of ranges, order of samples and augmentation.
-        layers: settings of `hast.config.layers.PlanConfig`, such as `{"first_last_bits": 8}`; the
-            placement is `inputs` unless they say otherwise.
-        calibration: settings of `hast.config.calibrate.CalibrationConfig`.
-        generator: its images set the activation ranges, as in the paper; without one the bank's do.
-        device: where to compute; by default where the teacher is.
-        progress: show a bar, or lines where there is no terminal.
         settings: other fields of `hast.config.finetune.FinetuneConfig`.
 
     Returns:
-        The student: the teacher's class with quantizers on its modules, in eval mode.
+        The student, in eval mode.
 
     Raises:
         InputError: a wrong setting, or a bank that was made for another teacher.
     """
-    source = _frozen_copy(teacher, spec, device)
-    _check_bank(bank, teacher, spec)
     milestones = sorted({steps // 2, steps * 3 // 4} - {0})
     values = {"steps": steps, "seed": seed, "milestones": milestones, **settings}
     config = parse_section(values, FinetuneConfig, name="quantize")
-    placed = {"placement": "inputs", **(layers or {})}
-    rules = parse_section(placed, PlanConfig, name="layers")
-    width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
-    images = "bank" if generator is None else "generator"
-    ranges = parse_section(
-        {"seed": seed, "images": images, **(calibration or {})}, CalibrationConfig,
-        name="calibration",
+    student = calibrate(
+        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, seed=seed, layers=layers,
+        calibration=calibration, reconstruction=reconstruction, generator=generator, device=device,
+        progress=progress,
     )  # fmt: skip
-    if ranges.images == "generator":
-        if generator is None:
-            raise InputError("calibration: images 'generator' needs a generator, got none")
-        generator = place(copy.deepcopy(generator), device_of(source))
-    student = calibrate_student(
-        source, spec, width, rules, ranges,
-        images=bank.images, generator=generator, show=progress,
-    ).network  # fmt: skip
     finetune_student(
-        student, source, spec, bank.images, config,
-        labels=bank.labels, label=f"quantize {width}", show=progress,
+        student.requires_grad_(True), frozen_copy(teacher, spec, device), spec, bank.images,
+        config, labels=bank.labels, label=f"quantize w{weight_bits}a{act_bits}", show=progress,
     )  # fmt: skip
     return student
 
@@ -212,6 +179,7 @@ def quantize_zero_shot(
     sections = {
         "layers": values["layers"] | settings.pop("layers", {}),
         "calibration": values["calibrate"] | settings.pop("calibration", {}),
+        "reconstruction": values["reconstruct"] | settings.pop("reconstruction", {}),
     }
     generator = None
     if "generator" in (pixels["init"], sections["calibration"]["images"]):
@@ -259,13 +227,6 @@ def evaluate(
     if not records:
         raise InputError("evaluate: the loader must yield at least one batch, it is empty")
     return joined(records).evaluation("network", reference=[*networks][-1])
-
-
-def _frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
-    source = freeze(copy.deepcopy(teacher))
-    place(source, device_of(source) if device is None else select_device(str(device)))
-    check_classifier(source, spec)
-    return source
 
 
 def _check_bank(bank: Bank | StoredBank, teacher: nn.Module, spec: ModelSpec) -> None:

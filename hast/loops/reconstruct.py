@@ -1,0 +1,200 @@
+"""Reconstruction: bring one block of the student after the other to answer as the teacher's does.
+
+For a block with the quantized prefix's answer x_q as its input and the teacher's x_f, y_f:
+
+    min over rounding and scales of  mean[ w (block_q(x) - y_f)^2 ] / mean[ w (y_f - mean y_f)^2 ]
+
+A few hundred images decide thousands of weights without overfitting, because a block has many
+outputs for each image, and because all that is decided of a weight is one bit: whether it is
+rounded up or down (math/rounding.py). End-to-end distillation has one answer an image, moves the
+weights themselves, and at large rates destroys what it started from.
+
+Three things make it work. The input is the *quantized* prefix's, so a block makes up for what those
+before it did. While it learns, half of all activations, drawn anew at each step, stay unquantized
+(QDrop): a rounding that fits these very errors of activations does not fit those of other images.
+And the error of a lone layer is weighed by the gain w of the BatchNorm that reads it.
+
+The loss is a share of what the block's answer varies by, so that one rate serves any network.
+
+Source: Nagel et al., 2020, AdaRound (arXiv:2004.10568); Li et al., 2021, BRECQ (arXiv:2102.05426);
+Wei et al., 2022, QDrop (arXiv:2203.05740); Jeon et al., 2023, GENIE (arXiv:2212.04780).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hast.config.reconstruct import ReconstructionConfig
+from hast.config.spec import ModelSpec
+from hast.engine.engine import PLAIN, Engine, Images, place_images
+from hast.engine.runtime import device_of, loop, seeded
+from hast.loops.checks import check_finite
+from hast.math.rounding import rounding_sharpness
+from hast.networks.batch_norm import scale_and_shift
+from hast.networks.call_sites import restart_call_counts
+from hast.networks.folding import foldable
+from hast.networks.hooks import removed_at_exit
+from hast.networks.quantizers import ActivationQuantizer, RoundingWeightQuantizer
+from hast.networks.units import Unit, call_of
+
+_SHARPNESS = 20.0  # at the end: less than a tenth of a code around the middle is undecided
+_TOGETHER = 32  # images in a pass that looks at a block's inputs
+_CAUSE = "scale_rate or rounding_rate too high"
+
+
+class ReconstructionStep(NamedTuple):
+    unit: int
+    is_last: bool  # of its unit
+    loss: Tensor  # share of the variance of the teacher's answer
+
+
+class _Samples(NamedTuple):
+    """What a unit is given and shall answer, one row an image."""
+
+    quantized: Tensor  # inputs behind the quantized prefix
+    exact: Tensor  # the teacher's inputs
+    wanted: Tensor  # the teacher's outputs
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@loop
+def reconstruct(
+    student: nn.Module,
+    teacher: nn.Module,
+    spec: ModelSpec,
+    units: Sequence[Unit],
+    images: Images,
+    config: ReconstructionConfig,
+    engine: Engine = PLAIN,
+    *,
+    first: int = 0,
+) -> Iterator[ReconstructionStep]:
+    """Reconstruct units of `student` in place, each from what those before it have become.
+
+    Args:
+        student: calibrated, eval mode, with learned scales.
+        teacher: frozen, eval mode, same device.
+        spec: of the teacher.
+        units: see `find_units`.
+        images: (N, C, H, W), normalized pixels; the first `config.samples` are used.
+        config: see `ReconstructionConfig`.
+        engine: its precision; blocks are too many to compile.
+        first: unit to begin with, those before it being done.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    device = device_of(teacher)
+    norms = foldable(teacher, spec)
+    wrapped = Engine(bf16=engine.bf16).wrap(_relative_error, device)
+    for index, unit in list(enumerate(units))[first:]:
+        random = seeded(config.seed, "reconstruct", index)
+        samples = _samples(student, teacher, unit, images[: config.samples], device)
+        gain = None
+        if unit.name in norms:
+            gain = scale_and_shift(teacher.get_submodule(norms[unit.name]))[0].square()
+        weights = _Weights(samples.wanted, gain)
+        module = student.get_submodule(unit.name)
+        with (
+            _learnable(module, unit, config) as (roundings, optimizer, schedule),
+            _dropping(module, config.drop_probability, random),
+        ):
+            for step in range(config.steps):
+                for rounding in roundings:
+                    rounding.sharpness = rounding_sharpness(step / config.steps, last=_SHARPNESS)
+                drawn = torch.randint(len(samples.wanted), (config.batch_size,), generator=random)
+                exact, behind = samples.exact[drawn], samples.quantized[drawn]
+                x = torch.where(_coin(exact, config.drop_probability, random), exact, behind)
+                optimizer.zero_grad()
+                restart_call_counts(module)
+                loss = wrapped(module, x, samples, samples.wanted[drawn], weights)
+                loss.backward()
+                check_finite(
+                    loss, loop=f"reconstruct {unit.name}", step=step, steps=config.steps,
+                    cause=_CAUSE,
+                )  # fmt: skip
+                optimizer.step()
+                schedule.step()
+                yield ReconstructionStep(index, step == config.steps - 1, loss.detach())
+
+
+class _Weights:
+    """How much an error of each channel counts: its gain, over what the answer varies by."""
+
+    def __init__(self, wanted: Tensor, gain: Tensor | None) -> None:
+        axes = (0, *range(2, wanted.ndim))
+        varies = wanted.var(axes, correction=0)
+        gain = torch.ones_like(varies) if gain is None else gain
+        share = gain / (gain * varies).mean().clamp(min=torch.finfo(torch.float32).tiny)
+        self.values = share.view(-1, *[1] * (wanted.ndim - 2))
+
+
+def _relative_error(
+    module: nn.Module, x: Tensor, samples: _Samples, wanted: Tensor, weights: _Weights
+) -> Tensor:
+    answer: Tensor = module(x, *samples.args, **samples.kwargs).float()
+    return ((answer - wanted).square() * weights.values).mean()
+
+
+def _samples(
+    student: nn.Module, teacher: nn.Module, unit: Unit, images: Tensor, device: torch.device
+) -> _Samples:
+    parts = images.split(_TOGETHER)
+    behind = [call_of(student, unit.name, place_images(x, device), run=False) for x in parts]
+    exact = [call_of(teacher, unit.name, place_images(x, device), run=True) for x in parts]
+    return _Samples(
+        torch.cat([call.input for call in behind]),
+        torch.cat([call.input for call in exact]),
+        torch.cat([call.output for call in exact if call.output is not None]),
+        exact[0].args,
+        exact[0].kwargs,
+    )
+
+
+@contextmanager
+def _learnable(
+    module: nn.Module, unit: Unit, config: ReconstructionConfig
+) -> Iterator[tuple[list[RoundingWeightQuantizer], torch.optim.Optimizer, Any]]:
+    """The rounding of the module's weights can be learned inside, and is decided at the end."""
+    lists: list[Any] = [
+        m.parametrizations.weight  # type: ignore[union-attr]
+        for m in module.modules()
+        if parametrize.is_parametrized(m, "weight")
+    ]
+    roundings = [RoundingWeightQuantizer(held[0], held.original) for held in lists]
+    scales = [p for name, p in module.named_parameters() if name.endswith("log_scale")]
+    for held, rounding in zip(lists, roundings, strict=True):
+        held[0] = rounding
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [rounding.logit for rounding in roundings], "lr": config.rounding_rate},
+            {"params": scales, "lr": config.scale_rate},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    yield roundings, optimizer, schedule
+    for held, rounding in zip(lists, roundings, strict=True):
+        held.original.data.copy_(rounding.rounded(held.original))
+        held[0] = rounding.quantizer
+
+
+@contextmanager
+def _dropping(module: nn.Module, probability: float, random: torch.Generator) -> Iterator[None]:
+    """Let activations pass unquantized now and then."""
+
+    def drop(_module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        return torch.where(_coin(output, probability, random), args[0], output)
+
+    quantizers = [m for m in module.modules() if isinstance(m, ActivationQuantizer)]
+    with removed_at_exit(m.register_forward_hook(drop) for m in quantizers):
+        yield
+
+
+def _coin(like: Tensor, probability: float, random: torch.Generator) -> Tensor:
+    """True with this probability, for each value."""
+    return (torch.rand(like.shape, generator=random) < probability).to(like.device)

@@ -1,0 +1,114 @@
+"""The parts of a network that are reconstructed one after the other.
+
+A part must be small, so that a few images decide its weights, and hold what makes up for each
+other: layers between two additions, for the error that one makes is one that the next can correct.
+So it is the innermost module around a residual addition, and elsewhere a single layer. Names of
+classes and attributes play no role.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from hast.config.spec import ModelSpec
+from hast.networks.blocks import modules_that_add
+from hast.networks.hooks import removed_at_exit
+from hast.networks.plan import weight_of
+
+
+class Unit(NamedTuple):
+    """A module that takes one tensor and returns one, once in a forward pass."""
+
+    name: str
+    layers: tuple[str, ...]  # that are quantized in it
+
+
+def find_units(network: nn.Module, spec: ModelSpec, layers: Collection[str]) -> list[Unit]:
+    """Units that hold the named layers, in the order in which they run.
+
+    Args:
+        network: in eval mode.
+        spec: gives the input shape of the probe.
+        layers: names of Conv and Linear modules. Those that run more than once in a forward pass,
+            and those that share a weight, are in no unit.
+    """
+    ran: Counter[str] = Counter()
+    simple: set[str] = set()  # takes one tensor first and returns one
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            ran[name] += 1
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            if isinstance(output, Tensor) and len(tensors) == 1 and tensors[0] is args[0]:
+                simple.add(name)
+
+        return hook
+
+    named = [(name, module) for name, module in network.named_modules() if name]
+    handles = [m.register_forward_hook(note(name), with_kwargs=True) for name, m in named]
+    with removed_at_exit(handles):
+        around = modules_that_add(network, spec)
+    usable = {name for name in simple if ran[name] == 1}
+    blocks = {name for name in around if name in usable}
+    blocks = {name for name in blocks if not any(_holds(name, other) for other in blocks)}
+    sharing = Counter(id(weight_of(network, name)) for name in layers)
+    alone = {name for name in layers if sharing[id(weight_of(network, name))] == 1}
+    units: dict[str, list[str]] = {}
+    for name in ran:  # in the order in which they end
+        owner = next((block for block in blocks if _holds(block, name)), name)
+        if name in alone and owner in usable:
+            units.setdefault(owner, []).append(name)
+    return [Unit(name, tuple(held)) for name, held in units.items()]
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return inner.startswith(f"{outer}.")
+
+
+class Call(NamedTuple):
+    """What a module was given in a pass besides the tensor, and the tensor and its answer."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    input: Tensor
+    output: Tensor | None  # None where the pass was to stop before it
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+
+@torch.no_grad()
+def call_of(network: nn.Module, name: str, images: Tensor, *, run: bool) -> Call:
+    """One forward pass as far as the named module.
+
+    Args:
+        network: in eval mode.
+        name: of a module that takes one tensor.
+        images: (B, C, H, W), normalized pixels.
+        run: also what the module answers.
+    """
+    calls: list[Call] = []
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # A copy: what follows may work in place.
+        calls.append(Call(args[1:], kwargs, args[0].clone(), None))
+        if not run:
+            raise _ReachedError
+
+    def after(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        calls.append(calls.pop()._replace(output=output.clone()))
+        raise _ReachedError
+
+    module = network.get_submodule(name)
+    # Before the hook that quantizes: that belongs to the module.
+    handles = [module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)]
+    handles.append(module.register_forward_hook(after))
+    with removed_at_exit(handles), suppress(_ReachedError):
+        network(images)
+    return calls[0]

@@ -1,0 +1,63 @@
+"""Bring a calibrated student's blocks nearer to the teacher's, one after the other."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from hast.config.reconstruct import ReconstructionConfig
+from hast.config.spec import ModelSpec
+from hast.engine.engine import PLAIN, Engine, Images
+from hast.engine.progress import track
+from hast.errors import InputError
+from hast.loops.reconstruct import reconstruct
+from hast.networks.provenance import plan_of
+from hast.networks.units import find_units
+
+
+def reconstruct_student(
+    student: nn.Module,
+    teacher: nn.Module,
+    spec: ModelSpec,
+    images: Images,
+    config: ReconstructionConfig,
+    *,
+    engine: Engine = PLAIN,
+    first: int = 0,
+    after_unit: Callable[[int], None] = lambda done: None,
+    label: str = "reconstruct",
+    show: bool = True,
+) -> None:
+    """Reconstruct a calibrated student in place.
+
+    Args:
+        student: see `calibrate_student`, with learned scales.
+        teacher: frozen, eval mode, same device.
+        spec: what it expects and answers.
+        images: (N, C, H, W), normalized pixels, the bank.
+        config: see `ReconstructionConfig`; with 0 steps nothing is done.
+        engine: its precision.
+        first: unit to begin with, those before it being done.
+        after_unit: called with the number of units that are done.
+        label: of the progress.
+        show: show progress.
+
+    Raises:
+        InputError: the student's scales are not learned.
+    """
+    if not config.steps:
+        return
+    plan = plan_of(student)
+    if plan.quantizer != "learned":
+        raise InputError(
+            "reconstruct: learned rounding needs layers.quantizer 'learned', got"
+            f" {plan.quantizer!r}; set it (recipe best does), or reconstruct.steps: 0"
+        )
+    units = find_units(teacher, spec, plan.weights)
+    records = reconstruct(student, teacher, spec, units, images, config, engine, first=first)
+    shown = track(
+        records, total=len(units) * config.steps, done=first * config.steps, label=label,
+        fields=("loss",), show=show,
+    )  # fmt: skip
+    for step in shown:
+        if step.is_last:
+            after_unit(step.unit + 1)

@@ -1,0 +1,63 @@
+"""reconstruct: bring the calibrated student's blocks nearer to the teacher's, one by one."""
+
+import torch
+
+from hast.bank.stored import StoredBank
+from hast.config.reconstruct import ReconstructionConfig
+from hast.config.section import load_section
+from hast.engine.engine import select_device
+from hast.files.partial import PARTIAL, name_of
+from hast.files.resume import CheckpointFile
+from hast.files.students import load_student, load_student_card
+from hast.files.teachers import load_teacher
+from hast.files.weights import load_state, save_with_card
+from hast.networks.fingerprint import fingerprint
+from hast.pipeline.reconstruct import reconstruct_student
+from hast.pipeline.work import engine_for
+from stages.entry import PARAMS, Bits, Checkpoint, Device, In, Out, Params, Precision, main
+
+
+def run(
+    *,
+    bits: Bits,
+    teacher: In,
+    calibrated: In,
+    bank: In,
+    out: Out,
+    params: Params = PARAMS,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    checkpoint: Checkpoint = 60.0,
+) -> None:
+    """Write the reconstructed student to OUT; with 0 steps that is the calibrated one. A run that
+    was killed goes on with the block at which it was."""
+    config = load_section(params, "reconstruct", ReconstructionConfig)
+    where = select_device(device)
+    source = load_teacher(teacher, where)
+    student = load_student(calibrated, source, where)
+    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    engine = engine_for(config, source.network, source.spec, precision=precision)
+    name = name_of(
+        "stages.reconstruct", config.model_dump_json(), source.card.fingerprint, samples.digest,
+        fingerprint(student.state_dict()), engine, where.type, str(torch.__version__),
+    )  # fmt: skip
+    file = CheckpointFile(PARTIAL / f"reconstruct-{name}.safetensors", every=checkpoint)
+    saved = file.load()
+    if saved:
+        load_state(student, saved.tensors, name=str(file.path))
+
+    def keep(done: int) -> None:
+        if file.is_due():
+            file.save(student.state_dict(), {"units": done})
+
+    reconstruct_student(
+        student, source.network, source.spec, samples.images, config,
+        engine=engine, first=saved.values["units"] if saved else 0, after_unit=keep,
+        label=f"reconstruct {bits}",
+    )  # fmt: skip
+    save_with_card(out, student, load_student_card(calibrated))
+    file.remove()
+
+
+if __name__ == "__main__":
+    main(run, kept="the blocks that are done are kept in .partial/; the same command goes on")

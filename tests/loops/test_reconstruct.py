@@ -1,0 +1,71 @@
+import copy
+
+import pytest
+import torch
+from students import observed
+
+from hast.config.reconstruct import ReconstructionConfig
+from hast.errors import InputError
+from hast.loops.reconstruct import reconstruct
+from hast.networks.codes import weight_codes
+from hast.networks.units import find_units
+from hast.pipeline.reconstruct import reconstruct_student
+
+CONFIG = ReconstructionConfig(steps=40, samples=48, batch_size=16)
+
+
+@pytest.fixture
+def images(spec, random):
+    return torch.randn(64, *spec.input_shape, generator=random)
+
+
+def start(teacher, spec, images, bits="w3a3", **rules):
+    return observed(teacher, spec, images, bits, **({"quantizer": "learned"} | rules))
+
+
+@torch.no_grad()
+def distance(student, teacher, images):
+    return (student(images) - teacher(images)).square().mean().item()
+
+
+def test_the_student_comes_nearer_to_the_teacher_on_other_images_too(teacher, spec, images, random):
+    student = start(teacher, spec, images)
+    others = torch.randn(64, *spec.input_shape, generator=random)
+    before = [distance(student, teacher, x) for x in (images, others)]
+    reconstruct_student(student, teacher, spec, images, CONFIG, show=False)
+    after = [distance(student, teacher, x) for x in (images, others)]
+    assert after[0] < 0.7 * before[0]
+    assert after[1] < 0.9 * before[1]
+
+
+def test_weights_move_by_less_than_one_code_and_lie_on_codes(teacher, spec, images):
+    student = start(teacher, spec, images)
+    before = weight_codes(student)
+    reconstruct_student(student, teacher, spec, images, CONFIG, show=False)
+    after = weight_codes(student)
+    moved = torch.cat([(after[n].codes - before[n].codes).abs().flatten() for n in before])
+    assert moved.max() == 1
+    assert 0.01 < moved.mean() < 0.5
+    for name, module in student.named_modules():
+        if name in after:
+            assert torch.equal(module.weight, module.parametrizations.weight.original)
+
+
+def test_one_unit_after_the_other_in_two_runs_is_the_same_to_the_bit(teacher, spec, images):
+    student = start(teacher, spec, images)
+    units = find_units(teacher, spec, weight_codes(student))
+    whole, halves = copy.deepcopy(student), copy.deepcopy(student)
+    list(reconstruct(whole, teacher, spec, units, images, CONFIG))
+    list(reconstruct(halves, teacher, spec, units[:2], images, CONFIG))
+    list(reconstruct(halves, teacher, spec, units, images, CONFIG, first=2))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, halves.state_dict()[name]), name
+
+
+def test_without_steps_nothing_is_done_and_minmax_scales_are_refused(teacher, spec, images):
+    student = start(teacher, spec, images, quantizer="minmax")
+    before = copy.deepcopy(student.state_dict())
+    reconstruct_student(student, teacher, spec, images, ReconstructionConfig(), show=False)
+    assert all(torch.equal(v, before[n]) for n, v in student.state_dict().items())
+    with pytest.raises(InputError, match=r"needs layers\.quantizer 'learned', got 'minmax'"):
+        reconstruct_student(student, teacher, spec, images, CONFIG, show=False)

@@ -1,0 +1,54 @@
+import pytest
+import torch
+import torchvision
+from students import SHARING, Sharing
+
+from hast.config.spec import ModelSpec
+from hast.networks.batch_norm import freeze
+from hast.networks.plan import WEIGHTED, probe_layers
+from hast.networks.units import call_of, find_units
+
+IMAGENET = ModelSpec(input_shape=(3, 64, 64), num_classes=7, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def units_of(name: str) -> tuple[torch.nn.Module, list]:
+    network = freeze(torchvision.models.get_model(name, weights=None, num_classes=7))
+    layers = list(probe_layers(network, IMAGENET, WEIGHTED))
+    return network, find_units(network, IMAGENET, layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "blocks"),
+    [
+        ("resnet18", ["conv1", "layer1.0"], 8),
+        ("mobilenet_v2", ["features.0.0", "features.1.conv.0.0"], 10),
+        ("vgg11_bn", ["features.0", "features.4"], 0),
+        ("densenet121", ["features.conv0", "features.denseblock1.denselayer1.conv1"], 0),
+    ],
+)
+def test_units_are_residual_blocks_and_single_layers_and_hold_every_layer_once(name, first, blocks):
+    network, units = units_of(name)
+    assert [unit.name for unit in units][:2] == first
+    assert sum(len(unit.layers) > 1 for unit in units) == blocks
+    held = [layer for unit in units for layer in unit.layers]
+    assert sorted(held) == sorted(probe_layers(network, IMAGENET, WEIGHTED))
+
+
+def test_layers_that_share_a_weight_are_left_alone():
+    network = freeze(Sharing())
+    units = find_units(network, SHARING, list(probe_layers(network, SHARING, WEIGHTED)))
+    assert [unit.name for unit in units] == ["first", "up", "head"]
+
+
+def test_a_pass_goes_as_far_as_the_module(random):
+    network, _ = units_of("resnet18")
+    x = torch.randn(2, 3, 64, 64, generator=random)
+    before = call_of(network, "layer1.0", x, run=False)
+    with torch.no_grad():
+        expected = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+    assert torch.equal(before.input, expected)
+    assert before.output is None
+    after = call_of(network, "layer1.0", x, run=True)
+    assert after.output is not None
+    assert torch.equal(after.output, network.layer1[0](expected))
+    assert not network.layer1[0]._forward_hooks
