@@ -26,7 +26,7 @@ from stages import inputs, teacher
 @pytest.mark.parametrize(
     ("section", "value", "message"),
     [
-        ("quantize", {"steps": 0}, "quantize.steps: .* greater than or equal to 1, got 0"),
+        ("quantize", {"steps": -1}, "quantize.steps: .* greater than or equal to 0, got -1"),
         ("dataset", {"name": "folder", "root": "images"}, "no valid file for the classes a"),
         ("dataset", {"name": "folder", "root": "nowhere"}, "must be a folder .* got nowhere"),
     ],
