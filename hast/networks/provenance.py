@@ -6,6 +6,7 @@ from torch import nn
 
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
+from hast.errors import InputError
 from hast.networks.plan import QuantizationPlan
 
 _ATTRIBUTE = "hast_provenance"
@@ -38,3 +39,15 @@ def provenance_of(network: nn.Module) -> Provenance:
     """What `network` knows; a network from elsewhere knows nothing."""
     known: Provenance = network.__dict__.get(_ATTRIBUTE, Provenance())
     return known
+
+
+def spec_and_plan(student: nn.Module) -> tuple[ModelSpec, QuantizationPlan]:
+    """What a student expects and answers, and its bits.
+
+    Raises:
+        InputError: it is no student.
+    """
+    known = provenance_of(student)
+    if known.spec is None or known.plan is None:
+        raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
+    return known.spec, known.plan
