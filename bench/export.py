@@ -20,12 +20,12 @@ from bench.run import OUT
 from hast.config.dataset import DatasetConfig
 from hast.config.export import ExportConfig
 from hast.export.bundle import bytes_of, compare_formats, write_formats
-from hast.export.inputs import spec_of
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
 from hast.files.checkpoints import load
 from hast.files.datasets import open_batches
 from hast.files.tables import write_json
+from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
 from hast.networks.student import remove_quantizers
 from hast.report.tables import (
@@ -59,7 +59,7 @@ def measure(
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """What the stage `export` measures, on real images alone."""
     student = load(path, trust_source=True)
-    spec = spec_of(student)
+    spec, _ = spec_and_plan(student)
     batches = open_batches(DatasetConfig(name="folder", root=root), "test", spec)
     images = torch.cat([x for x, _ in batches])
     labels = torch.cat([y for _, y in batches])

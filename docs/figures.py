@@ -14,9 +14,9 @@ from PIL import Image
 from hast.config.bit_width import load_bit_widths
 from hast.math.hardness import hard_sample_loss
 from hast.math.quantization import choose_qparams, fake_quantize
+from hast.report.bank_page import bank_grid
 from hast.report.figures.canvas import PALETTE, Figure, canvas, to_png
 from hast.report.figures.difficulty import difficulty_histogram
-from hast.report.figures.samples import sample_grid
 from hast.report.figures.training import bns_gap
 from hast.report.record import Run, Sources, read_run
 
@@ -54,14 +54,13 @@ def rounding() -> Figure:
 
 def of_run(run: Run) -> dict[str, Figure]:
     """Pictures that need a finished run."""
-    pixels = run.bank.card.spec.denormalize(run.bank.images[:])
     seen = run.widths[0].seen
     return {
-        "samples": sample_grid(pixels, run.bank.labels, run.difficulty, classes=4, columns=8),
+        "samples": bank_grid(run.bank, classes=4),
         "bns": bns_gap(run.gaps),
         "difficulty": difficulty_histogram(
             {
-                "bank, teacher": run.difficulty,
+                "bank, teacher": run.bank.difficulty,
                 **{f"bank, {w.name.upper()} student": w.difficulty for w in run.widths},
                 "test images, teacher": seen.difficulty["teacher"],
             }

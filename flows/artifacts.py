@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,10 @@ _RESULTS = "results"  # key of the table in which the history is kept
 def publish(stage: str) -> None:
     """Create the artifacts of a stage that is up to date, from the files that are here."""
     name, _, item = stage.partition("@")
-    if name in _PUBLISHERS:
-        _PUBLISHERS[name](item)
+    if name == "score":
+        _difficulty(item)
+    elif name == "report":
+        _results()
 
 
 def _difficulty(item: str) -> None:
@@ -61,7 +62,7 @@ def _difficulty(item: str) -> None:
     )
 
 
-def _results(item: str) -> None:
+def _results() -> None:
     results = _REPORT / "results.json"
     if not results.is_file():
         return
@@ -86,22 +87,12 @@ def _earlier_results() -> Iterable[tuple[str, Rows]]:
 
 
 def _history_page(history: Sequence[tuple[str, Rows]]) -> str:
-    from hast.report.figures.canvas import PALETTE, canvas
-
     name, top1 = RESULT_COLUMNS[:2]
-    runs = [(when, {row[name]: row[top1] for row in rows}) for when, rows in history]
+    runs = [(when, {row[name]: row[top1] for row in rows}) for when, rows in reversed(history)]
     networks = list(dict.fromkeys(network for _, cells in runs for network in cells))
-    with canvas() as (figure, (axes,)):
-        for colour, network in zip(cycle(PALETTE), networks, strict=False):
-            shares = [float(cells.get(network, "nan").rstrip("%")) for _, cells in runs]
-            axes.plot(range(len(runs)), shares, marker="o", label=network, color=colour)
-        axes.set_xticks(range(len(runs)), [when for when, _ in runs], rotation=45, ha="right")
-        axes.set(ylabel="top-1, %")
-        axes.legend()
-    picture = _inline(figure, "top-1 of the last runs")
-    cells_of = [[when, *(cells.get(n, "") for n in networks)] for when, cells in reversed(runs)]
+    cells_of = [[when, *(cells.get(network, "") for network in networks)] for when, cells in runs]
     table = markdown_rows([["run", *networks], *cells_of])
-    return f"# Accuracy of the last runs\n\n{picture}\n\n{table}"
+    return f"# Top-1 of the last runs\n\n{table}"
 
 
 def _inline(figure: Any, title: str) -> str:
@@ -116,9 +107,3 @@ def _report_url() -> str:
     page = next((n for n in ("index.html", "results.md") if (_REPORT / n).is_file()), "results.md")
     base = os.environ.get("HAST_REPORT_URL")
     return f"{base.rstrip('/')}/{page}" if base else (_REPORT / page).resolve().as_uri()
-
-
-_PUBLISHERS: Mapping[str, Callable[[str], None]] = {
-    "score": _difficulty,
-    "report": _results,
-}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Outcome(NamedTuple):
@@ -76,17 +76,12 @@ def run(
         timeout: seconds after which the process and its children are stopped.
         on_line: called with every line of output.
     """
-    # `python` on the stages' command lines must be the one that runs here.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.guard", sys.executable, *arguments],
-        env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"} | dict(environment or {}),
-        stdin=subprocess.PIPE,
+    process = guarded(
+        arguments,
+        {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         errors="replace",
-        start_new_session=True,
     )
     group = _GROUP.get()
     group.add(process)
@@ -113,6 +108,23 @@ def run(
         process.wait()
         group.remove(process)
     return Outcome(process.returncode, lines, timed_out.is_set())
+
+
+def guarded(
+    arguments: Sequence[str], environment: Mapping[str, str], **options: Any
+) -> subprocess.Popen[str]:
+    """Start `python arguments…` under `flows.guard`: it lives no longer than this process, and ends
+    with `stop`. `options` are those of `subprocess.Popen`."""
+    # `python` on the stages' command lines must be the one that runs here.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.guard", sys.executable, *arguments],
+        env=os.environ | {"PATH": path} | dict(environment),
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
 
 
 def stop(process: subprocess.Popen[str]) -> None:

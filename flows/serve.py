@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, signal
@@ -19,6 +19,7 @@ from urllib.request import urlopen
 import typer
 from ruamel.yaml import YAML
 
+from flows.processes import guarded, stop
 from hast.errors import HastError, InputError, clear_errors
 
 _HOST = "127.0.0.1"
@@ -40,7 +41,7 @@ def serve(
     environment = _environment(api, report_port)
     with ExitStack() as stack:
 
-        def start(*arguments: str) -> "subprocess.Popen[bytes]":
+        def start(*arguments: str) -> "subprocess.Popen[str]":
             return stack.enter_context(_running(arguments, environment))
 
         processes = [start("prefect", "server", "start", "--host", _HOST, "--port", str(port))]
@@ -84,18 +85,14 @@ def _environment(api: str, report_port: int) -> dict[str, str]:
 
 @contextmanager
 def _running(
-    arguments: tuple[str, ...], environment: dict[str, str]
-) -> Iterator["subprocess.Popen[bytes]"]:
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> Iterator["subprocess.Popen[str]"]:
     """A `python -m` program that ends with the block, or with this process however it ends."""
-    command = [sys.executable, "-m", "flows.guard", sys.executable, "-m", *arguments]
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, start_new_session=True
-    )
+    process = guarded(["-m", *arguments], environment)
     try:
         yield process
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
+        stop(process)
         process.wait()
 
 
@@ -115,7 +112,7 @@ def _work_pool() -> str:
     return str(pool)
 
 
-def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
+def _wait_for(url: str, server: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + _PATIENCE
     while not _answers(url):
         if server.poll() is not None or time.monotonic() > deadline:

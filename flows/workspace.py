@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -114,16 +113,17 @@ def _content(path: Path) -> bytes | None:
 
 def _free_name() -> Path:
     """A name beside params.yaml that no file has: params.before-run.yaml, then with -2, -3, ..."""
-    endings = chain([""], (f"-{n}" for n in count(2)))
-    paths = (PARAMS.with_stem(f"{PARAMS.stem}.before-run{ending}") for ending in endings)
-    return next(path for path in paths if not path.exists())
+    path, number = PARAMS.with_stem(f"{PARAMS.stem}.before-run"), 1
+    while path.exists():
+        number += 1
+        path = PARAMS.with_stem(f"{PARAMS.stem}.before-run-{number}")
+    return path
 
 
 def _differing(one: bytes, other: bytes) -> list[str]:
     """Dotted names of the parameters of `other` that are not so in `one`."""
     known = flattened(YAML().load(one))
-    found = flattened(YAML().load(other))
-    return [name for name, value in found if (name, value) not in known]
+    return [name for name, value in flattened(YAML().load(other)) if (name, value) not in known]
 
 
 def _changed(params_file: bytes, overrides: Mapping[str, Any]) -> Any:

@@ -51,7 +51,7 @@ def run(
             file.save(student.state_dict(), {"units": done})
 
     reconstruct_student(
-        student, source.network, source.spec, samples.images, config,
+        student, source.network, samples.images, config,
         engine=engine, first=saved.values["units"] if saved else 0, after_unit=keep,
         label=f"reconstruct {bits}",
     )  # fmt: skip

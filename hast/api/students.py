@@ -92,7 +92,7 @@ def calibrate(
         images=bank.images, generator=generator, show=progress,
     ).network  # fmt: skip
     reconstruct_student(
-        student, source, spec, bank.images, blocks,
+        student, source, bank.images, blocks,
         engine=engine_for(blocks, source, spec), label=f"reconstruct {width}", show=progress,
     )  # fmt: skip
     return student.requires_grad_(False)

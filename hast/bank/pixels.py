@@ -99,8 +99,12 @@ class Pixels:
 
     def __getitem__(self, index: Any) -> Tensor:
         rows = self._rows[index]
-        images = decode(self._codes(rows.reshape(-1)), self._affine[rows.reshape(-1)])
+        images = decode(*self.stored(rows.reshape(-1)))
         return images if rows.ndim else images[0]
+
+    def stored(self, rows: Any) -> tuple[Tensor, Tensor]:
+        """Some samples as `encode` returned them: (n, C, H, W) and their affine map (n, C, 2)."""
+        return self._codes(self._rows[rows]), self._affine[rows]
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Batches in order, each decoded when its turn comes."""

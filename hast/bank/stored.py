@@ -15,11 +15,9 @@ content gives the same bytes.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hast.bank.card import read_card
 from hast.bank.manifest import sha256_of, verify_manifest
@@ -101,10 +99,6 @@ class StoredBank:
             slice(start, min(start + self.shard_size, len(self)))
             for start in range(0, len(self), self.shard_size)
         ]
-
-    def stored(self, shard: slice) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Pixels of a shard as they are stored, (n, C, H, W), and their affine map, (n, C, 2)."""
-        return self._files[shard.start // self.shard_size], self._affine[shard].numpy()
 
     def _check_values(self) -> None:
         classes = self.card.spec.num_classes

@@ -6,14 +6,14 @@ All of them go shard by shard, so memory stays flat, and stored pixels are copie
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hast.bank.pixels import decode, encode
+from hast.bank.pixels import as_stored, decode
 from hast.bank.place import check_free
 from hast.bank.record import Bank, BankCard, Derivation, Parent
 from hast.bank.stored import StoredBank
@@ -27,15 +27,7 @@ _ROUNDING = 1e-5  # of the span of a channel; a code is 4e-3 of it
 # Labelled pixels (N, C, H, W) and (N,) to difficulties (N,).
 Measure = Callable[[Tensor, Tensor], Tensor]
 Preference = Literal["first", "hardest", "easiest"]
-
-
-class Rows(NamedTuple):
-    """Some samples as they are stored."""
-
-    stored: NDArray[Any]  # (n, C, H, W)
-    affine: NDArray[Any]  # (n, C, 2) float32
-    labels: NDArray[Any]  # (n,) int64
-    difficulty: NDArray[Any]  # (n,) float32
+_HISTORY = ("synthesis", "generator", "libraries")  # of a card: how its samples came to be
 
 
 def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> None:
@@ -53,17 +45,16 @@ def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> Non
         writer = BankWriter(side, bank.card, batch_size_of(bank.card))
         for shard in writer.shards():
             images = bank.images[shard].float().cpu()
-            stored, affine = encode(images.numpy(), bank.card.dtype)
-            _check_unchanged(images, decode(stored, affine), bank.card.dtype, target)
-            writer.write_stored(shard, stored, affine, bank.labels[shard].cpu().numpy())
+            _check_unchanged(images, bank.card.dtype, target)
+            writer.write(shard, images, bank.labels[shard])
         writer.seal(bank.difficulty, bank.bns_gap)
         writer.publish(target, overwrite=overwrite)
 
 
-def _check_unchanged(images: Tensor, stored: Tensor, dtype: Dtype, target: Path) -> None:
+def _check_unchanged(images: Tensor, dtype: Dtype, target: Path) -> None:
     """What is stored must be what was measured, up to the rounding of the scale."""
     span = images.amax((2, 3), keepdim=True) - images.amin((2, 3), keepdim=True)
-    if ((stored - images).abs() > _ROUNDING * span).any():
+    if ((as_stored(images, dtype) - images).abs() > _ROUNDING * span).any():
         raise InputError(
             f"{target}: the bank's difficulties are of its float32 images, which {dtype} would"
             f" round; make it with hast.synthesize(..., dtype={dtype!r}), or store float32:"
@@ -78,11 +69,10 @@ def check_duplicates(bank: StoredBank) -> None:
         InputError: two samples have the same pixels.
     """
     seen: dict[bytes, int] = {}
-    for rows in bank.shards():
-        for place, digest in enumerate(_digests(_rows(bank, rows)), rows.start):
-            first = seen.setdefault(digest, place)
-            if first != place:
-                raise InputError(f"{bank.folder}: sample {place} is a duplicate of sample {first}")
+    for place, digest in enumerate(_digests(bank)):
+        first = seen.setdefault(digest, place)
+        if first != place:
+            raise InputError(f"{bank.folder}: sample {place} is a duplicate of sample {first}")
 
 
 def filter_bank(
@@ -128,21 +118,17 @@ def filter_bank(
     if classes:
         keep &= np.isin(bank.labels.numpy(), classes)
     index = np.flatnonzero(keep)
-    if count is not None and len(index) > count:
-        orders: dict[str, NDArray[Any]] = {
-            "first": index, "hardest": -hard[index], "easiest": hard[index]
-        }  # fmt: skip
-        order = orders[prefer]
-        index = np.sort(index[np.argsort(order, kind="stable")[:count]])
+    if prefer != "first":
+        index = index[np.argsort(hard[index] * (1 if prefer == "easiest" else -1), kind="stable")]
+    index = np.sort(index[:count])
     if not len(index):
         raise InputError(f"{source}: no sample passes the filter; widen it")
     rules = {
         "classes": list(classes), "difficulty": list(difficulty), "count": count, "prefer": prefer,
     }  # fmt: skip
-    card = _derived([bank], "filter", rules, len(index)).model_copy(
-        update={"dtype": dtype or bank.card.dtype}
-    )
-    _write(target, card, _selected(bank, index), measure=measure, overwrite=overwrite)
+    card = _derived([bank], "filter", rules, len(index), dtype or bank.card.dtype)
+    samples = np.stack([np.zeros_like(index), index], axis=1)
+    _write(target, card, [bank], samples, measure=measure, overwrite=overwrite)
     return card
 
 
@@ -163,111 +149,82 @@ def merge_banks(sources: Sequence[Path], target: Path, *, overwrite: bool = Fals
                     f"{bank.folder}: has {what} {theirs} but {banks[0].folder} has {ours}; only"
                     " banks of one teacher, spec and data type merge (`hast bank filter --dtype`)"
                 )
-    indices = _first_occurrences(banks)
-    card = _derived(banks, "merge", {}, sum(map(len, indices)))
-    parts = (rows for bank, index in zip(banks, indices, strict=True)
-             for rows in _selected(bank, index))  # fmt: skip
-    _write(target, card, parts, overwrite=overwrite)
+    places: dict[bytes, tuple[int, int]] = {}
+    for number, bank in enumerate(banks):
+        for place, digest in enumerate(_digests(bank)):
+            places.setdefault(digest, (number, place))
+    card = _derived(banks, "merge", {}, len(places), first.dtype)
+    _write(target, card, banks, np.array([*places.values()]), overwrite=overwrite)
     return card
 
 
 def _derived(
-    banks: Sequence[StoredBank], operation: Any, rules: dict[str, Any], samples: int
+    banks: Sequence[StoredBank],
+    operation: Literal["filter", "merge"],
+    rules: dict[str, Any],
+    samples: int,
+    dtype: Dtype,
 ) -> BankCard:
-    cards = [bank.card for bank in banks]
+    histories = [{name: getattr(bank.card, name) for name in _HISTORY} for bank in banks]
     parents = tuple(
-        Parent(
-            digest=bank.digest,
-            samples=bank.card.samples,
-            synthesis=bank.card.synthesis,
-            generator=bank.card.generator,
-            libraries=bank.card.libraries,
-        )
-        for bank in banks
+        Parent(digest=bank.digest, samples=len(bank), **history)
+        for bank, history in zip(banks, histories, strict=True)
     )
-    same = {
-        name: value
-        for name, value in cards[0].model_dump().items()
-        if name in ("synthesis", "generator", "libraries")
-        and all(getattr(card, name) == value for card in cards)
-    }
+    first = histories[0]
+    same = {k: v for k, v in first.items() if all(history[k] == v for history in histories)}
     return BankCard(
         samples=samples,
-        dtype=cards[0].dtype,
-        spec=cards[0].spec,
-        teacher=cards[0].teacher,
+        dtype=dtype,
+        spec=banks[0].card.spec,
+        teacher=banks[0].card.teacher,
         derived=Derivation(operation=operation, parameters=rules, parents=parents),
-        **{"synthesis": {}, **same},
+        **{"synthesis": {}} | same,
     )
 
 
-def _first_occurrences(banks: Sequence[StoredBank]) -> list[NDArray[np.intp]]:
-    """For each bank the samples that no earlier one holds."""
-    seen: set[bytes] = set()
-    indices = []
-    for bank in banks:
-        index = []
-        for rows in bank.shards():
-            for place, digest in enumerate(_digests(_rows(bank, rows)), rows.start):
-                if digest not in seen:
-                    seen.add(digest)
-                    index.append(place)
-        indices.append(np.array(index, dtype=np.intp))
-    return indices
-
-
-def _digests(rows: Rows) -> Iterator[bytes]:
+def _digests(bank: StoredBank) -> Iterator[bytes]:
     """The identity of each sample: its pixels."""
-    for stored, affine in zip(rows.stored, rows.affine, strict=True):
-        yield hashlib.sha256(stored.tobytes() + affine.tobytes()).digest()
-
-
-def _rows(bank: StoredBank, rows: slice) -> Rows:
-    return Rows(*bank.stored(rows), bank.labels[rows].numpy(), bank.difficulty[rows].numpy())
-
-
-def _selected(bank: StoredBank, index: NDArray[np.intp]) -> Iterator[Rows]:
-    """The samples of an ascending index, shard by shard."""
-    for rows in bank.shards():
-        inside = index[(index >= rows.start) & (index < rows.stop)] - rows.start
-        if len(inside):
-            yield Rows(*(part[inside] for part in _rows(bank, rows)))
+    for shard in bank.shards():
+        for stored, affine in zip(*bank.images.stored(shard), strict=True):
+            yield hashlib.sha256(stored.numpy().tobytes() + affine.numpy().tobytes()).digest()
 
 
 def _write(
     target: Path,
     card: BankCard,
-    parts: Iterator[Rows],
+    banks: Sequence[StoredBank],
+    samples: NDArray[np.int64],
     *,
     measure: Measure | None = None,
     overwrite: bool,
 ) -> None:
+    """Write a bank of samples of others.
+
+    Args:
+        target, card, measure, overwrite: see `filter_bank`.
+        banks: what to take from.
+        samples: (N, 2), the number of its bank and its place there, both ascending.
+    """
     with side_folder(target) as side:
         writer = BankWriter(side, card, _BATCH)
         difficulty = []
-        sizes = [shard.stop - shard.start for shard in writer.shards()]
-        for shard, rows in zip(writer.shards(), _regrouped(parts, sizes), strict=True):
-            stored, affine, measured = rows.stored, rows.affine, rows.difficulty
-            if stored.dtype != card.dtype:
-                stored, affine = encode(decode(stored, affine).numpy(), card.dtype)
-                if measure is not None:
-                    labels = torch.from_numpy(rows.labels)
-                    measured = measure(decode(stored, affine), labels).numpy()
-            writer.write_stored(shard, stored, affine, rows.labels)
-            difficulty.append(measured)
-        writer.seal(torch.from_numpy(np.concatenate(difficulty)))
+        for shard in writer.shards():
+            numbers, places = samples[shard].T
+            parts = [
+                (*bank.images.stored(rows), bank.labels[rows], bank.difficulty[rows])
+                for number, bank in enumerate(banks)
+                for rows in [torch.from_numpy(places[numbers == number])]
+            ]
+            stored, affine, labels, hard = map(torch.cat, zip(*parts, strict=True))
+            if card.dtype == banks[0].card.dtype:
+                writer.write_stored(shard, stored.numpy(), affine.numpy(), labels.numpy())
+            else:
+                images = decode(stored, affine)
+                writer.write(shard, images, labels)
+                hard = measure(as_stored(images, card.dtype), labels) if measure else hard
+            difficulty.append(hard)
+        writer.seal(torch.cat(difficulty))
         writer.publish(target, overwrite=overwrite)
-
-
-def _regrouped(parts: Iterator[Rows], sizes: Sequence[int]) -> Iterator[Rows]:
-    """The same samples in groups of the given sizes."""
-    held: list[Rows] = []
-    for size in sizes:
-        while sum(len(rows.labels) for rows in held) < size:
-            held.append(next(parts))
-        whole = Rows(*(np.concatenate(columns) for columns in zip(*held, strict=True)))
-        yield Rows(*(column[:size] for column in whole))
-        held = [Rows(*(column[size:] for column in whole))]
 
 
 def batch_size_of(card: BankCard) -> int:

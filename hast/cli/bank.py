@@ -10,13 +10,7 @@ from torch import Tensor
 
 from hast.bank.facts import bank_facts, facts_table
 from hast.bank.stored import StoredBank
-from hast.bank.tools import (
-    Measure,
-    Preference,
-    check_duplicates,
-    filter_bank,
-    merge_banks,
-)
+from hast.bank.tools import Measure, Preference, check_duplicates, filter_bank, merge_banks
 from hast.bank.transfer import files_at, pull_bank, push_bank
 from hast.config.bank import Dtype
 from hast.config.spec import ModelSpec

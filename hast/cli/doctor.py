@@ -3,23 +3,23 @@
 import os
 import platform
 import shutil
-import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from configparser import ConfigParser
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psutil
 import torch
+from packaging.requirements import Requirement
 
 from hast.engine.engine import bf16_is_fast, select_device
 from hast.engine.machine import device_name, git, installed_version
 from hast.errors import InputError
 
 State = Literal["ok", "note", "problem"]
-_MIN_PYTHON, _MIN_TORCH = (3, 11), (2, 11)
+_EXTRAS = ("pipeline", "report", "onnx", "zoo")
 _ENOUGH_DISK, _ENOUGH_MEMORY = 5e9, 2e9  # bytes
 _SECONDS = 2.0  # to wait for a server
 
@@ -39,23 +39,16 @@ def examine(project: Path) -> Iterator[Check]:
     Args:
         project: folder of the pipeline.
     """
-    yield _python()
+    yield Check("python", "ok", platform.python_version())
     yield _torch()
+    yield from _packages()
     yield _device()
     yield _compiler()
-    yield _extras()
-    yield from _held_versions()
     yield _git(project)
     yield _dvc(project)
     yield _prefect()
     yield _disk(project)
     yield _memory()
-
-
-def _python() -> Check:
-    good = sys.version_info[:2] >= _MIN_PYTHON
-    advice = "" if good else "install Python 3.11 or newer and make a new environment"
-    return Check("python", "ok" if good else "problem", platform.python_version(), advice)
 
 
 def _torch() -> Check:
@@ -65,55 +58,46 @@ def _torch() -> Check:
         reason = str(error).splitlines()[0]
         advice = "install the torchvision that belongs to this torch"
         return Check("torch", "problem", f"torchvision cannot be imported ({reason})", advice)
-    found = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
-    major, minor = map(int, str(torch.__version__).split(".")[:2])
-    if (major, minor) < _MIN_TORCH:
-        return Check("torch", "problem", found, "install torch 2.11 or newer")
-    return Check("torch", "ok", found)
+    return Check("torch", "ok", f"torch {torch.__version__}, torchvision {torchvision.__version__}")
+
+
+def _packages() -> Iterator[Check]:
+    """Installed versions against those that hast asks for. Prefect does not start with some newer
+    ones, or starts and schedules nothing."""
+    missing: dict[str, None] = {}  # extras
+    for wanted in map(Requirement, requires("hast") or ()):
+        asking = [e for e in _EXTRAS if wanted.marker and wanted.marker.evaluate({"extra": e})]
+        found = installed_version(wanted.name)
+        if found is None:
+            missing |= dict.fromkeys(asking)
+        elif not wanted.specifier.contains(found, prereleases=True):
+            advice = f"pip install '{wanted.name}{wanted.specifier}'"
+            yield Check(wanted.name, "problem", found, advice)
+    if missing:
+        advice = f"pip install 'hast[{','.join(missing)}]' where you need them"
+        yield Check("extras", "note", f"not installed: {', '.join(missing)}", advice)
+    else:
+        yield Check("extras", "ok", ", ".join(_EXTRAS))
 
 
 def _device() -> Check:
-    wanted = os.environ.get("HAST_DEVICE", "auto")
     try:
-        device = select_device(wanted)
+        device = select_device(os.environ.get("HAST_DEVICE", "auto"))
     except InputError as error:
         return Check("device", "problem", str(error), "unset HAST_DEVICE, or set it to cpu")
     found = f"{device}: {device_name(device)}"
-    if device.type != "cpu":
-        return Check("device", "ok", found)
-    fast = bf16_is_fast(device)
-    advice = "" if fast else "no fast bf16 on this CPU: long loops run in fp32, much slower"
-    return Check("device", "ok" if fast else "note", found, advice)
+    if device.type == "cpu" and not bf16_is_fast(device):
+        advice = "no fast bf16 on this CPU: long loops run in fp32, much slower"
+        return Check("device", "note", found, advice)
+    return Check("device", "ok", found)
 
 
 def _compiler() -> Check:
-    name = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
+    name = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if name:
         return Check("compiler", "ok", name)
     advice = "install g++: without it, long loops run uncompiled, several times slower"
     return Check("compiler", "note", "no C++ compiler for torch.compile", advice)
-
-
-def _extras() -> Check:
-    extras = {
-        "pipeline": ("dvc", "prefect"),
-        "report": ("matplotlib", "jinja2", "vl-convert-python"),
-        "zoo": ("timm", "pytorchcv"),
-    }
-    missing = [extra for extra, names in extras.items() if not all(map(installed_version, names))]
-    if not missing:
-        return Check("extras", "ok", ", ".join(extras))
-    advice = f"pip install 'hast[{','.join(missing)}]' where you need them"
-    return Check("extras", "note", f"not installed: {', '.join(missing)}", advice)
-
-
-def _held_versions() -> Iterator[Check]:
-    """Versions with which Prefect 3.8 does not start, or starts and schedules nothing."""
-    for package, limit in (("fastapi", (0, 151)), ("sqlalchemy", (2, 1))):
-        found = installed_version(package) if installed_version("prefect") else None
-        if found and tuple(int(part) for part in found.split(".")[:2]) >= limit:
-            bound = ".".join(map(str, limit))
-            yield Check(package, "problem", found, f"Prefect needs pip install '{package}<{bound}'")
 
 
 def _git(project: Path) -> Check:
@@ -137,12 +121,11 @@ def _dvc(project: Path) -> Check:
         return Check("dvc", "problem", f"{version}, no project here", "run this where dvc.yaml is")
     config = ConfigParser()
     config.read([project / ".dvc/config", project / ".dvc/config.local"])
-    remotes = [name for name in config.sections() if "remote" in name]
+    remotes = sum("remote" in name for name in config.sections())
     if not remotes:
-        return Check(
-            "dvc", "note", f"{version}, no remote", "dvc remote add -d NAME URL, to share results"
-        )
-    return Check("dvc", "ok", f"{version}, {len(remotes)} remote(s)")
+        advice = "dvc remote add -d NAME URL, to share results"
+        return Check("dvc", "note", f"{version}, no remote", advice)
+    return Check("dvc", "ok", f"{version}, {remotes} remote(s)")
 
 
 def _prefect() -> Check:
@@ -153,7 +136,7 @@ def _prefect() -> Check:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=_SECONDS) as answer:
             return Check("prefect", "ok", f"{url} answers {answer.status}")
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError) as error:
         advice = "start the server, or mend PREFECT_API_URL"
         return Check("prefect", "problem", f"{url} does not answer ({error})", advice)
 

@@ -6,7 +6,9 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import inf
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -28,6 +30,7 @@ _PRINTED_EVERY = 10.0  # seconds between lines where there is no terminal
 QUIET = "HAST_QUIET"
 
 RecordT = TypeVar("RecordT")
+Tell = Callable[[int, float, str], None]  # how many are done, seconds, values of the last one
 
 
 def track(
@@ -51,10 +54,23 @@ def track(
     """
     if not show or is_quiet():
         yield from records
-    elif sys.stderr.isatty():
-        yield from _with_bar(records, total, label, fields, done)
-    else:
-        yield from _with_lines(records, total, label, fields, done)
+        return
+    terminal = sys.stderr.isatty()
+    every = _SHOWN_EVERY if terminal else _PRINTED_EVERY
+    start = time.monotonic()
+    told = -inf if terminal else start
+    with (_bar if terminal else _lines)(label, total, done) as tell:
+        for record in records:
+            done += 1
+            now = time.monotonic()
+            if now - told >= every or done == total:
+                told = now
+                tell(
+                    done,
+                    now - start,
+                    " ".join(f"{f}={float(getattr(record, f)):.4g}" for f in fields),
+                )
+            yield record
 
 
 def is_quiet() -> bool:
@@ -75,9 +91,8 @@ class _Rate(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
-def _with_bar(
-    records: Iterable[RecordT], total: int | None, label: str, fields: tuple[str, ...], done: int
-) -> Iterator[RecordT]:
+@contextmanager
+def _bar(label: str, total: int | None, done: int) -> Iterator[Tell]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -90,32 +105,15 @@ def _with_bar(
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total, completed=done, values="")
-        shown = 0.0
-        for record in records:
-            done += 1
-            now = time.monotonic()
-            if now - shown >= _SHOWN_EVERY or done == total:
-                shown = now
-                progress.update(task, completed=done, values=_values(record, fields))
-            yield record
+        yield lambda done, _, values: progress.update(task, completed=done, values=values)
 
 
-def _with_lines(
-    records: Iterable[RecordT], total: int | None, label: str, fields: tuple[str, ...], done: int
-) -> Iterator[RecordT]:
-    start = printed = time.monotonic()
-    first = done
-    for record in records:
-        done += 1
-        now = time.monotonic()
-        if now - printed >= _PRINTED_EVERY or done == total:
-            printed = now
-            rate = (done - first) / max(now - start, 1e-9)
-            left = "" if total is None else f", {(total - done) / rate:.0f} s left"
-            line = f"{label}: {done}/{total or '?'}, {rate:.1f}/s{left} {_values(record, fields)}"
-            print(line.rstrip(), file=sys.stderr, flush=True)
-        yield record
+@contextmanager
+def _lines(label: str, total: int | None, first: int) -> Iterator[Tell]:
+    def tell(done: int, seconds: float, values: str) -> None:
+        rate = (done - first) / max(seconds, 1e-9)
+        left = "" if total is None else f", {(total - done) / rate:.0f} s left"
+        line = f"{label}: {done}/{total or '?'}, {rate:.1f}/s{left} {values}"
+        print(line.rstrip(), file=sys.stderr, flush=True)
 
-
-def _values(record: Any, fields: tuple[str, ...]) -> str:
-    return " ".join(f"{field}={float(getattr(record, field)):.4g}" for field in fields)
+    yield tell

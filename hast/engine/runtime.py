@@ -99,37 +99,32 @@ def _settings_kept() -> ExitStack:
     return stack
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> None:
     """Let this process keep up to 2 GB of what it frees, for the next tensors.
 
     glibc hands a step's activations back to the system, which has to clear every page of the next
-    step's: of a large network, most of the time of a step. Source: mallopt(3).
-
-    Returns:
-        Whether it does; other C libraries than glibc are left as they are.
+    step's: of a large network, most of the time of a step. Source: mallopt(3). Other C libraries
+    are left as they are.
     """
-    # In this order: with the second alone, all that is large would be mapped and unmapped anew.
-    return _mallopt(_M_MMAP_THRESHOLD, 1 << 30) and _mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    _set_thresholds(mmap=1 << 30, trim=(1 << 31) - 1)
 
 
 def _hand_memory_back() -> None:
     """As it is in a process that has freed large tensors before: glibc raises its thresholds by
     itself, to 32 and 64 MB at most. It cannot be told to go on raising them."""
-    if _mallopt(_M_MMAP_THRESHOLD, 32 << 20) and _mallopt(_M_TRIM_THRESHOLD, 64 << 20):
-        _c_function("malloc_trim")(0)
+    if _set_thresholds(mmap=32 << 20, trim=64 << 20):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
-def _mallopt(parameter: int, value: int) -> bool:
-    mallopt = _c_function("mallopt")
-    return mallopt is not None and bool(mallopt(parameter, value))
-
-
-def _c_function(name: str) -> Any:
-    """A function of the C library that is not everywhere; None where it is not."""
+def _set_thresholds(*, mmap: int, trim: int) -> bool:
+    """Tell malloc from how many bytes on it maps memory and hands it back; False where it is not
+    glibc's."""
     try:
-        return getattr(ctypes.CDLL(None), name, None)
-    except (OSError, TypeError):  # no such handle on this operating system
-        return None
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no such function, or no such handle
+        return False
+    # In this order: with the second alone, all that is large would be mapped and unmapped anew.
+    return bool(mallopt(_M_MMAP_THRESHOLD, mmap) and mallopt(_M_TRIM_THRESHOLD, trim))
 
 
 def seeded(seed: int, *stream: str | int) -> torch.Generator:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hast.config.export import ExportConfig, Format
 from hast.errors import InputError
-from hast.export.inputs import spec_of, takes
+from hast.export.inputs import takes
 from hast.export.onnx_graph import export_onnx, require_onnx
 from hast.export.parity import (
     Parity,
@@ -22,6 +22,7 @@ from hast.export.parity import (
     torch_predictor,
 )
 from hast.export.program import export_program
+from hast.networks.provenance import spec_and_plan
 
 FILES: dict[Format, str] = {
     "onnx": "student.onnx",
@@ -80,7 +81,7 @@ def compare_formats(
         images: by name, normalized (N, C, H, W).
         config: the same as of `write_formats`.
     """
-    known = takes(student, spec_of(student), config.inputs)
+    known = takes(student, spec_and_plan(student)[0], config.inputs)
     for name, normalized in images.items():
         given = _given(normalized[: config.samples], student, config)
         expected = logits_of(torch_predictor(known), given)
@@ -128,5 +129,5 @@ def _given(normalized: Tensor, student: nn.Module, config: ExportConfig) -> Tens
     """Images as the formats take them."""
     if config.inputs == "normalized":
         return normalized
-    pixels = spec_of(student).denormalize(normalized)
+    pixels = spec_and_plan(student)[0].denormalize(normalized)
     return (pixels * 255).round().to(torch.uint8) if config.inputs == "bytes" else pixels

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hast.config.export import Target
 from hast.math.quantization import QParams, dequantize, quantize
 from hast.networks.codes import Codes
 
@@ -56,21 +57,22 @@ class OnnxWeight(_Grid):
     the bit, but a runtime that rounds biases to multiples of `scale_x * scale_w` rounds them finer.
     """
 
-    def __init__(self, qparams: QParams, *, axis: int, container_bits: int, spread: bool) -> None:
+    def __init__(self, weight: Codes, target: Target) -> None:
         """
         Args:
-            qparams: one for each entry of `axis`.
-            axis: see `Codes`.
-            container_bits: 4 or 8, at least the width of the codes.
-            spread: use the whole range of a signed container.
+            weight: to dequantize.
+            target: `generic` keeps codes of up to 4 bits in 4 bits; `onnxruntime-cpu` keeps all in
+                bytes, spread.
         """
-        scale, zero_point, quant_max = qparams
-        signed = quant_max < 1 << (container_bits - 1)
+        scale, zero_point, quant_max = weight.qparams
+        container_bits = 4 if target == "generic" and weight.bits <= 4 else 8
+        half = 1 << (container_bits - 1)
+        signed = quant_max < half
+        factor = half // (quant_max + 1) if target == "onnxruntime-cpu" and signed else 1
         dtype = torch.int8 if signed else torch.uint8
-        factor = (1 << (container_bits - 1)) // (quant_max + 1) if spread and signed else 1
         stored = (torch.zeros_like(zero_point) if signed else zero_point).flatten().to(dtype)
         super().__init__(QParams(scale.flatten() / factor, stored, quant_max))
-        self.axis, self.container_bits = axis, container_bits
+        self.axis, self.container_bits = weight.axis, container_bits
         self.signed, self.dtype, self.factor = signed, dtype, factor
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -83,11 +85,9 @@ class OnnxWeight(_Grid):
         )
 
 
-def onnx_weight(weight: Codes, *, container_bits: int, spread: bool) -> tuple[nn.Module, Tensor]:
+def onnx_weight(weight: Codes, target: Target) -> tuple[nn.Module, Tensor]:
     """What `lower` asks for: codes in the bytes of a container, and their DequantizeLinear."""
-    form = OnnxWeight(
-        weight.qparams, axis=weight.axis, container_bits=container_bits, spread=spread
-    )
+    form = OnnxWeight(weight, target)
     codes = weight.codes - weight.qparams.zero_point if form.signed else weight.codes
     return form, (codes * form.factor).to(form.dtype).contiguous()
 

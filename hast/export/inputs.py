@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
-from hast.networks.provenance import provenance_of
 
 _LARGEST = {"pixels": 1.0, "bytes": 255.0}
 
@@ -54,15 +53,3 @@ def example_images(spec: ModelSpec, inputs: Inputs, batch: int = 2) -> Tensor:
     """Images to trace with. Two, for of one the exporter would take the size for a constant."""
     dtype = torch.uint8 if inputs == "bytes" else torch.float32
     return torch.zeros(batch, *spec.input_shape, dtype=dtype)
-
-
-def spec_of(student: nn.Module) -> ModelSpec:
-    """What a student expects and answers.
-
-    Raises:
-        InputError: it is no student.
-    """
-    known = provenance_of(student)
-    if known.spec is None or known.plan is None:
-        raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
-    return known.spec

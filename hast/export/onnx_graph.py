@@ -17,19 +17,19 @@ from types import ModuleType
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hast.config.export import Inputs, Target
 from hast.config.spec import ModelSpec
 from hast.engine.machine import __version__
 from hast.errors import InputError
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
-from hast.export.inputs import example_images, spec_of, takes
+from hast.export.inputs import example_images, takes
 from hast.export.program import trace
 from hast.files.placing import write_atomically
-from hast.networks.codes import Codes, lower
+from hast.networks.codes import lower
 from hast.networks.folding import fold_batch_norm as fold
-from hast.networks.provenance import provenance_of
+from hast.networks.provenance import provenance_of, spec_and_plan
 
 OPSET = 21  # the first with types of four bits
 
@@ -61,19 +61,18 @@ def export_onnx(
     require_onnx()
     if target not in get_args(Target):
         raise InputError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
-    spec, known = spec_of(student), provenance_of(student)
+    (spec, plan), known = spec_and_plan(student), provenance_of(student)
     if target == "onnxruntime-cpu" if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)
-    lowered = lower(student, partial(_weight, target=target), OnnxActivation)
+    lowered = lower(student, partial(onnx_weight, target=target), OnnxActivation)
     lowered = takes(lowered, spec, inputs)
     model = _translate(lowered, spec, inputs)
     _narrow(model, lowered)
-    assert known.plan is not None
     description = {
         "target": target,
         "source": known.source,
         "teacher": known.teacher,
-        "plan": known.plan.model_dump(),
+        "plan": plan.model_dump(),
     }
     return _write(model, Path(path), spec, inputs, description)
 
@@ -102,13 +101,6 @@ def require_onnx() -> ModuleType:
         raise InputError(
             f"{error.name} is not installed, ONNX needs it; run `pip install 'hast[onnx]'`"
         ) from None
-
-
-def _weight(weight: Codes, *, target: Target) -> tuple[nn.Module, Tensor]:
-    narrow = target == "generic" and weight.bits <= 4
-    return onnx_weight(
-        weight, container_bits=4 if narrow else 8, spread=target == "onnxruntime-cpu"
-    )
 
 
 def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:

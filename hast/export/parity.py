@@ -6,6 +6,7 @@ the logits are apart.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hast.engine.runtime import device_of
 from hast.export.onnx_graph import require_onnx
 
 _BATCH_SIZE = 64
@@ -49,13 +49,12 @@ def logits_of(predict: Predict, images: Tensor) -> Tensor:
 
 
 def torch_predictor(network: nn.Module) -> Predict:
-    """Logits of a network, on the CPU."""
-    device = device_of(network)
+    """Logits of a network on the CPU."""
 
     def predict(images: Tensor) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = network(images.to(device))
-        return logits.cpu()
+            logits: Tensor = network(images)
+        return logits
 
     return predict
 
@@ -67,34 +66,26 @@ def onnx_predictor(path: Path, *, optimize: bool) -> Predict:
         path: the model.
         optimize: all optimizations, ONNX Runtime's default; or none.
     """
-    session = open_session(path, optimize=optimize)
-
-    def predict(images: Tensor) -> Tensor:
-        (logits,) = session.run(None, {"images": images.numpy()})
-        return torch.from_numpy(logits)
-
-    return predict
+    return partial(_run, open_session(path, optimize=optimize))
 
 
 def reference_predictor(path: Path) -> Predict:
     """Logits of an ONNX model in the reference evaluator of ONNX: slow, and the standard itself."""
     require_onnx()
-    evaluator = import_module("onnx.reference").ReferenceEvaluator(str(path))
-
-    def predict(images: Tensor) -> Tensor:
-        (logits,) = evaluator.run(None, {"images": images.numpy()})
-        return torch.from_numpy(logits)
-
-    return predict
+    return partial(_run, import_module("onnx.reference").ReferenceEvaluator(str(path)))
 
 
-def open_session(path: Path, *, optimize: bool = True, threads: int = 0) -> Any:
-    """An ONNX Runtime session on the CPU; `threads` 0 lets it choose."""
+def _run(program: Any, images: Tensor) -> Tensor:
+    (logits,) = program.run(None, {"images": images.numpy()})
+    return torch.from_numpy(logits)
+
+
+def open_session(path: Path, *, optimize: bool = True) -> Any:
+    """An ONNX Runtime session on the CPU."""
     require_onnx()
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

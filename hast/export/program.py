@@ -11,9 +11,10 @@ from torch import nn
 from hast.config.export import Inputs
 from hast.errors import InputError
 from hast.export.forms import RoundedActivation, stored_weight
-from hast.export.inputs import example_images, spec_of, takes
+from hast.export.inputs import example_images, takes
 from hast.files.placing import write_atomically
 from hast.networks.codes import lower
+from hast.networks.provenance import spec_and_plan
 
 
 def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "normalized") -> Path:
@@ -30,7 +31,7 @@ def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "no
         InputError: it is no student, an option is unknown, the network cannot be traced, or the
             file cannot be written.
     """
-    spec = spec_of(student)
+    spec, _ = spec_and_plan(student)
     lowered = takes(lower(student, stored_weight, RoundedActivation), spec, inputs)
     program = trace(lowered, example_images(spec, inputs))
     for node in program.graph.nodes:

@@ -96,26 +96,27 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
     inputs, outputs = (
         (plan.activations, {}) if plan.placement == "inputs" else ({}, plan.activations)
     )
-    modules = dict(network.named_modules())
+    kinds = {name: _class_of(module) for name, module in network.named_modules()}
     bits = {
         name: _Bits(plan.weights.get(name), inputs.get(name), outputs.get(name))
-        for name in modules
+        for name in kinds
         if name in plan.weights or name in plan.activations
     }
+    counted: dict[str, Counter[_Bits]] = {}
+    for name, scheme in bits.items():
+        counted.setdefault(kinds[name], Counter())[scheme] += 1
     usual = {
-        kind: Counter(bits[name] for name in names if name in bits).most_common(1)[0][0]
-        for kind, names in _by_class(modules).items()
-        if kind not in modules and any(name in bits for name in names)
+        kind: counts.most_common(1)[0][0] for kind, counts in counted.items() if kind not in kinds
     }
     targets: dict[_Bits, list[str]] = {}
     for kind, scheme in usual.items():
         targets.setdefault(scheme, []).append(kind)
     for name, scheme in bits.items():
-        if scheme != usual.get(_class_of(modules[name])):
+        if scheme != usual.get(kinds[name]):
             targets.setdefault(scheme, []).append(name)
     groups = {f"group_{i}": _group(t, b) for i, (b, t) in enumerate(targets.items())}
     named = {target for group in targets.values() for target in group}
-    ignore = [n for n, m in modules.items() if _class_of(m) in named and n not in bits]
+    ignore = [name for name, kind in kinds.items() if kind in named and name not in bits]
     ignore += [name for name in plan.skipped if name not in ignore]
     return QuantizationConfig(config_groups=groups, ignore=tuple(ignore))
 
@@ -140,13 +141,6 @@ def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
     return QuantizationPlan(
         placement=placement, weights=weights, activations=activations, skipped=config.ignore
     )
-
-
-def _by_class(modules: dict[str, nn.Module]) -> dict[str, list[str]]:
-    kinds: dict[str, list[str]] = {}
-    for name, module in modules.items():
-        kinds.setdefault(_class_of(module), []).append(name)
-    return kinds
 
 
 def _class_of(module: nn.Module) -> str:

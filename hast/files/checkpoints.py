@@ -34,7 +34,7 @@ from hast.networks.batch_norm import freeze
 from hast.networks.codes import activation_quantizers, activation_sites, set_codes, weight_codes
 from hast.networks.folding import fold_batch_norm as fold
 from hast.networks.packed import Layout
-from hast.networks.provenance import provenance_of, remember
+from hast.networks.provenance import provenance_of, remember, spec_and_plan
 from hast.networks.quantizers import ActivationQuantizer
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student, remove_quantizers
@@ -70,26 +70,24 @@ def save(
             be written.
     """
     path = Path(path)
-    known = provenance_of(student)
-    if known.spec is None or known.plan is None:
-        raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
+    (spec, plan), known = spec_and_plan(student), provenance_of(student)
     if source is None:
         source, source_args = known.source, known.source_args
     product = _frozen(student)
     if fold_batch_norm:
-        product = fold(product, known.spec)
+        product = fold(product, spec)
     layout = Layout.of(product)
     tensors = serialize(layout.read(product))
     card = CheckpointCard(
         source=source,
         source_args=dict(source_args or {}),
-        spec=known.spec,
+        spec=spec,
         teacher=known.teacher,
         batch_norm="folded" if fold_batch_norm or known.batch_norm_folded else "kept",
         layout=layout.key(),
         sha256=hashlib.sha256(tensors).hexdigest(),
         libraries={"hast": __version__, "torch": str(torch.__version__)},
-        quantization_config=describe_plan(product, known.plan),
+        quantization_config=describe_plan(product, plan),
     )
     exact = device_of(student).type == "cpu" and not fold_batch_norm
     _check_it_reads_back(path, student, card, tensors, exact=exact)

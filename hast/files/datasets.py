@@ -105,37 +105,24 @@ def _digits_batches(split: Split, spec: ModelSpec, at_most: int | None) -> Batch
     return [*zip(images.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True)]
 
 
-class ClassFolders(NamedTuple):
-    """A split of an image folder, before any image is read."""
-
-    names: list[str]  # of the classes, in the order of their numbers
-    images: int
-
-
-def class_folders(config: DatasetConfig, split: Split) -> ClassFolders:
-    """Look at an image folder without reading its images.
-
-    Raises:
-        InputError: the folder is not there, or a class has no images.
-    """
-    found = _open_folder(config, split)
-    return ClassFolders(found.classes, len(found))
-
-
-def check_classes(found: ClassFolders, config: DatasetConfig, split: Split, classes: int) -> None:
-    """Check that the folder has as many classes as the network answers.
+def check_classes(folder: "ImageFolder", classes: int) -> None:
+    """Check that a folder has as many classes as the network answers.
 
     Raises:
         InputError: with both numbers.
     """
-    if len(found.names) != classes:
+    if len(folder.classes) != classes:
         raise InputError(
-            f"{config.root}/{split} holds {len(found.names)} classes but the teacher answers"
-            f" {classes}"
+            f"{folder.root} holds {len(folder.classes)} classes but the teacher answers {classes}"
         )
 
 
-def _open_folder(config: DatasetConfig, split: Split) -> "ImageFolder":
+def class_folders(config: DatasetConfig, split: Split) -> "ImageFolder":
+    """A split of an image folder, before any image is read.
+
+    Raises:
+        InputError: the folder is not there, or a class has no images.
+    """
     from torchvision.datasets import ImageFolder
 
     if config.root is None or not (config.root / split).is_dir():
@@ -197,8 +184,8 @@ def _folder_batches(
     channels = spec.input_shape[0]
     if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels but the teacher expects {channels}")
-    folder = _open_folder(config, split)
-    check_classes(ClassFolders(folder.classes, len(folder)), config, split, spec.num_classes)
+    folder = class_folders(config, split)
+    check_classes(folder, spec.num_classes)
     files = [folder.samples[i] for i in _spaced(len(folder), at_most)]
     return _ImageFiles(files, spec, config.crop_fraction)
 

@@ -20,29 +20,18 @@ def disk_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileNotFoundError) or error.errno is None:
+        if error.errno is None:
             raise
-        raise _unwritable(place, os.strerror(error.errno)) from None
-
-
-@contextmanager
-def creation_errors(place: Path) -> Iterator[None]:
-    """As `disk_errors`, also where a folder such as /proc calls a new file missing.
-
-    Raises:
-        InputError: `place` cannot be made.
-    """
-    try:
-        with disk_errors(place):
-            yield
-    except FileNotFoundError as error:
-        raise _unwritable(place, str(error.strerror)) from None
+        raise InputError(
+            f"{place}: cannot be written ({os.strerror(error.errno)}); what was there is kept: free"
+            " some room or name another place, then run again"
+        ) from None
 
 
 @contextmanager
 def side_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target`, on the same disk, that is gone afterwards."""
-    with creation_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -58,17 +47,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         InputError: the disk is full, or there can be no such file. What was there is kept.
     """
     side = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with creation_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             side.write_bytes(content)
             side.replace(path)
         finally:
             side.unlink(missing_ok=True)
-
-
-def _unwritable(place: Path, reason: str) -> InputError:
-    return InputError(
-        f"{place}: cannot be written ({reason}); what was there is kept: free some room or name"
-        " another place, then run again"
-    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hast.errors import InputError
 from hast.files.placing import write_atomically
 
 _CURVE_ROWS = 200
@@ -17,7 +18,12 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text())
+    """Read a JSON object.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    values: dict[str, Any] = json.loads(_existing(path).read_text())
     return values
 
 
@@ -30,8 +36,12 @@ def write_tsv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
-    """Rows by column name, as text."""
-    with path.open(newline="") as file:
+    """Rows by column name, as text.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    with _existing(path).open(newline="") as file:
         return [*csv.DictReader(file, delimiter="\t")]
 
 
@@ -67,6 +77,12 @@ class Curve:
     def table(self) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         """Column names and rows, numbers read back from the device."""
         return ("step", *self._record._fields), self.saved()
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run `dvc repro`, which writes it")
+    return path
 
 
 def _shorten(value: Any) -> Any:

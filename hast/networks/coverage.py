@@ -15,10 +15,10 @@ from torch import nn
 from hast.config.bit_width import FULL_PRECISION_BITS, BitWidth
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
-from hast.errors import HastWarning, InputError
+from hast.errors import HastWarning
 from hast.networks.plan import ACTIVATED, QuantizationPlan
 from hast.networks.products import Product, State, products, weight_name, worst
-from hast.networks.provenance import provenance_of
+from hast.networks.provenance import spec_and_plan
 from hast.networks.student import remove_quantizers
 
 ENOUGH = 0.95
@@ -73,12 +73,8 @@ def coverage(student: nn.Module) -> Coverage:
     Raises:
         InputError: the network was not quantized here.
     """
-    known = provenance_of(student)
-    if known.spec is None or known.plan is None:
-        raise InputError(
-            f"{type(student).__name__} is no student; give what hast.quantize or hast.load returned"
-        )
-    return plan_coverage(remove_quantizers(copy.deepcopy(student)), known.spec, known.plan)
+    spec, plan = spec_and_plan(student)
+    return plan_coverage(remove_quantizers(copy.deepcopy(student)), spec, plan)
 
 
 def plan_coverage(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> Coverage:

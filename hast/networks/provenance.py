@@ -6,6 +6,7 @@ from torch import nn
 
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
+from hast.errors import InputError
 from hast.networks.plan import QuantizationPlan
 
 _ATTRIBUTE = "hast_provenance"
@@ -40,8 +41,13 @@ def provenance_of(network: nn.Module) -> Provenance:
     return known
 
 
-def plan_of(student: nn.Module) -> QuantizationPlan:
-    """How a student was quantized."""
-    plan = provenance_of(student).plan
-    assert plan is not None, "a student knows its plan"
-    return plan
+def spec_and_plan(student: nn.Module) -> tuple[ModelSpec, QuantizationPlan]:
+    """What a student expects and answers, and its bits.
+
+    Raises:
+        InputError: it is no student.
+    """
+    known = provenance_of(student)
+    if known.spec is None or known.plan is None:
+        raise InputError(f"{type(student).__name__} is no student; make one with hast.quantize")
+    return known.spec, known.plan

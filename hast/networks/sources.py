@@ -27,6 +27,9 @@ class Built(NamedTuple):
     known: PartialSpec
 
 
+Known = tuple[nn.Module, dict[str, Any]]  # a network, and parts of its spec
+
+
 def build_network(source: str, arguments: Mapping[str, Any], *, tag: str | None = None) -> Built:
     """Build a network.
 
@@ -40,7 +43,7 @@ def build_network(source: str, arguments: Mapping[str, Any], *, tag: str | None 
         InputError: the source is malformed or not installed, or its factory fails.
     """
     kind, _, name = source.partition(":")
-    builders: dict[str, Callable[..., Built]] = {
+    builders: dict[str, Callable[..., Known]] = {
         "builtin": _builtin,
         "torchvision": _torchvision,
         "timm": _timm,
@@ -55,16 +58,16 @@ def build_network(source: str, arguments: Mapping[str, Any], *, tag: str | None 
     if tag is not None and kind in ("builtin", "python"):
         raise InputError(f"{source} has no pretrained weights named {tag!r}; give a file")
     try:
-        built = builders[kind](name, dict(arguments), tag)
+        network, known = builders[kind](name, dict(arguments), tag)
+        built = Built(network, PartialSpec.model_validate(known))
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     except Exception as error:  # factories and downloads raise anything
         action = f"load weights {tag!r}" if tag else f"be built with {dict(arguments)}"
         raise InputError(f"{source}: cannot {action}: {_first_line(error)}") from error
-    if not isinstance(built.network, nn.Module):
-        got = type(built.network).__name__
-        raise InputError(f"{source}: must return a torch.nn.Module, got {got}")
-    remember(built.network, source=source, source_args=dict(arguments))
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{source}: must return a torch.nn.Module, got {type(network).__name__}")
+    remember(network, source=source, source_args=dict(arguments))
     return built
 
 
@@ -78,67 +81,57 @@ def has_own_weights(source: str) -> bool:
     return source.startswith("python:")
 
 
-def _builtin(name: str, arguments: dict[str, Any], _tag: str | None) -> Built:
+def _builtin(name: str, arguments: dict[str, Any], _tag: str | None) -> Known:
     if name != "digits_resnet":
         raise InputError("unknown built-in network; there is digits_resnet")
-    known = PartialSpec.model_validate(DIGITS_SPEC.model_dump())
-    return Built(DigitsResNet(**arguments), known)
+    return DigitsResNet(**arguments), DIGITS_SPEC.model_dump()
 
 
-def _torchvision(name: str, arguments: dict[str, Any], tag: str | None) -> Built:
+def _torchvision(name: str, arguments: dict[str, Any], tag: str | None) -> Known:
     from torchvision.models import get_model, get_model_weights
 
     network = get_model(name, weights=tag, **arguments)
     if tag is None:
-        return Built(network, PartialSpec())
+        return network, {}
     weights = get_model_weights(name)[tag]
     preset, classes = weights.transforms(), tuple(weights.meta["categories"])
-    return Built(
-        network,
-        PartialSpec(
-            input_shape=(3, preset.crop_size[0], preset.crop_size[0]),
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
-            num_classes=len(classes),
-            class_names=classes,
-        ),
-    )
+    return network, {
+        "input_shape": (3, preset.crop_size[0], preset.crop_size[0]),
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "num_classes": len(classes),
+        "class_names": classes,
+    }
 
 
-def _timm(name: str, arguments: dict[str, Any], tag: str | None) -> Built:
+def _timm(name: str, arguments: dict[str, Any], tag: str | None) -> Known:
     timm = _optional("timm")
     full_name = name if tag in (None, "pretrained") else f"{name}.{tag}"
     network = timm.create_model(full_name, pretrained=tag is not None, **arguments)
     if tag is None:
-        return Built(network, PartialSpec())
+        return network, {}
     config = network.pretrained_cfg
-    return Built(
-        network,
-        PartialSpec(
-            input_shape=tuple(config["input_size"]),
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            num_classes=network.num_classes,
-        ),
-    )
+    return network, {
+        "input_shape": tuple(config["input_size"]),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "num_classes": network.num_classes,
+    }
 
 
-def _pytorchcv(name: str, arguments: dict[str, Any], tag: str | None) -> Built:
+def _pytorchcv(name: str, arguments: dict[str, Any], tag: str | None) -> Known:
     _optional("pytorchcv")
     if tag not in (None, "pretrained"):
         raise InputError(f"its weights have one tag, 'pretrained', got {tag!r}")
     provider = importlib.import_module("pytorchcv.model_provider")
     network = provider.get_model(name, pretrained=tag is not None, **arguments)
-    return Built(
-        network,
-        PartialSpec(
-            input_shape=(arguments.get("in_channels", 3), *network.in_size),
-            num_classes=network.num_classes,
-        ),
-    )
+    return network, {
+        "input_shape": (arguments.get("in_channels", 3), *network.in_size),
+        "num_classes": network.num_classes,
+    }
 
 
-def _python(name: str, arguments: dict[str, Any], _tag: str | None) -> Built:
+def _python(name: str, arguments: dict[str, Any], _tag: str | None) -> Known:
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -147,7 +140,7 @@ def _python(name: str, arguments: dict[str, Any], _tag: str | None) -> Built:
             f"cannot be imported ({error}); it must be importable from the folder the command"
             " runs in"
         ) from error
-    return Built(factory(**arguments), PartialSpec())
+    return factory(**arguments), {}
 
 
 def _optional(package: str) -> ModuleType:

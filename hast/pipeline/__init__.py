@@ -2,7 +2,7 @@
 
     bank      = make_bank(teacher, spec, SynthesisConfig(...))        hard samples
     start     = calibrate_student(teacher, spec, width, ...)          quantizers with their ranges
-    reconstruct_student(start.network, teacher, spec, ...)            in place, where asked for
+    reconstruct_student(start.network, teacher, bank.images, ...)     in place, where asked for
     finetune_student(start.network, teacher, spec, bank.images, ...)  trained in place
 
 So what one caller measures is what the others make. Nothing here reads or writes a file. A module

@@ -5,19 +5,17 @@ from collections.abc import Callable
 from torch import nn
 
 from hast.config.reconstruct import ReconstructionConfig
-from hast.config.spec import ModelSpec
 from hast.engine.engine import PLAIN, Engine, Images
 from hast.engine.progress import track
 from hast.errors import InputError
 from hast.loops.reconstruct import reconstruct
-from hast.networks.provenance import plan_of
+from hast.networks.provenance import spec_and_plan
 from hast.networks.units import find_units
 
 
 def reconstruct_student(
     student: nn.Module,
     teacher: nn.Module,
-    spec: ModelSpec,
     images: Images,
     config: ReconstructionConfig,
     *,
@@ -32,7 +30,6 @@ def reconstruct_student(
     Args:
         student: see `calibrate_student`, with learned scales.
         teacher: frozen, eval mode, same device.
-        spec: what it expects and answers.
         images: (N, C, H, W), normalized pixels, the bank.
         config: see `ReconstructionConfig`; with 0 steps nothing is done.
         engine: its precision.
@@ -46,7 +43,7 @@ def reconstruct_student(
     """
     if not config.steps:
         return
-    plan = plan_of(student)
+    spec, plan = spec_and_plan(student)
     if plan.quantizer != "learned":
         raise InputError(
             "reconstruct: learned rounding needs layers.quantizer 'learned', got"

@@ -5,25 +5,10 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from hast.errors import InputError
+from hast.report import templates
 
 _TEMPLATE = Path("tmp/hast-plots.html")  # in .dvc, where Git ignores it
 _VEGA_LITE = "5.20"  # DVC's templates are written for version 5
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{refresh_tag}
-<title>Plots</title>
-<script>
-%s
-</script>
-</head>
-<body>
-{plot_divs}
-</body>
-</html>
-"""
 
 
 def set_up(project: Path) -> Path:
@@ -48,8 +33,11 @@ def set_up(project: Path) -> Path:
         return dvc / configured
     if not (dvc / _TEMPLATE).is_file():
         (dvc / _TEMPLATE).parent.mkdir(exist_ok=True)
+        page = (Path(templates.__file__).parent / "plots.html").read_text()
         # `</script>` inside a script would end it.
-        (dvc / _TEMPLATE).write_text(_PAGE % _vega().replace("</script", "<\\/script"))
+        (dvc / _TEMPLATE).write_text(
+            page.replace("VEGA", _vega().replace("</script", "<\\/script"))
+        )
     if configured is None:
         _configure(dvc / "config.local")
     return dvc / _TEMPLATE
@@ -74,9 +62,8 @@ def _configured(dvc: Path) -> str | None:
 
 def _configure(path: Path) -> None:
     config = ConfigParser()
+    config.read_dict({"plots": {}})
     config.read(path)
-    if not config.has_section("plots"):
-        config.add_section("plots")
-    config.set("plots", "html_template", str(_TEMPLATE))
+    config["plots"]["html_template"] = str(_TEMPLATE)
     with path.open("w") as file:
         config.write(file)

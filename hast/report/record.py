@@ -1,6 +1,5 @@
 """What the stages of a run wrote, read into memory."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,6 @@ from torch import Tensor
 
 from hast.bank.stored import StoredBank
 from hast.config.section import read_yaml
-from hast.errors import InputError
 from hast.files.hardness import load_hardness
 from hast.files.tables import read_json, read_tsv
 from hast.files.teachers import TeacherCard
@@ -61,7 +59,6 @@ class Run(NamedTuple):
     params: dict[str, Any]
     teacher: TeacherCard
     bank: StoredBank
-    difficulty: Tensor  # (N,) of the bank under the teacher
     gaps: list[float]  # BNS gap by layer
     generator_curve: dict[str, list[float]]
     widths: list[Width]
@@ -76,18 +73,18 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
     """
     bank = StoredBank(sources.bank)
     key = bank.card.key()
+    exports = {width: sources.metrics / "export" / f"{width}.json" for width in widths}
     return Run(
         params=read_yaml(params),
         teacher=load_card(sources.teacher, TeacherCard),
         bank=bank,
-        difficulty=bank.difficulty,
         gaps=_columns(sources.plots / "bns.tsv")["bns_gap"],
         generator_curve=_columns(sources.plots / "generator.tsv"),
         widths=[
             Width(
                 name=width,
-                calibrated=_json(sources.metrics / "calibrate" / f"{width}.json"),
-                measured=_json(sources.metrics / "evaluate" / f"{width}.json"),
+                calibrated=read_json(sources.metrics / "calibrate" / f"{width}.json"),
+                measured=read_json(sources.metrics / "evaluate" / f"{width}.json"),
                 seen=read_seen(sources.predictions / f"{width}.tsv"),
                 layers=_layers(sources, width),
                 curve=_columns(sources.plots / "quantize" / f"{width}.tsv"),
@@ -95,7 +92,7 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
             )
             for width in widths
         ],
-        exports=dict(_by_width(sources.metrics / "export", widths)),
+        exports={width: read_json(path) for width, path in exports.items() if path.is_file()},
     )
 
 
@@ -117,29 +114,13 @@ def _hard(network: str) -> str:
 
 def _layers(sources: Sources, width: str) -> list[Row]:
     """Bits and shares of every layer, with its ranges and errors where it is quantized."""
-    table = read_tsv(_existing(sources.layers / f"{width}.tsv"))
-    rows: dict[str, Row] = {row["layer"]: dict(row) for row in table}
-    for error in read_tsv(_existing(sources.errors / f"{width}.tsv")):
-        rows.setdefault(error["layer"], {"layer": error["layer"]}).update(error)
+    rows: dict[str, Row] = {}
+    for folder in (sources.layers, sources.errors):
+        for row in read_tsv(folder / f"{width}.tsv"):
+            rows.setdefault(row["layer"], {}).update(row)
     return [*rows.values()]
 
 
-def _by_width(folder: Path, widths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for width in widths:
-        if (folder / f"{width}.json").is_file():
-            yield width, read_json(folder / f"{width}.json")
-
-
 def _columns(path: Path) -> dict[str, list[float]]:
-    rows = read_tsv(_existing(path))
+    rows = read_tsv(path)
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(_existing(path))
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run `dvc repro`, which writes it")
-    return path

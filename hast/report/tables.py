@@ -1,7 +1,7 @@
 """Results, wall times and latency as tables, for the report and for the terminal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
@@ -73,7 +73,7 @@ def _table(
 ) -> Table:
     table = Table(title=title)
     for position, name in enumerate(columns):
-        table.add_column(name, justify="right" if position >= left else "left")
+        table.add_column(name, justify="right" if position >= left else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
@@ -88,13 +88,9 @@ def results_table(results: Results) -> Table:
 
 def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
     """Bits of every layer, its share of size and work, and how much of its work is low-bit."""
-    table = Table(title=title)
-    for column in ("layer", "weight", "W", "A", "weights", "size", "MACs", "low-bit"):
-        width = 16 if column == "layer" else None
-        side: Literal["left", "right"] = "left" if column in ("layer", "weight") else "right"
-        table.add_column(column, justify=side, overflow="fold", min_width=width)
-    for row in layers:
-        table.add_row(
+    columns = ("layer", "weight", "W", "A", "weights", "size", "MACs", "low-bit")
+    rows = [
+        (
             row.layer,
             row.shape,
             "fp32" if row.weight_bits == FULL_PRECISION_BITS else str(row.weight_bits),
@@ -104,6 +100,10 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
             f"{row.mac_share:.1%}",
             f"{row.low_bit:.0%}",
         )
+        for row in layers
+    ]
+    table = _table(title, columns, rows, left=2)
+    table.columns[0].min_width = 16
     return table
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from hast.errors import InputError
 from hast.report import templates
+from hast.report.figures.canvas import to_data_uri, to_png, to_svg
 
 _TEMPLATES = Path(templates.__file__).parent
 
@@ -17,6 +18,7 @@ def fill(name: str, **values: Any) -> str:
     """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
     except ImportError:
         raise InputError("a page needs jinja2; run `pip install 'hast[report]'`") from None
     environment = Environment(
@@ -25,11 +27,12 @@ def fill(name: str, **values: Any) -> str:
     )  # fmt: skip
     environment.filters |= {
         "share": lambda value: _known(value, ".2%"),
+        "svg": lambda figure, name, caption: Markup(to_svg(figure, name, description=caption)),
+        "png": lambda figure: to_data_uri(to_png(figure, dpi=110)),
         "decibel": lambda value: _known(value, ".1f"),
         "number": lambda value: _known(value, ".3g"),
     }
-    style = (_TEMPLATES / "report.css").read_text()
-    return environment.get_template(name).render(style=style, **values)
+    return environment.get_template(name).render(**values)
 
 
 def _known(value: Any, form: str) -> str:

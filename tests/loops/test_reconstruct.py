@@ -32,7 +32,7 @@ def test_the_student_comes_nearer_to_the_teacher_on_other_images_too(teacher, sp
     student = start(teacher, spec, images)
     others = torch.randn(64, *spec.input_shape, generator=random)
     before = [distance(student, teacher, x) for x in (images, others)]
-    reconstruct_student(student, teacher, spec, images, CONFIG, show=False)
+    reconstruct_student(student, teacher, images, CONFIG, show=False)
     after = [distance(student, teacher, x) for x in (images, others)]
     assert after[0] < 0.7 * before[0]
     assert after[1] < 0.9 * before[1]
@@ -41,7 +41,7 @@ def test_the_student_comes_nearer_to_the_teacher_on_other_images_too(teacher, sp
 def test_weights_move_by_less_than_one_code_and_lie_on_codes(teacher, spec, images):
     student = start(teacher, spec, images)
     before = weight_codes(student)
-    reconstruct_student(student, teacher, spec, images, CONFIG, show=False)
+    reconstruct_student(student, teacher, images, CONFIG, show=False)
     after = weight_codes(student)
     moved = torch.cat([(after[n].codes - before[n].codes).abs().flatten() for n in before])
     assert moved.max() == 1
@@ -65,7 +65,7 @@ def test_one_unit_after_the_other_in_two_runs_is_the_same_to_the_bit(teacher, sp
 def test_without_steps_nothing_is_done_and_minmax_scales_are_refused(teacher, spec, images):
     student = start(teacher, spec, images, quantizer="minmax")
     before = copy.deepcopy(student.state_dict())
-    reconstruct_student(student, teacher, spec, images, ReconstructionConfig(), show=False)
+    reconstruct_student(student, teacher, images, ReconstructionConfig(), show=False)
     assert all(torch.equal(v, before[n]) for n, v in student.state_dict().items())
     with pytest.raises(InputError, match=r"needs layers\.quantizer 'learned', got 'minmax'"):
-        reconstruct_student(student, teacher, spec, images, CONFIG, show=False)
+        reconstruct_student(student, teacher, images, CONFIG, show=False)

@@ -83,7 +83,7 @@ def figures():
         "histogram": difficulty_histogram({"a": torch.rand(9), "b": torch.rand(5)}),
         "errors": error_by_difficulty(torch.rand(20), {"q": torch.rand(20) > 0.5}),
         "curves": training_curves({"w4a4": curve, "w3a3": curve}, columns=("loss", "zero")),
-        "bns": bns_gap([0.1, 0.01], names=("bn1", "bn2")),
+        "bns": bns_gap([0.1, 0.01]),
         "fidelity": fidelity_gap({"W4A4": {"bank": 1.0, "test": 1.0}}),
         "confusion": confusion_change(labels, labels, labels.flip(0), num_classes=4),
     }

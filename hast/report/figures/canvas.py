@@ -102,7 +102,6 @@ def to_svg(figure: Figure, name: str, *, description: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", svg)
     # The page scales it: a size in points would overflow a phone.
-    for _side in range(2):
-        svg = re.sub(r'(<svg [^>]*?)\s(?:height|width)="[\d.]+pt"', r"\1", svg, count=1)
+    svg = re.sub(r'\s(?:height|width)="[\d.]+pt"', "", svg, count=2)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -1,10 +1,11 @@
 """Images of a bank in pixel space."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from hast.engine.engine import Images
 from hast.report.figures.canvas import Axes, Figure, canvas
 
 
@@ -33,10 +34,11 @@ def choose_samples(labels: Tensor, difficulty: Tensor, *, classes: int, columns:
 
 
 def sample_grid(
-    pixels: Tensor,
+    images: Images,
     labels: Tensor,
     difficulty: Tensor,
     *,
+    to_pixels: Callable[[Tensor], Tensor] = lambda images: images,
     class_names: Sequence[str] = (),
     classes: int = 10,
     columns: int = 8,
@@ -44,7 +46,8 @@ def sample_grid(
     """Images by class (rows) and difficulty (columns, easy to hard), the difficulty under each.
 
     Args:
-        pixels: (N, C, H, W), in [0, 1].
+        images: (N, C, H, W); only what is shown is taken.
+        to_pixels: brings images into [0, 1].
         labels, difficulty, classes, columns: see `choose_samples`.
         class_names: of all classes, or empty.
     """
@@ -58,7 +61,7 @@ def sample_grid(
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             if index >= 0:
-                _show(ax, pixels[index])
+                _show(ax, to_pixels(images[[index]])[0])
                 ax.set_xlabel(f"{difficulty[index]:.2f}", fontsize=7, labelpad=1)
         for ax, row in zip(axes[::columns], grid, strict=True):
             label = int(labels[row[0]])

@@ -36,19 +36,13 @@ def moving_mean(values: Sequence[float], *, window: int = 15) -> list[float]:
     return [sum(part) / len(part) for part in parts]
 
 
-def bns_gap(gaps: Sequence[float], *, names: Sequence[str] = ()) -> Figure:
-    """Distance of the bank's statistics from the stored ones, a bar for each BatchNorm layer.
-
-    Args:
-        gaps: in the order in which the layers run.
-        names: of the layers; their numbers where not given.
-    """
+def bns_gap(gaps: Sequence[float]) -> Figure:
+    """Distance of the bank's statistics from the stored ones, a bar for each BatchNorm layer in the
+    order in which they run."""
     with canvas(height=2.6) as (figure, (ax,)):
         ax.bar(range(len(gaps)), gaps, color=PALETTE[0])
         if min(gaps, default=0) > 0:
             scale_by_log(ax)
-        if names:
-            ax.set_xticks(range(len(gaps)), labels=[*names], rotation=90, fontsize=7)
         ax.set(xlabel="BatchNorm layer, input to output", ylabel="BNS gap")
         ax.grid(axis="y")
     return figure
