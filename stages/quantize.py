@@ -19,6 +19,7 @@ from hast.loops.finetune import FinetuneStep, finetune, start_finetuning
 from hast.loops.finetune_state import FinetuneState, Snapshot
 from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
+from hast.pipeline.finetune import held_back_part
 from hast.pipeline.work import engine_for
 from stages.entry import (
     PARAMS,
@@ -72,6 +73,7 @@ def run(
         student = load_student(start, source, where)
         samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, bank=samples.card.key())
+        difficulty = difficulty[: config.trained_on(len(difficulty))]
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 
         name = name_of(
@@ -88,7 +90,7 @@ def run(
         _resume(file, state, kept)
         steps = finetune(
             student, source.network, samples.images, difficulty, blocks, config, engine, ranks,
-            state,
+            state, held_back_part(source.network, samples.images, config),
         )  # fmt: skip
         first = ranks.rank == 0
         shown = track(
@@ -106,7 +108,8 @@ def run(
         save_with_card(out, student, load_student_card(start))
         write_tsv(curve, *kept.table())
         last = [record for _, record in kept.rows[-1:]]  # none where there are no steps
-        write_json(metrics, {name: float(getattr(r, name)) for r in last for name in _SHOWN})
+        losses = {name: float(getattr(r, name)) for r in last for name in _SHOWN}
+        write_json(metrics, losses | {"kept_step": state.step})
         file.remove()
 
 

@@ -44,6 +44,11 @@ class FinetuneConfig(Section):
     """Mirror half of the images left to right."""
     sampling: Literal["uniform", "difficulty"] = "uniform"
     """Shuffled epochs, or draws by difficulty under the student."""
+    held_back: float = Field(default=0.1, ge=0, le=0.5)
+    """Share of the bank that is never trained on; agreement there says whether training helps."""
+    keep: Literal["last", "best"] = "last"
+    """The last step (the paper), or, where the last point agrees less than the start did by more
+    than the margin, the best point. No test image has a say in it."""
     seed: int = 0
     """Of all random numbers of the stage."""
 
@@ -52,6 +57,10 @@ class FinetuneConfig(Section):
         """A backward pass costs two: student and teacher forward and backward on the clean image,
         student forward and backward and teacher forward on the promoted one."""
         return 10 * self.steps * self.batch_size
+
+    def trained_on(self, samples: int) -> int:
+        """How many of a bank's samples are trained on, the first ones."""
+        return samples - int(samples * self.held_back)
 
     @field_validator("milestones")
     @classmethod

@@ -35,6 +35,7 @@ _OWNED: dict[str, tuple[Any, ...]] = {  # what a recipe decides, in the order of
     "quantize.learning_rate": (1e-5, 1e-3),
     "quantize.scale_rate_factor": (1.0, 10.0),
     "quantize.weight_decay": (1e-4, 0.0),
+    "quantize.keep": ("last", "best"),
     "quantize.promotion_step": (0.01, 0.1),
 }
 _SIZES: dict[str, Settings] = {

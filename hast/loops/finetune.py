@@ -10,11 +10,13 @@ under `no_grad`: the image's gradient goes through both networks.
 
 What holds still: BatchNorm stays in eval mode, for the bank's statistics are nearly right and its
 batches are small, and the ranges of activations stay as calibrated (with `learned` their scales
-train). The last step is the result; nothing is selected.
+train). The last step is the result, or the best point that held-back samples know
+(loops/held_back.py) where the last is worse than the start.
 
 Source: HAST, section 3.3.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,15 +27,17 @@ from hast.config.finetune import FinetuneConfig
 from hast.engine.distributed import ALONE, Ranks
 from hast.engine.engine import PLAIN, Engine, Images, hold_images, place_images
 from hast.engine.runtime import device_of, loop, seeded
-from hast.errors import InputError
+from hast.errors import HastWarning, InputError
 from hast.loops.checks import check_finite, check_result
 from hast.loops.finetune_state import BatchOrder, FinetuneState
+from hast.loops.held_back import HeldBack, is_worse
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
 from hast.networks.blocks import tap_attention
 from hast.networks.student import wide_layers_in_fp32
 
+_LOOKS = 4  # at what is held back, beside the last one
 _CAUSE = "learning_rate too high, or an activation range that is far too small"
 
 
@@ -43,6 +47,7 @@ class FinetuneStep(NamedTuple):
     alignment: Tensor  # λ · Σ of the clean images
     promoted: Tensor  # L(x'); 0 without promotion
     learning_rate: float
+    agreement: float  # on held-back samples, when it was last looked at; NaN where none are
 
 
 class _Parts(NamedTuple):
@@ -65,6 +70,7 @@ def finetune(
     engine: Engine = PLAIN,
     ranks: Ranks = ALONE,
     state: FinetuneState | None = None,
+    held: HeldBack | None = None,
 ) -> Iterator[FinetuneStep]:
     """Fine-tune `student` in place. Its BatchNorm and activation ranges stay as they are.
 
@@ -72,12 +78,14 @@ def finetune(
         student: calibrated, eval mode.
         teacher: frozen, eval mode, same device.
         images: (N, C, H, W), normalized pixels, the bank.
-        difficulty: (N,) in [0, 1], the weights of `sampling: difficulty`.
+        difficulty: (M,) in [0, 1], the weights of `sampling: difficulty`. The first M images are
+            trained on.
         blocks: names of the modules to align, see `find_blocks`.
         config: see `FinetuneConfig`.
         engine: how the loss is computed.
         ranks: this process among those that share every batch.
         state: where to start, see `start_finetuning`; it moves with every step.
+        held: what is not trained on, to see whether training helps.
     """
     device = device_of(teacher)
     images = hold_images(images, device)
@@ -120,7 +128,16 @@ def finetune(
             promoted.backward()
             return clean, promoted
 
+        every, agreement = max(1, config.steps // _LOOKS), torch.nan
+
+        def look(held: HeldBack) -> Tensor:
+            agrees = state.look(held)
+            tap_q.clear()  # the taps belong to the loss
+            return agrees
+
         for step, batch in zip(range(state.step, config.steps), state.order, strict=False):
+            if held and step % every == 0:
+                agreement = look(held).float().mean().item()
             x = random_resized_crop(
                 place_images(images[batch.to(images.device)], device),
                 min_scale=config.min_crop_scale,
@@ -142,9 +159,30 @@ def finetune(
                 clean.alignment.detach(),
                 promoted.detach(),
                 rate,
+                agreement,
             )
-    check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
+        check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
+        if held:
+            _judge(look(held), state, config)
     student.requires_grad_(False)
+
+
+def _judge(last: Tensor, state: FinetuneState, config: FinetuneConfig) -> None:
+    """Say so where training made the student worse, and go back where that is asked for."""
+    assert state.first is not None, "look came first"
+    assert state.best is not None, "look came first"
+    if not is_worse(last, state.first):
+        return
+    before, after, best = (
+        f"{agrees.float().mean():.1%}" for agrees in (state.first, last, state.best.agrees)
+    )
+    text = f"fine-tuning ended at {after} agreement on held-back samples, from {before} before it"
+    if config.keep == "best":
+        state.go_back()
+        text += f"; what it was after step {state.step} is kept ({best})"
+    else:
+        text += "; a smaller quantize.learning_rate or quantize.keep: best prevents that"
+    warnings.warn(text, HastWarning, stacklevel=2)
 
 
 def start_finetuning(

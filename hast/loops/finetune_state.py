@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hast.errors import InputError
+from hast.loops.held_back import HeldBack
 
 
 class Snapshot(NamedTuple):
@@ -52,6 +53,14 @@ class BatchOrder:
         return batch
 
 
+class Point(NamedTuple):
+    """A student on the way."""
+
+    step: int
+    agrees: Tensor  # (V,) bool, see `HeldBack`
+    student: dict[str, Tensor]
+
+
 class FinetuneState:
     """The moving parts of one fine-tuning."""
 
@@ -66,6 +75,24 @@ class FinetuneState:
         self.student, self.optimizer, self.schedule = student, optimizer, schedule
         self.order, self.random = order, random
         self.step = 0
+        self.first: Tensor | None = None  # (V,) bool, agreement before the first step
+        self.best: Point | None = None
+
+    def look(self, held: HeldBack) -> Tensor:
+        """Agreement on what is held back; the best point so far is remembered."""
+        agrees = held.agreement(self.student)
+        if self.first is None:
+            self.first = agrees
+        if self.best is None or agrees.sum() > self.best.agrees.sum():
+            own = self.student.state_dict()
+            self.best = Point(self.step, agrees, {name: v.clone() for name, v in own.items()})
+        return agrees
+
+    def go_back(self) -> None:
+        """Let the student be what it was at its best point."""
+        assert self.best is not None, "somebody looked"
+        self._restore_student(self.best.student)
+        self.step = self.best.step
 
     def snapshot(self) -> Snapshot:
         """A copy on the CPU."""
@@ -76,11 +103,15 @@ class FinetuneState:
                 for name, value in state.items()
                 if isinstance(value, Tensor)
             }
+        if self.first is not None and self.best is not None:
+            tensors |= {"first": self.first, "agrees": self.best.agrees}
+            tensors |= {f"best.{name}": value for name, value in self.best.student.items()}
         tensors |= {"random": self.random.get_state(), "epoch": self.order.epoch}
         rates = [group["lr"] for group in self.optimizer.param_groups]
         schedule = self.schedule.state_dict()
         numbers = {
             "rates": rates,
+            "best": self.best and self.best.step,
             "schedule": {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr")},
         }
         copies = {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}
@@ -93,12 +124,11 @@ class FinetuneState:
             InputError: it was taken of something else.
         """
         tensors = snapshot.tensors
-        own = self.student.state_dict()
-        stored = {k.removeprefix("student."): v for k, v in tensors.items() if "student." in k[:8]}
-        if own.keys() != stored.keys():
-            raise InputError("the checkpoint belongs to another student; remove it and run again")
-        for name, value in own.items():
-            value.copy_(stored[name])  # in place: the layout in memory stays
+        self._restore_student(_under("student.", tensors))
+        if "first" in tensors:
+            self.first = tensors["first"]
+            best = _under("best.", tensors)
+            self.best = Point(snapshot.numbers["best"], tensors["agrees"], best)
         self._restore_optimizer(tensors)
         for group, rate in zip(self.optimizer.param_groups, snapshot.numbers["rates"], strict=True):
             group["lr"] = rate
@@ -106,6 +136,13 @@ class FinetuneState:
         self.random.set_state(tensors["random"])
         self.order.epoch = tensors["epoch"]
         self.step = snapshot.step
+
+    def _restore_student(self, stored: dict[str, Tensor]) -> None:
+        own = self.student.state_dict()
+        if own.keys() != stored.keys():
+            raise InputError("the checkpoint belongs to another student; remove it and run again")
+        for name, value in own.items():
+            value.copy_(stored[name])  # in place: the layout in memory stays
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -120,3 +157,7 @@ class FinetuneState:
             model = parameter if value.shape == parameter.shape else value
             place = torch.empty_like(model, device=parameter.device)
             self.optimizer.state[parameter][key] = place.copy_(value)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -8,6 +8,7 @@ from hast.config.spec import ModelSpec
 from hast.engine.engine import Engine, Images
 from hast.engine.progress import drain
 from hast.loops.finetune import finetune
+from hast.loops.held_back import HeldBack
 from hast.loops.score import score
 from hast.networks.blocks import find_blocks
 from hast.pipeline.work import engine_for
@@ -39,10 +40,18 @@ def finetune_student(
         show: show progress.
     """
     blocks = find_blocks(teacher, spec, config.alignment_modules)
-    difficulty = torch.ones(len(images))
+    trained_on = config.trained_on(len(images))
+    difficulty = torch.ones(trained_on)
     if config.sampling == "difficulty":
         assert labels is not None, "difficulty is measured by labels"
-        difficulty = torch.cat([*score(student, images, labels)])
+        difficulty = torch.cat([*score(student, images, labels)])[:trained_on]
     engine = engine or engine_for(config, teacher, spec)
-    records = finetune(student, teacher, images, difficulty, blocks, config, engine)
+    held = held_back_part(teacher, images, config)
+    records = finetune(student, teacher, images, difficulty, blocks, config, engine, held=held)
     drain(records, total=config.steps, label=label, fields=("loss",), show=show)
+
+
+def held_back_part(teacher: nn.Module, images: Images, config: FinetuneConfig) -> HeldBack | None:
+    """The samples of a bank that are not trained on, the last ones; None where there are none."""
+    first = config.trained_on(len(images))
+    return HeldBack(teacher, images[first:], config) if first < len(images) else None

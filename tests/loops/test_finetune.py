@@ -6,10 +6,11 @@ from students import observed, prepared
 
 from hast.config.finetune import FinetuneConfig
 from hast.config.recipes import method_settings
-from hast.errors import InputError, NonFiniteLossError
+from hast.errors import HastWarning, InputError, NonFiniteLossError
 from hast.loops.finetune import finetune, start_finetuning
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
 from hast.networks.blocks import find_blocks
+from hast.pipeline.finetune import finetune_student
 
 CONFIG = FinetuneConfig(
     steps=4, batch_size=8, learning_rate=1e-5, milestones=(2,), min_crop_scale=1.0, flip=False
@@ -164,7 +165,8 @@ GOLDEN = [4.1308, 3.0766, 3.0749, 3.2543, 3.5847, 3.2637, 3.5864, 3.3427, 3.1083
 GOLDEN_OF_BEST = [7.1089, 6.4144, 6.8251, 7.3125, 5.2114, 5.702, 5.1375, 5.064, 5.8406, 4.978]
 
 
-def test_ten_golden_losses(student, teacher, spec):
+def test_ten_golden_losses(teacher, spec):
+    student = observed(teacher, spec, IMAGES, image_bits="width")
     losses = [s.loss.item() for s in run(student, teacher, spec, steps=10)]
     assert losses == pytest.approx(GOLDEN, rel=5e-3)
 
@@ -204,3 +206,35 @@ def test_a_restored_snapshot_goes_on_to_the_same_student(student, teacher, spec,
     again.restore(taken)
     assert [s.loss.item() for s in steps_of(fresh, again)] == losses[4:]
     assert all(torch.equal(v, student.state_dict()[k]) for k, v in fresh.state_dict().items())
+
+
+def held_run(student, teacher, spec, **changes):
+    config = CONFIG.model_copy(update={"steps": 20, "batch_size": 16, "held_back": 0.5} | changes)
+    images = 3 * torch.randn(96, 1, 8, 8, generator=torch.Generator().manual_seed(6))
+    finetune_student(student, teacher, spec, images, config, show=False)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_training_that_makes_it_worse_is_said_and_in_best_undone(teacher, spec, keep):
+    student = observed(teacher, spec, IMAGES, "w8a8", quantizer="learned")
+    before = copy.deepcopy(student.state_dict())
+    ruinous = {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1.0, "keep": keep}
+    with pytest.warns(HastWarning, match=r"agreement on held-back samples, from \d+\.\d% before"):
+        held_run(student, teacher, spec, **ruinous)
+    same = all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert same == (keep == "best")
+
+
+def test_training_that_does_no_harm_ends_with_the_last_step(student, teacher, spec):
+    before = copy.deepcopy(student.state_dict())
+    held_run(student, teacher, spec, keep="best")
+    assert any(not torch.equal(v, before[k]) for k, v in student.state_dict().items())
+
+
+def test_what_is_held_back_is_never_trained_on(student, teacher, spec):
+    """NaN in the last samples would reach the loss."""
+    config = CONFIG.model_copy(update={"held_back": 0.25})
+    images = IMAGES.clone()
+    images[config.trained_on(len(images)) :] = torch.nan
+    finetune_student(student, teacher, spec, images, config, show=False)
+    assert all(v.isfinite().all() for v in student.parameters())
