@@ -196,5 +196,10 @@ def _dropping(module: nn.Module, probability: float, random: torch.Generator) ->
 
 
 def _coin(like: Tensor, probability: float, random: torch.Generator) -> Tensor:
-    """True with this probability, for each value."""
-    return (torch.rand(like.shape, generator=random) < probability).to(like.device)
+    """True with this probability, for each channel of each image: (B, C, 1, ...).
+
+    A draw for each value, as published, costs as much as the block itself; what an output sums up
+    is a mixture either way.
+    """
+    drawn = torch.rand(like.shape[:2], generator=random) < probability
+    return drawn.view(*like.shape[:2], *[1] * (like.ndim - 2)).to(like.device)

@@ -2,8 +2,8 @@
 
 A part must be small, so that a few images decide its weights, and hold what makes up for each
 other: layers between two additions, for the error that one makes is one that the next can correct.
-So it is the innermost module around a residual addition, and elsewhere a single layer. Names of
-classes and attributes play no role.
+So it is the innermost module around a residual addition, or one of the same class that happens to
+add nothing (where the stride is 2), and elsewhere a single layer. Names play no role.
 """
 
 from collections import Counter
@@ -54,7 +54,8 @@ def find_units(network: nn.Module, spec: ModelSpec, layers: Collection[str]) -> 
     with removed_at_exit(handles):
         around = modules_that_add(network, spec)
     usable = {name for name in simple if ran[name] == 1}
-    blocks = {name for name in around if name in usable}
+    kinds = {type(network.get_submodule(name)) for name in around if name}
+    blocks = {name for name, module in named if type(module) in kinds and name in usable}
     blocks = {name for name in blocks if not any(_holds(name, other) for other in blocks)}
     sharing = Counter(id(weight_of(network, name)) for name in layers)
     alone = {name for name in layers if sharing[id(weight_of(network, name))] == 1}

@@ -21,7 +21,7 @@ def units_of(name: str) -> tuple[torch.nn.Module, list]:
     ("name", "first", "blocks"),
     [
         ("resnet18", ["conv1", "layer1.0"], 8),
-        ("mobilenet_v2", ["features.0.0", "features.1.conv.0.0"], 10),
+        ("mobilenet_v2", ["features.0.0", "features.1"], 17),
         ("vgg11_bn", ["features.0", "features.4"], 0),
         ("densenet121", ["features.conv0", "features.denseblock1.denselayer1.conv1"], 0),
     ],
