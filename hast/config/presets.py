@@ -100,6 +100,23 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
         },
         _IMAGENET_QUICK,
     ),
+    "imagenet_efficientnet_lite0": (
+        {
+            "dataset": _folder("data/imagenet", crop_fraction=0.875),
+            "teacher": {
+                "source": "python:hast.networks.efficientnet_lite0:efficientnet_lite0",
+                "spec": {
+                    "input_shape": [3, 224, 224],
+                    "num_classes": 1000,
+                    "mean": [0.498] * 3,
+                    "std": [0.502] * 3,
+                },
+            },
+            "layers": {"placement": "inputs"},  # its activations are ReLU6, its shortcuts linear
+            **_IMAGENET_SECTIONS,
+        },
+        _IMAGENET_QUICK,
+    ),
     "imagenet_mobilenet_v2": (
         {
             "dataset": _folder("data/imagenet", crop_fraction=0.875),
@@ -194,7 +211,7 @@ def preset(
     parts = [size_settings(size), always, when_quick if size == "quick" else {}]
     chosen = _composed(parts, recipe)
     teacher = chosen["teacher"]
-    if weights is not None or not teacher["source"].startswith("builtin:"):
+    if weights is not None or not teacher["source"].startswith(("builtin:", "python:")):
         teacher["weights"] = weights or "pretrained"
     if data_root is not None:
         chosen["dataset"]["root"] = data_root

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from hast.config.reconstruct import ReconstructionConfig
 from hast.config.spec import ModelSpec
@@ -101,7 +100,7 @@ def reconstruct(
         weights = _Weights(samples.wanted, gain)
         module = student.get_submodule(unit.name)
         with (
-            _learnable(module, unit, config) as (roundings, optimizer, schedule),
+            _learnable(student, unit, config) as (roundings, optimizer, schedule),
             _dropping(module, config.drop_probability, random),
         ):
             for step in range(config.steps):
@@ -158,16 +157,17 @@ def _samples(
 
 @contextmanager
 def _learnable(
-    module: nn.Module, unit: Unit, config: ReconstructionConfig
+    student: nn.Module, unit: Unit, config: ReconstructionConfig
 ) -> Iterator[tuple[list[RoundingWeightQuantizer], torch.optim.Optimizer, Any]]:
-    """The rounding of the module's weights can be learned inside, and is decided at the end."""
-    lists: list[Any] = [
-        m.parametrizations.weight  # type: ignore[union-attr]
-        for m in module.modules()
-        if parametrize.is_parametrized(m, "weight")
-    ]
+    """The rounding of the unit's weights can be learned inside, and is decided at the end."""
+    module = student.get_submodule(unit.name)
+    layers: list[Any] = [student.get_submodule(name) for name in unit.layers]
+    lists = [layer.parametrizations.weight for layer in layers]
     roundings = [RoundingWeightQuantizer(held[0], held.original) for held in lists]
     scales = [p for name, p in module.named_parameters() if name.endswith("log_scale")]
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:  # the rest stays: its gradients would cost as much as those wanted
+        parameter.requires_grad_(any(parameter is scale for scale in scales))
     for held, rounding in zip(lists, roundings, strict=True):
         held[0] = rounding
     optimizer = torch.optim.Adam(
@@ -178,6 +178,8 @@ def _learnable(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     yield roundings, optimizer, schedule
+    for parameter in trained:
+        parameter.requires_grad_(True)
     for held, rounding in zip(lists, roundings, strict=True):
         held.original.data.copy_(rounding.rounded(held.original))
         held[0] = rounding.quantizer
