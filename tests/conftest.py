@@ -36,6 +36,8 @@ TINY: dict[str, dict[str, Any]] = {
     "export": {"formats": [], "samples": 32, "reference_samples": 8, "min_agreement": 0.5},
 }
 
+WIDTHS = ["w4a4", "w2a3"]
+
 # They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
 LONG = ("test_pipeline.py", "test_resume.py", "test_flow.py", "test_sharing.py", "test_sweep.py")
 
@@ -85,10 +87,51 @@ def random() -> torch.Generator:
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    edit_params(tmp_path, use_tiny_sizes)
-    edit_params(tmp_path, lambda p: p.update(bit_widths=["w4a4"]))
+    write_params(tmp_path, ["w4a4"])
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A folder in which all stages have run for both WIDTHS; to read only."""
+    import stage_runs as runs
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_params(folder, WIDTHS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        runs.run_teacher()
+        runs.run_generator()
+        runs.run_synthesize()
+        for width in reversed(WIDTHS):
+            runs.run_student(width)
+        runs.run_report()
+    return folder
+
+
+@pytest.fixture
+def finished(finished_run, tmp_path, monkeypatch) -> Path:
+    """A copy of the finished run, to work in; its student is the one of w4a4."""
+    monkeypatch.chdir(shutil.copytree(finished_run, tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def begun(finished) -> Path:
+    """A copy in which teacher and generator are made and nothing after them."""
+    for name in ("bank", "calibrated", "student"):
+        shutil.rmtree(finished / "artifacts" / name)
+    for name in (".partial", "metrics", "report"):
+        shutil.rmtree(finished / name)
+    edit_params(finished, lambda p: p.update(bit_widths=["w4a4"]))
+    return finished
+
+
+def write_params(project: Path, widths: list[str]) -> None:
+    """The parameters of the project in tiny sizes."""
+    shutil.copy(ROOT / "params.yaml", project)
+    edit_params(project, use_tiny_sizes)
+    edit_params(project, lambda p: p.update(bit_widths=widths))
 
 
 def edit_params(project: Path, change: Callable[[Any], None]) -> None:
