@@ -80,11 +80,6 @@ def teacher() -> nn.Module:
 
 
 @pytest.fixture
-def random() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, ["w4a4"])
@@ -200,6 +195,22 @@ def dvc(project: Path, *arguments: str) -> str:
 def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run `hast` as a user does."""
     return python("-m", "hast", *arguments, cwd=cwd)
+
+
+@pytest.fixture
+def hast_here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `hast` in this process, where it starts at once."""
+    from hast.cli.main import main
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["hast", *arguments])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, shown.out, shown.err)
+
+    return run
 
 
 def child_environment() -> dict[str, str]:

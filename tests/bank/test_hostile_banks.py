@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from hast.bank.manifest import write_manifest
 from hast.bank.stored import open_bank
 from hast.bank.tools import save_bank
 from hast.bank.transfer import pull_bank
-from hast.cli.main import main
 from hast.config.bank import BankConfig
 from hast.config.section import parse_section
 from hast.errors import InputError
@@ -343,15 +341,13 @@ CASES = {
 
 
 @pytest.fixture
-def hast_bank(monkeypatch, capsys) -> Callable[..., str]:
+def hast_bank(hast_here) -> Callable[..., str]:
     """Runs `hast bank`, which ends with exit code 2 and one line; returns the line."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["hast", "bank", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert stopped.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        done = hast_here("bank", *arguments)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
         return line
 
     return run
