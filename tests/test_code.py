@@ -1,13 +1,12 @@
 """The code that a stage runs: what belongs to it, and which edits change its fingerprint."""
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, python
 
 import hast
 from hast.files import code
@@ -160,11 +159,8 @@ def test_an_installed_library_counts_as_its_source_does_and_nothing_is_imported(
         "import sys; from hast.files.code import code_fingerprint;"
         " print(code_fingerprint('stages.report'), 'hast.report' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", probe],
-        cwd=tmp_path / "project", env={"PYTHONPATH": str(tmp_path / "site-packages")},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    installed = str(tmp_path / "site-packages")
+    done = python("-c", probe, cwd=tmp_path / "project", PYTHONPATH=installed)
     assert done.stdout.split() == [code_fingerprint("stages.report"), "False"]
 
 
