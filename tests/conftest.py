@@ -39,7 +39,10 @@ TINY: dict[str, dict[str, Any]] = {
 WIDTHS = ["w4a4", "w2a3"]
 
 # They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
-LONG = ("test_pipeline.py", "test_resume.py", "test_flow.py", "test_sharing.py", "test_sweep.py")
+LONG = (
+    "test_pipeline.py", "test_resume.py", "test_flow.py", "test_zoo.py", "test_sharing.py",
+    "test_sweep.py", "test_workspace.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -98,15 +101,15 @@ def finished_run(tmp_path_factory) -> Path:
         runs.run_teacher()
         runs.run_generator()
         runs.run_synthesize()
-        for width in reversed(WIDTHS):
+        for width in WIDTHS:
             runs.run_student(width)
-        runs.run_report()
+        runs.run("report")
     return folder
 
 
 @pytest.fixture
 def finished(finished_run, tmp_path, monkeypatch) -> Path:
-    """A copy of the finished run, to work in; its student is the one of w4a4."""
+    """A copy of the finished run, to work in."""
     monkeypatch.chdir(shutil.copytree(finished_run, tmp_path / "run"))
     return tmp_path / "run"
 
@@ -114,7 +117,7 @@ def finished(finished_run, tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def begun(finished) -> Path:
     """A copy in which teacher and generator are made and nothing after them."""
-    for name in ("bank", "calibrated", "student"):
+    for name in ("bank", "calibrated", "students"):
         shutil.rmtree(finished / "artifacts" / name)
     for name in (".partial", "metrics", "report"):
         shutil.rmtree(finished / name)

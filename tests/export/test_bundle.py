@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import edit_params
-from stage_runs import A, M, run_export, run_report
+from stage_runs import A, M, run
 from typer.testing import CliRunner
 
 import hast
@@ -22,6 +22,9 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
 pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
 
 
+STUDENT = "artifacts/students/w4a4"
+
+
 def hast_export(*arguments: str):
     return CliRunner().invoke(app, ["export", *arguments])
 
@@ -30,7 +33,7 @@ def export_as(*formats: str, max_mean_difference: float = 100.0) -> None:
     limits = {"min_agreement": 0.0, "max_mean_difference": max_mean_difference}
     edit_params(Path(), lambda p: p["export"].update(limits, formats=[*formats]))
     edit_params(Path(), lambda p: p.update(bit_widths=["w4a4"]))
-    run_export()
+    run("export")
 
 
 def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(finished):
@@ -53,7 +56,7 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
     size = (A / "export/w4a4/student.onnx").stat().st_size
     assert measured["onnx"]["bytes"] == size
 
-    run_report()
+    run("report")
     table = (finished / "report/exports.md").read_text()
     assert len(table.splitlines()) == 2 + 4
     assert f"| W4A4 | ONNX | {size:,} |" in table
@@ -107,7 +110,7 @@ def test_the_figure_that_decides_is_not_rounded_away(parity, figures):
 
 
 def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
-    done = hast_export(str(A / "student"), "packed")
+    done = hast_export(STUDENT, "packed")
     assert done.exit_code == 0, done.output
     size = sum(p.stat().st_size for p in (finished / "packed").iterdir())
     assert f"packed: {size:,} bytes" in done.output
@@ -125,11 +128,14 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
     ("arguments", "message"),
     [
         (("nothing", "x.onnx"), "nothing: no such folder"),
-        (("artifacts/student", "x.tflite"), "must end with .onnx or .pt2"),
-        (("artifacts/student", "x.onnx", "--target", "npu"), "target must be one of"),
-        (("artifacts/student", "x.pt2", "--inputs", "jpeg"), "inputs must be one of"),
-        (("artifacts/student", "params.yaml/x.onnx"), "x.onnx: cannot be written"),
-        (("artifacts/student", "/proc/packed"), "/proc/packed/config.json: cannot be written"),
+        ((STUDENT, "x.tflite"), "must end with .onnx or .pt2"),
+        ((STUDENT, "x.onnx", "--target", "npu"), "target must be one of"),
+        ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs must be one of"),
+        ((STUDENT, "params.yaml/x.onnx"), "x.onnx: cannot be written"),
+        (
+            (STUDENT, "/proc/packed"),
+            "/proc/packed/config.json: cannot be written",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(finished_run, monkeypatch, arguments, message):

@@ -13,7 +13,6 @@ from torch import nn
 
 import hast
 from hast.config.export import Target
-from hast.export.onnx_graph import export_float_onnx
 from hast.export.parity import (
     compare,
     logits_of,
@@ -217,12 +216,6 @@ def test_a_loaded_checkpoint_exports_like_its_student(network, tmp_path):
     images = noise(SPEC)
     parity = compare(student(images), onnx_predictor(path, optimize=False)(images))
     assert parity.mean_difference < 0.02 * parity.logit_spread
-
-
-def test_a_full_precision_network_is_exported_for_comparison(network, tmp_path):
-    path = export_float_onnx(network, SPEC, tmp_path / "float.onnx")
-    images = noise(SPEC)
-    torch.testing.assert_close(onnx_predictor(path, optimize=True)(images), network(images))
 
 
 def test_a_linear_network_without_batch_norm_is_exported_too(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from browser import assert_shown, opened
 from conftest import WIDTHS, edit_params
-from stage_runs import run_evaluate, run_report
+from stage_runs import run
 
 from hast.errors import InputError
 from hast.files.tables import read_json, read_tsv
@@ -31,7 +31,7 @@ def test_the_page_loads_nothing(page):
 
 
 def test_two_reports_of_one_run_are_the_same(finished, page):
-    run_report()
+    run("report")
     assert Path("report/index.html").read_text() == page.read_text()
 
 
@@ -156,10 +156,10 @@ def test_it_prints_on_white_paper_without_the_menu_and_with_what_is_folded(brows
 def test_without_test_images_it_says_what_is_not_known(browser, finished):
     edit_params(Path(), lambda p: p["dataset"].update(name="none"))
     for width in WIDTHS:
-        run_evaluate(width)
+        run("evaluate", width)
     curve = Path("plots/generator.tsv")  # as it is where a bank of others is taken
     curve.write_text(curve.read_text().partition("\n")[0] + "\n")
-    run_report()
+    run("report")
     results = read_json(Path("report/results.json"))
     assert results["w4a4"].keys() == {
         "size_bytes", "samples", "compression", "bank_agreement", "low_bit_weights",
