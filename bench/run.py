@@ -27,13 +27,14 @@ from hast.config.spec import ModelSpec
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import Engine, choose_engine, place, select_device
 from hast.files.tables import write_json
+from hast.loops.calibrate import observe_ranges
 from hast.loops.finetune import finetune
 from hast.loops.synthesize import synthesize
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import QuantizationPlan, plan_quantization
+from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
-from hast.networks.student import prepare_student, set_mode
+from hast.networks.student import prepare_student
 from hast.report.figures.canvas import canvas, to_png
 
 OUT = Path(__file__).parent / "out"
@@ -94,19 +95,12 @@ def setting(case: Case, device: torch.device) -> tuple[ModelSpec, nn.Module, nn.
     return spec, plain, fast, images.to(device)
 
 
-def calibrated_student(
-    teacher: nn.Module, spec: ModelSpec, images: Tensor, plan: QuantizationPlan
-) -> nn.Module:
+def calibrated_student(teacher: nn.Module, spec: ModelSpec, images: Tensor) -> nn.Module:
+    plan = plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
     student = prepare_student(teacher, spec, plan)
-    set_mode(student, "observe")
-    with torch.no_grad():
-        student(images)
-    set_mode(student, "quantize")
+    for _ in observe_ranges(student, [images]):
+        pass
     return student
-
-
-def plan_of(teacher: nn.Module, spec: ModelSpec) -> QuantizationPlan:
-    return plan_quantization(teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs"))
 
 
 def engine_steps(
@@ -117,8 +111,7 @@ def engine_steps(
         size = case.synthesis_batch
         config = SynthesisConfig(samples=size, batch_size=size, steps=ENDLESS)
         return synthesize(teacher, None, spec, config, [0], engine)
-    plan = plan_of(teacher, spec)
-    student = calibrated_student(teacher, spec, images[: case.finetune_batch], plan)
+    student = calibrated_student(teacher, spec, images[: case.finetune_batch])
     tuning = FinetuneConfig(steps=ENDLESS, batch_size=case.finetune_batch)
     blocks = find_blocks(teacher, spec)
     return finetune(student, teacher, images, torch.ones(len(images)), blocks, tuning, engine)
@@ -130,7 +123,7 @@ def measure(
     spec, plain, fast, images = setting(case, device)
     labels = torch.randint(case.classes, (case.synthesis_batch,), device=device)
     defaults = SynthesisConfig()
-    student = calibrated_student(plain, spec, images[: case.finetune_batch], plan_of(fast, spec))
+    student = calibrated_student(plain, spec, images[: case.finetune_batch])
     references = {
         "synthesis": reference.synthesis_steps(
             copy.deepcopy(plain).requires_grad_(True), images[: case.synthesis_batch], labels,

@@ -49,3 +49,16 @@ def opened(browser: Any, path: Path, **context: Any) -> Iterator[Opened]:
     requests[:] = [url for url in requests if url != own and not url.startswith("data:")]
     yield Opened(page, complaints, requests)
     tab.close()
+
+
+def assert_shown(tab: Opened, *, figures: int) -> None:
+    """Nothing was complained about or loaded, and pictures and at least so many figures show."""
+    assert tab.complaints == []
+    assert tab.requests == []
+    widths = tab.page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)")
+    assert min(widths) > 100
+    drawn = tab.page.eval_on_selector_all(
+        "figure > svg", "all => all.map(s => s.getBoundingClientRect().height)"
+    )
+    assert len(drawn) >= figures
+    assert min(drawn) > 80

@@ -1,9 +1,11 @@
 """What tests share: a tiny residual classifier, its spec, and a copy of the project to run in."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,13 @@ TINY: dict[str, dict[str, Any]] = {
     "export": {"formats": [], "samples": 32, "reference_samples": 8, "min_agreement": 0.5},
 }
 
+WIDTHS = ["w4a4", "w2a3"]
+
 # They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
-LONG = ("test_pipeline.py", "test_resume.py", "test_flow.py", "test_sharing.py", "test_sweep.py")
+LONG = (
+    "test_pipeline.py", "test_resume.py", "test_flow.py", "test_zoo.py", "test_sharing.py",
+    "test_sweep.py", "test_workspace.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,9 +59,16 @@ def forget_written_modules(tmp_path_factory):
             del sys.modules[name]
 
 
+def spec_of(shape: tuple[int, int, int], classes: int = 10, **others: Any) -> ModelSpec:
+    """Of images (C, H, W), each channel with mean and deviation 0.5."""
+    channels = shape[0]
+    values = {"mean": (0.5,) * channels, "std": (0.5,) * channels} | others
+    return ModelSpec(input_shape=shape, num_classes=classes, **values)
+
+
 @pytest.fixture
 def spec() -> ModelSpec:
-    return ModelSpec(input_shape=(1, 8, 8), num_classes=10, mean=(0.5,), std=(0.5,))
+    return spec_of((1, 8, 8))
 
 
 @pytest.fixture
@@ -69,17 +83,53 @@ def teacher() -> nn.Module:
 
 
 @pytest.fixture
-def random() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, ["w4a4"])
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A folder in which all stages have run for both WIDTHS; to read only."""
+    import stage_runs as runs
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_params(folder, WIDTHS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        runs.run_teacher()
+        runs.run_generator()
+        runs.run_synthesize()
+        for width in WIDTHS:
+            runs.run_student(width)
+        runs.run("report")
+    return folder
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    edit_params(tmp_path, use_tiny_sizes)
-    edit_params(tmp_path, lambda p: p.update(bit_widths=["w4a4"]))
-    return tmp_path
+def finished(finished_run, tmp_path, monkeypatch) -> Path:
+    """A copy of the finished run, to work in."""
+    monkeypatch.chdir(shutil.copytree(finished_run, tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def begun(finished) -> Path:
+    """A copy in which teacher and generator are made and nothing after them."""
+    for name in ("bank", "calibrated", "students"):
+        shutil.rmtree(finished / "artifacts" / name)
+    for name in (".partial", "metrics", "report"):
+        shutil.rmtree(finished / name)
+    edit_params(finished, lambda p: p.update(bit_widths=["w4a4"]))
+    return finished
+
+
+def write_params(project: Path, widths: list[str]) -> None:
+    """The parameters of the project in tiny sizes."""
+    shutil.copy(ROOT / "params.yaml", project)
+    edit_params(project, use_tiny_sizes)
+    edit_params(project, lambda p: p.update(bit_widths=widths))
 
 
 def edit_params(project: Path, change: Callable[[Any], None]) -> None:
@@ -111,33 +161,74 @@ def copy_project(target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     edit_params(target, use_tiny_sizes)
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run([*git, *command], cwd=target, check=True)
+    git(target, "init", "-q")
+    commit_all(target, "start")
     return target
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run Git as somebody, and return what it printed."""
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    command = ["git", *who, *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit_all(folder: Path, message: str) -> None:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", message)
+
+
+def python(
+    *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python process of its own, with `environment` beside that of this one."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        env=child_environment() | environment,
+    )  # fmt: skip
 
 
 def dvc(project: Path, *arguments: str) -> str:
     """Run DVC in a project and return what it printed; a failure shows it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=project, capture_output=True, text=True, check=False, env=child_environment(),
-    )  # fmt: skip
+    done = python("-m", "dvc", *arguments, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run `hast` as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "hast", *arguments],
-        cwd=cwd, capture_output=True, text=True, check=False, env=child_environment(),
-    )  # fmt: skip
+    return python("-m", "hast", *arguments, cwd=cwd)
+
+
+@pytest.fixture
+def hast_here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `hast` in this process, where it starts at once."""
+    from hast.cli.main import main
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["hast", *arguments])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, shown.out, shown.err)
+
+    return run
 
 
 def child_environment() -> dict[str, str]:
     """The environment of this process with its Python first on the path."""
-    import os
-
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that lies below a folder, by its name there."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come so far"
+        time.sleep(0.02)

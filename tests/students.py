@@ -1,7 +1,11 @@
 """Calibrated students of networks with random weights, for tests of what happens to a student."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from conftest import spec_of
 from torch import Tensor, nn
 
 from hast.config.bit_width import BitWidth
@@ -13,6 +17,19 @@ from hast.networks.batch_norm import freeze
 from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student
+
+
+class Net(nn.Module):
+    """A network of parts that a function of the instance and the image puts together."""
+
+    def __init__(self, compute: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.compute = compute
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(self, x)
 
 
 def warm_network(network: nn.Module, spec: ModelSpec) -> nn.Module:
@@ -31,9 +48,7 @@ def warm_network(network: nn.Module, spec: ModelSpec) -> nn.Module:
 
 def warm_classifier(source: str, arguments: dict, shape: tuple) -> tuple[nn.Module, ModelSpec]:
     """A network of a source with `num_classes` 10."""
-    spec = ModelSpec(
-        input_shape=shape, num_classes=10, mean=(0.5,) * shape[0], std=(0.25,) * shape[0]
-    )
+    spec = spec_of(shape, std=(0.25,) * shape[0])
     torch.manual_seed(0)
     return warm_network(build_network(source, {"num_classes": 10} | arguments).network, spec), spec
 
@@ -82,4 +97,4 @@ class Sharing(nn.Module):
         return self.head(F.relu(self.up(x)).mean((2, 3)))
 
 
-SHARING = ModelSpec(input_shape=(3, 8, 8), num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
+SHARING = spec_of((3, 8, 8))

@@ -1,18 +1,14 @@
 """The code that a stage runs: what belongs to it, and which edits change its fingerprint."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, python
 
 import hast
 from hast.files import code
 from hast.files.code import closure, code_fingerprint, parse
-from stages.entry import Out, main
 
 FILES = {
     "lib/__init__.py": """
@@ -160,36 +156,6 @@ def test_an_installed_library_counts_as_its_source_does_and_nothing_is_imported(
         "import sys; from hast.files.code import code_fingerprint;"
         " print(code_fingerprint('stages.report'), 'hast.report' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", probe],
-        cwd=tmp_path / "project", env={"PYTHONPATH": str(tmp_path / "site-packages")},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    installed = str(tmp_path / "site-packages")
+    done = python("-c", probe, cwd=tmp_path / "project", PYTHONPATH=installed)
     assert done.stdout.split() == [code_fingerprint("stages.report"), "False"]
-
-
-def test_a_stage_whose_code_is_not_the_fingerprinted_one_refuses_to_run(
-    tmp_path, monkeypatch, capsys
-):
-    def run(*, out: Out) -> None:
-        out.write_text("done")
-
-    def start() -> int | str | None:
-        monkeypatch.setattr(sys, "argv", ["stages/score.py", "--code", "code.json", "--out", "out"])
-        with pytest.raises(SystemExit) as ended:
-            main(run)
-        return ended.value.code
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stages.entry.make_deterministic", lambda: None)  # of a process of its own
-    Path("code.json").write_text('{"code": "of another day"}')
-    assert start() == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == (
-        "error: score: its code is not the one that code.json stands for; run `dvc repro inputs`,"
-        " then this again"
-    )
-    assert not Path("out").exists()
-    Path("code.json").write_text(f'{{"code": "{code_fingerprint("stages.score")}"}}')
-    assert start() == 0
-    assert Path("out").read_text() == "done"

@@ -23,16 +23,10 @@ def params(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "quantize: {steps: -1}",
-            "quantize.steps: Input should be greater than or equal to 0, got -1",
-        ),
+        ("quantize: {steps: -1}", "quantize.steps: .* greater than or equal to 0, got -1"),
         ("quantize: {stepz: 5}", "quantize.stepz: unknown parameter, got 5"),
         ("quantize: {flip: 7}", "quantize.flip: .* got 7"),
-        (
-            "quantize: {sampling: best}",
-            "quantize.sampling: .*'uniform' or 'difficulty', got 'best'",
-        ),
+        ("quantize: {sampling: best}", "quantize.sampling: .* or 'difficulty', got 'best'"),
         ("quantize: {learning_rate: .nan}", "quantize.learning_rate: .*finite number, got nan"),
         ("quantize: [1]", "section 'quantize' must be a mapping, got .1."),
         ("quantize: {learning_rate: .inf}", "quantize.learning_rate: .*finite number, got inf"),
@@ -59,11 +53,6 @@ def test_numbers_are_read_as_dvc_reads_them(params):
     assert (config.learning_rate, config.min_learning_rate) == (1e-3, 5e-4)
 
 
-def test_sections_are_frozen():
-    with pytest.raises(ValueError, match="frozen"):
-        FinetuneConfig().steps = 3
-
-
 def test_bit_widths_are_read(params):
     assert load_bit_widths(params("bit_widths: [w4a4, w3a8]")) == [BitWidth(4, 4), BitWidth(3, 8)]
     assert str(BitWidth(3, 8)) == "w3a8"
@@ -81,16 +70,12 @@ def test_a_malformed_width_is_refused(text):
         ("bit_widths: []", "must be a non-empty list"),
         ("bit_widths: w4a4", "must be a non-empty list"),
         ("bit_widths: [w4a4, w4a4]", "must not name a width twice"),
+        ("bit_widths: [w4a4]\nquantise: {}", "unknown section 'quantise'"),
     ],
 )
-def test_malformed_lists_of_widths_are_refused(params, text, message):
+def test_malformed_widths_and_unknown_sections_are_refused(params, text, message):
     with pytest.raises(InputError, match=message):
-        load_bit_widths(params(text))
-
-
-def test_an_unknown_section_is_refused(params):
-    with pytest.raises(InputError, match="unknown section 'quantise'"):
-        check_params(params("bit_widths: [w4a4]\nquantise: {}"))
+        check_params(params(text))
 
 
 @pytest.mark.parametrize(

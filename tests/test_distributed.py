@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
-from conftest import ROOT, child_environment
+from conftest import ROOT, child_environment, wait_for
 
 # As a stage does: starts itself in two processes, of which each does what it was told.
 STAGE = """
@@ -64,6 +63,13 @@ def stage(tmp_path):
     return start
 
 
+def ended(stage: "subprocess.Popen[str]", code: int) -> tuple[str, str]:
+    """What it printed until it ended with `code`, and what it said of errors."""
+    output, errors = stage.communicate(timeout=120)
+    assert stage.returncode == code, errors
+    return output, errors
+
+
 @pytest.mark.parametrize(
     ("told", "code", "said"),
     [
@@ -73,9 +79,7 @@ def stage(tmp_path):
     ],
 )
 def test_what_ends_one_of_the_processes_ends_the_stage_in_the_same_way(stage, told, code, said):
-    ended = stage(told)
-    output, errors = ended.communicate(timeout=120)
-    assert ended.returncode == code, errors
+    output, errors = ended(stage(told), code)
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == len(said), errors
     assert all(text in line for text, line in zip(said, lines, strict=True)), errors
@@ -84,19 +88,14 @@ def test_what_ends_one_of_the_processes_ends_the_stage_in_the_same_way(stage, to
 
 
 def test_an_error_of_ours_stays_one_and_shows_its_traceback(stage):
-    ended = stage("bug")
-    _, errors = ended.communicate(timeout=120)
-    assert ended.returncode == 1, errors
+    _, errors = ended(stage("bug"), 1)
     assert "KeyError: 'ours'" in errors
     assert "RuntimeError: stage in one of 2 processes ended with exit code 1; see abo" in errors
     assert "error: " not in errors.replace("Error: ", "")
 
 
 def test_processes_that_end_well_let_the_stage_go_on_as_it_was(stage):
-    ended = stage("nothing")
-    output, errors = ended.communicate(timeout=120)
-    assert ended.returncode == 0, errors
-    assert "the stage is done" in output
+    assert "the stage is done" in ended(stage("nothing"), 0)[0]
 
 
 @pytest.mark.parametrize(
@@ -105,13 +104,9 @@ def test_processes_that_end_well_let_the_stage_go_on_as_it_was(stage):
 def test_a_stage_that_is_stopped_takes_its_processes_along(stage, tmp_path, number, code):
     running = stage("wait")
     files = [tmp_path / "pid-0", tmp_path / "pid-1"]
-    deadline = time.monotonic() + 120
-    while not all(path.is_file() and path.read_text() for path in files):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: all(path.is_file() and path.read_text() for path in files))
     ranks = [psutil.Process(int(path.read_text())) for path in files]
     os.killpg(running.pid, number)  # as a terminal does with Ctrl-C
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode == code, errors
+    _, errors = ended(running, code)
     assert not any(rank.is_running() for rank in ranks)
     assert ("interrupted: stage: all" in errors) == (number == signal.SIGINT)

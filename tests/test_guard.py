@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_for
 
 from flows.processes import run, stopped_at_exit
 
@@ -43,10 +42,7 @@ def here(tmp_path, monkeypatch):
 
 
 def child() -> psutil.Process:
-    deadline = time.monotonic() + 60
-    while not Path("child").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(Path("child").exists)
     return psutil.Process(int(Path("child").read_text()))
 
 

@@ -3,33 +3,19 @@
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import ROOT, child_environment, edit_params
+from conftest import ROOT, child_environment, edit_params, files, wait_for
 from safetensors.torch import load_file
-from stage_runs import (
-    A,
-    M,
-    P,
-    run_generator,
-    run_quantize,
-    run_student,
-    run_synthesize,
-    run_teacher,
-)
+from stage_runs import A, options_of, run, run_synthesize
 
 from hast.errors import NonFiniteLossError
 
-SYNTHESIZE = [
-    sys.executable, "-m", "stages.synthesize", "--workers", "2",
-    "--teacher", str(A / "teacher"), "--generator", str(A / "generator"),
-    "--inputs", str(A / "bank.json"), "--out", str(A / "bank"),
-    "--metrics", str(M / "synthesize.json"), "--profile", str(P / "bns.tsv"),
-]  # fmt: skip
+SYNTHESIZE = [sys.executable, "-m", "stages.synthesize", "--workers", "2"]
+SYNTHESIZE += [f"--{name}={value}" for name, value in options_of("synthesize").items()]
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +23,8 @@ def stages_importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_four_processes_write_the_bank_of_one_byte_for_byte(project):
-    edit_params(project, lambda p: p["synthesize"].update(samples=32))
-    run_teacher()
+def test_four_processes_write_the_bank_of_one_byte_for_byte(begun):
+    edit_params(begun, lambda p: p["synthesize"].update(samples=32))
     run_synthesize(workers=1)
     alone = files(A / "bank")
     shutil.rmtree(".partial")
@@ -52,9 +33,8 @@ def test_four_processes_write_the_bank_of_one_byte_for_byte(project):
     assert len([*(A / "bank/bank.zarr/images/c").iterdir()]) == 4
 
 
-def test_a_killed_worker_costs_only_its_shard_which_another_makes(project):
-    edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=100))
-    run_teacher()
+def test_a_killed_worker_costs_only_its_shard_which_another_makes(begun):
+    edit_params(begun, lambda p: p["synthesize"].update(samples=64, steps=100))
     stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.PIPE, text=True, env=child_environment())
     wait_for(lambda: [*Path(".partial").glob("*/done/*.safetensors")])
     kept = {p: p.stat().st_mtime_ns for p in Path(".partial").glob("*/done/*.safetensors")}
@@ -73,23 +53,13 @@ def test_a_killed_worker_costs_only_its_shard_which_another_makes(project):
     assert files(A / "bank") == with_loss
 
 
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_two_processes_fine_tune_the_student_of_one_to_rounding(project):
-    edit_params(project, lambda p: p["quantize"].update(learning_rate=1e-3))
-    run_teacher()
-    run_generator()
-    run_synthesize()
-    run_student()
-    alone = load_file(A / "student/model.safetensors")
-    run_quantize(out=A / "shared", workers=2)
+def test_two_processes_fine_tune_the_student_of_one_to_rounding(finished):
+    edit_params(finished, lambda p: p["quantize"].update(learning_rate=1e-3))
+    run("quantize")
+    alone = load_file(A / "students/w4a4/model.safetensors")
+    run("quantize", out=A / "shared", workers=2)
     shared = load_file(A / "shared/model.safetensors")
-    start = load_file(A / "calibrated/model.safetensors")
+    start = load_file(A / "calibrated/w4a4/model.safetensors")
     assert alone.keys() == shared.keys()
     moved = {name: end - start[name] for name, end in alone.items()}
     largest = max(change.abs().max() for change in moved.values())
@@ -98,16 +68,14 @@ def test_two_processes_fine_tune_the_student_of_one_to_rounding(project):
     assert largest > 0
 
 
-def test_an_error_in_a_worker_is_the_error_of_the_stage(project):
-    edit_params(project, lambda p: p["synthesize"].update(learning_rate=1e30, steps=30))
-    run_teacher()
+def test_an_error_in_a_worker_is_the_error_of_the_stage(begun):
+    edit_params(begun, lambda p: p["synthesize"].update(learning_rate=1e30, steps=30))
     with pytest.raises(NonFiniteLossError, match=r"synthesize, batch .* learning_rate too high"):
         run_synthesize(workers=2)
 
 
-def test_killing_the_stage_leaves_no_worker_behind(project):
-    edit_params(project, lambda p: p["synthesize"].update(samples=64, steps=5000))
-    run_teacher()
+def test_killing_the_stage_leaves_no_worker_behind(begun):
+    edit_params(begun, lambda p: p["synthesize"].update(samples=64, steps=5000))
     stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.DEVNULL, env=child_environment())
     wait_for(lambda: len(at_work(stage.pid)) == 2)
     workers = at_work(stage.pid)

@@ -1,11 +1,10 @@
 """What loops ask of the process and of the machine, and that they give it back."""
 
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
+from conftest import python
 
 from hast.engine.runtime import loop
 
@@ -57,8 +56,7 @@ def counting(records):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_memory_of_one_step_of_a_loop_serves_the_next_and_is_handed_back():
-    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
-    before, kept, held = map(int, done.stdout.split())
+    before, kept, held = map(int, python("-c", STEPS).stdout.split())
     assert kept < before / 10
     assert held < 16 << 20
 
@@ -97,7 +95,5 @@ def test_a_loop_that_the_end_of_the_process_finds_open_says_nothing():
         "keeper = Keeper(); keeper.steps, keeper.me = steps, keeper\n"  # a cycle outlives modules
         "del steps, keeper"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
+    done = python("-c", script)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,10 +8,9 @@ import pytest
 import torch
 from conftest import edit_params
 from PIL import Image
-from stage_runs import A, M, run_generator, run_report, run_student, run_synthesize, run_teacher
+from stage_runs import A, M, run, run_generator, run_student, run_synthesize, run_teacher
 
 from hast.bank import shards
-from hast.bank.stored import open_bank
 from hast.config.dataset import DatasetConfig
 from hast.config.presets import SECTIONS
 from hast.config.section import Section
@@ -56,7 +55,7 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     run_generator()
     run_synthesize()
     run_student()
-    run_report()
+    run("report")
     for digit in range(10):
         (project / f"images/test/{digit}").mkdir(parents=True)
         Image.new("L", (9, 12), digit).save(project / f"images/test/{digit}/0.png")
@@ -67,61 +66,8 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     assert fields - read == set()
 
 
-def test_no_stage_but_teacher_and_evaluate_opens_the_dataset(project, monkeypatch):
-    """Not even through a library: scikit-learn's loader fails for every stage in between."""
-    run_teacher()
-
-    def closed(*_args, **_kwargs):
-        raise AssertionError("the dataset was opened")
-
-    monkeypatch.setattr("sklearn.datasets.load_digits", closed)
-    monkeypatch.setattr("sklearn.datasets.load_digits", closed)
-    run_generator()
-    run_synthesize()
-    with pytest.raises(AssertionError, match="the dataset was opened"):
-        run_student()  # its last stage is evaluate
-    assert (A / "student").is_dir()
-    assert not (M / "evaluate").exists()
-
-
-def test_synthesis_goes_on_where_it_was_stopped(project, monkeypatch):
-    monkeypatch.setattr("hast.bank.writer._SHARD", 8)  # one batch a shard
-    run_teacher()
-    run_generator()
-    run_synthesize()
-    expected = open_bank(A / "bank")
-    whole = {p: p.read_bytes() for p in (A / "bank").rglob("*") if p.is_file()}
-    shutil.rmtree(".partial")
-
-    original = shards.synthesize
-    made = []
-
-    def stopping(*arguments):
-        for step in original(*arguments):
-            if step.batch == 1:
-                raise KeyboardInterrupt
-            yield step
-
-    monkeypatch.setattr("hast.bank.shards.synthesize", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run_synthesize()
-
-    def counting(teacher, init, spec, config, batches, engine):
-        batches = list(batches)
-        made.extend(batches)
-        return original(teacher, init, spec, config, batches, engine)
-
-    monkeypatch.setattr("hast.bank.shards.synthesize", counting)
-    run_synthesize()
-    assert made == [1, 2]
-    assert torch.equal(open_bank(A / "bank").images, expected.images)
-    assert {p: p.read_bytes() for p in (A / "bank").rglob("*") if p.is_file()} == whole
-
-
-def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
+def test_nan_in_synthesis_keeps_what_was_finished(begun, monkeypatch):
     monkeypatch.setattr("hast.bank.writer._SHARD", 8)
-    run_teacher()
-    run_generator()
     original = shards.synthesize
 
     def failing(teacher, *arguments):
@@ -138,11 +84,10 @@ def test_nan_in_synthesis_keeps_what_was_finished(project, monkeypatch):
     assert not (A / "bank").exists()
 
 
-def test_a_checkpoint_is_taken_instead_of_training(project):
-    run_teacher()
+def test_a_checkpoint_is_taken_instead_of_training(begun):
     trained = read_state(A / "teacher/model.safetensors")
     torch.save({"state_dict": trained}, "mine.pth")
-    edit_params(project, lambda p: p["teacher"].update(weights="mine.pth"))
+    edit_params(begun, lambda p: p["teacher"].update(weights="mine.pth"))
     run_teacher()
     again = read_state(A / "teacher/model.safetensors")
     assert all(torch.equal(again[k], v) for k, v in trained.items())
@@ -155,27 +100,21 @@ def test_a_checkpoint_is_taken_instead_of_training(project):
         ({"source": "python:torch.nn:Linear"}, "cannot be built"),
         ({"source": "python:torch.nn:Identity", "source_args": {}}, "input_shape must be given"),
         ({"source_args": {"num_classes": 7}}, "num_classes|10 logits|7 logits"),
+        (
+            {"source": "python:torch.nn:LazyLinear", "source_args": {"out_features": 2},
+             "spec": {"input_shape": [1, 8, 8], "num_classes": 2, "mean": [0.0], "std": [1.0]}},
+            "LazyLinear has no BatchNorm layer",
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_teacher_that_does_not_fit_is_refused(project, change, message):
     edit_params(project, lambda p: p["teacher"].update(change))
     with pytest.raises(InputError, match=message):
         run_teacher()
 
 
-def test_a_network_without_batch_norm_is_refused(project):
-    spec = {"input_shape": [1, 8, 8], "num_classes": 2, "mean": [0.0], "std": [1.0]}
-    change = {"source": "python:torch.nn:LazyLinear", "source_args": {"out_features": 2}}
-    edit_params(project, lambda p: p["teacher"].update(change | {"spec": spec}))
-    with pytest.raises(InputError, match="LazyLinear has no BatchNorm layer"):
-        run_teacher()
-
-
-def test_another_teacher_does_not_use_the_old_bank(project):
-    run_teacher()
-    run_generator()
-    run_synthesize()
-    edit_params(project, lambda p: p["teacher"]["training"].update(seed=1))
+def test_another_teacher_does_not_use_the_old_bank(finished):
+    edit_params(finished, lambda p: p["teacher"]["training"].update(seed=1))
     run_teacher()
     run_generator()
     with pytest.raises(InputError, match="the bank was made for teacher"):
@@ -216,15 +155,14 @@ def test_a_replaced_checkpoint_factory_or_test_image_changes_the_fingerprints(pr
         ("generator", "bank", "shared", False),
     ],
 )
-def test_a_generator_is_trained_where_something_uses_it(project, start, ranges, bank, is_trained):
-    run_teacher()
-
+def test_a_generator_is_trained_where_something_uses_it(begun, start, ranges, bank, is_trained):
     def change(params):
         params["synthesize"]["init"] = start
         params["calibrate"]["images"] = ranges
         params["bank"]["source"] = bank
 
-    edit_params(project, change)
+    edit_params(begun, change)
+    shutil.rmtree(A / "generator")  # as DVC does
     run_generator()
     assert (A / "generator/model.safetensors").exists() == is_trained
     assert (A / "generator/not-trained.json").exists() != is_trained

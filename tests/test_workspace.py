@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, child_environment
+from conftest import ROOT, child_environment, python
 
 PARAMS = "seed: 0 # of all\nquantize:\n  steps: 800\n  seed: 1e-3\n"
 
@@ -128,10 +128,7 @@ def kill_a_run(clone: Path) -> None:
 
 
 def test_wherever_a_run_is_killed_the_next_one_finds_the_file_as_it_was(clone):
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_EVERYWHERE], cwd=clone, capture_output=True, text=True,
-        env=child_environment() | {"PYTHONPATH": str(ROOT)}, check=False,
-    )  # fmt: skip
+    done = python("-c", KILLED_EVERYWHERE, cwd=clone, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stdout + done.stderr
     steps, code = map(int, done.stdout.split())
     assert (steps >= 8, code) == (True, 0)
@@ -161,18 +158,14 @@ def test_what_was_edited_after_a_kill_stays_and_what_was_before_is_kept_beside_i
     }
 
 
-@pytest.mark.parametrize("gone", [False, True])
-def test_a_file_that_nobody_has_written_since_is_put_back(clone, run_flow, gone):
+@pytest.mark.parametrize(
+    "meanwhile",
+    [lambda path: None, Path.unlink, lambda path: path.write_text(PARAMS)],
+    ids=["untouched", "removed", "put back by the user"],
+)
+def test_a_file_that_nobody_has_edited_since_is_put_back_in_silence(clone, run_flow, meanwhile):
     kill_a_run(clone)
-    if gone:
-        (clone / "params.yaml").unlink()
-    assert run_flow(clone) == (PARAMS, [])
-    assert params_of(clone) == {"params.yaml": PARAMS}
-
-
-def test_a_user_who_has_put_the_file_back_hears_nothing(clone, run_flow):
-    kill_a_run(clone)
-    (clone / "params.yaml").write_text(PARAMS)
+    meanwhile(clone / "params.yaml")
     assert run_flow(clone) == (PARAMS, [])
     assert params_of(clone) == {"params.yaml": PARAMS}
 

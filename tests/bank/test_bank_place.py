@@ -4,40 +4,31 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from banks import noise
+from banks import noise_bank
+from conftest import files
 
 from hast.bank.place import check_free
-from hast.bank.record import Bank, BankCard
 from hast.bank.stored import open_bank
 from hast.bank.tools import filter_bank, merge_banks, save_bank
 from hast.bank.transfer import pull_bank, push_bank
-from hast.config.spec import ModelSpec
 from hast.errors import InputError
 
-SPEC = ModelSpec(input_shape=(1, 4, 4), num_classes=2, mean=(0.5,), std=(0.2,))
-CARD = BankCard(samples=20, spec=SPEC, teacher="a" * 64, synthesis={})
-
-
-def small_bank() -> Bank:
-    images = noise(20, *SPEC.input_shape)
-    return Bank(images, torch.arange(20) % 2, CARD, torch.full((20,), 0.5))
+SMALL = noise_bank(20, (1, 4, 4), classes=2)
 
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("bank") / "bank"
-    save_bank(small_bank(), folder)
-    return folder
-
-
-def web_folder(folder: Path, bank: Path) -> None:
-    (folder / "manifest.json").write_text('{"name": "my site"}')
-    (folder / "index.html").write_text("hello")
+    save_bank(SMALL, tmp_path_factory.getbasetemp() / "small/bank")
+    return tmp_path_factory.getbasetemp() / "small/bank"
 
 
 def lone_web_manifest(folder: Path, bank: Path) -> None:
     (folder / "manifest.json").write_text('{"name": "my site"}')
+
+
+def web_folder(folder: Path, bank: Path) -> None:
+    lone_web_manifest(folder, bank)
+    (folder / "index.html").write_text("hello")
 
 
 def bank_with_notes(folder: Path, bank: Path) -> None:
@@ -52,7 +43,7 @@ def folder_of_that_name(folder: Path, bank: Path) -> None:
 
 def write_all(bank: Path, target: Path):
     """Every way to write a bank over what is at `target`."""
-    yield lambda: save_bank(small_bank(), target, overwrite=True)
+    yield lambda: save_bank(SMALL, target, overwrite=True)
     yield lambda: filter_bank(bank, target, count=5, overwrite=True)
     yield lambda: merge_banks([bank], target, overwrite=True)
     yield lambda: list(pull_bank(str(bank), target, overwrite=True))
@@ -67,11 +58,11 @@ def test_a_folder_that_is_no_bank_is_never_replaced(bank, tmp_path, fill):
     target = tmp_path / "target"
     target.mkdir()
     fill(target, bank)
-    before = {p: p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    before = files(target)
     for write in write_all(bank, target):
         with pytest.raises(InputError, match="is no bank; only a bank is overwritten by a bank"):
             write()
-        assert {p: p.read_bytes() for p in target.rglob("*") if p.is_file()} == before
+        assert files(target) == before
     assert [p.name for p in tmp_path.iterdir()] == ["target"]
 
 

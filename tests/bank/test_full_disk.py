@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from banks import noise
+from banks import noise_bank
 
-from hast.bank.record import Bank, BankCard
 from hast.bank.stored import open_bank
 from hast.bank.tools import save_bank
 from hast.bank.writer import BankWriter
-from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.files.resume import CheckpointFile
 
-SPEC = ModelSpec(input_shape=(3, 16, 16), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
+SHAPE = (3, 16, 16)
 
 
 @pytest.fixture
@@ -37,39 +35,32 @@ def small_disk(tmp_path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def bank(samples: int, *, seed: int) -> Bank:
-    card = BankCard(samples=samples, spec=SPEC, teacher="a" * 64, synthesis={"seed": seed})
-    random = torch.Generator().manual_seed(seed)
-    images = noise(samples, *SPEC.input_shape, seed=seed)
-    return Bank(images, torch.arange(samples) % 5, card, torch.rand(samples, generator=random))
-
-
 def test_the_old_bank_stays_usable(small_disk):
     target = small_disk / "bank"
-    save_bank(bank(300, seed=0), target)
+    save_bank(noise_bank(300, SHAPE), target)
     before = open_bank(target)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)") as error:
-        save_bank(bank(2000, seed=1), target, overwrite=True)
+        save_bank(noise_bank(2000, SHAPE, seed=1), target, overwrite=True)
     assert "\n" not in str(error.value)
     after = open_bank(target)
     assert torch.equal(after.images, before.images)
     assert after.card == before.card
     assert [p.name for p in small_disk.iterdir()] == ["bank"]
-    save_bank(bank(200, seed=2), target, overwrite=True)
+    save_bank(noise_bank(200, SHAPE, seed=2), target, overwrite=True)
     assert open_bank(target).card.synthesis == {"seed": 2}
 
 
 def test_shards_that_fitted_are_kept_and_the_rest_is_made_when_there_is_room(small_disk):
-    samples = bank(1600, seed=0)
+    samples = noise_bank(1600, SHAPE)
     writer = BankWriter(small_disk / "partial", samples.card, 64)
     shards = writer.shards()
 
-    def write(shards):
+    def write(writer, shards):
         for shard in shards:
             writer.write(shard, samples.images[shard], samples.labels[shard])
 
     with pytest.raises(InputError, match="No space left on device"):
-        write(shards)
+        write(writer, shards)
     kept = [writer.is_finished(shard) for shard in shards]
     assert any(kept)
     assert not all(kept)
@@ -77,8 +68,7 @@ def test_shards_that_fitted_are_kept_and_the_rest_is_made_when_there_is_room(sma
     again = BankWriter(small_disk / "partial", samples.card, 64)
     with again.alone():
         assert again.missing_shards() == [s for s, k in zip(shards, kept, strict=True) if not k]
-        for shard in again.missing_shards():
-            again.write(shard, samples.images[shard], samples.labels[shard])
+        write(again, again.missing_shards())
         again.seal(samples.difficulty)
         again.publish(small_disk / "bank")
     save_bank(samples, small_disk / "whole")

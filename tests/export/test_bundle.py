@@ -1,24 +1,12 @@
 """All forms of a student: the stage, the command, the table."""
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, child_environment, edit_params
-from stage_runs import (
-    A,
-    M,
-    run_export,
-    run_generator,
-    run_report,
-    run_student,
-    run_synthesize,
-    run_teacher,
-)
+from conftest import edit_params
+from stage_runs import A, M, run
 from typer.testing import CliRunner
 
 import hast
@@ -34,25 +22,22 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
 pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
 
 
-@pytest.fixture
-def finished(project):
-    """A run of all stages, its last one with every format."""
-    run_teacher()
-    run_generator()
-    run_synthesize()
-    run_student()
-    formats = ["onnx", "onnxruntime-cpu", "program"]
-    edit_params(project, lambda p: p["export"].update(formats=formats, min_agreement=0.0))
-    edit_params(project, lambda p: p["export"].update(max_mean_difference=100.0))
-    return project
+STUDENT = "artifacts/students/w4a4"
 
 
 def hast_export(*arguments: str):
     return CliRunner().invoke(app, ["export", *arguments])
 
 
+def export_as(*formats: str, max_mean_difference: float = 100.0) -> None:
+    limits = {"min_agreement": 0.0, "max_mean_difference": max_mean_difference}
+    edit_params(Path(), lambda p: p["export"].update(limits, formats=[*formats]))
+    edit_params(Path(), lambda p: p.update(bit_widths=["w4a4"]))
+    run("export")
+
+
 def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(finished):
-    run_export()
+    export_as("onnx", "onnxruntime-cpu", "program")
     files = {path.name for path in (A / "export/w4a4").iterdir()}
     assert files == {
         "config.json", "model.safetensors", "student.onnx", "student.onnxruntime-cpu.onnx",
@@ -71,7 +56,7 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
     size = (A / "export/w4a4/student.onnx").stat().st_size
     assert measured["onnx"]["bytes"] == size
 
-    run_report_of_one_width(finished)
+    run("report")
     table = (finished / "report/exports.md").read_text()
     assert len(table.splitlines()) == 2 + 4
     assert f"| W4A4 | ONNX | {size:,} |" in table
@@ -84,43 +69,28 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
     for line, name in zip(forms, ("ONNX", "ONNX for ONNX Runtime's CPU"), strict=True):
         assert re.search(rf"W4A4 +│ {name} +│ +[\d.]+ ms \([\d.]+x\) │ +[\d.]+ ms \(", line)
 
-    # An answer that is further away than allowed fails the stage with its figures.
-    edit_params(finished, lambda p: p["export"].update(formats=["onnxruntime-cpu"]))
-    edit_params(finished, lambda p: p["export"].update(max_mean_difference=0.0))
-    with pytest.raises(InputError, match=r"of \d+ images of bank.*max_mean_difference"):
-        run_export()
+    # Latency is that of one student: another one does not show it.
+    before = (M / "export/w4a4.json").read_bytes()
+    export_as("program")
+    assert "ONNX Runtime" not in printed_report()
+    (M / "export/w4a4.json").write_bytes(before)  # as DVC does with what it has in its cache
+    assert "ONNX Runtime" in printed_report()
 
 
 def printed_report() -> str:
     """What `hast report` prints in a terminal of usual width."""
-    return subprocess.run(
-        [sys.executable, "-m", "hast", "report"], capture_output=True, text=True, check=True,
-        env=child_environment() | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
-    ).stdout  # fmt: skip
+    return CliRunner().invoke(app, ["report"], env={"COLUMNS": "100"}).stdout
 
 
-def test_latency_is_shown_for_the_student_that_was_measured_alone(finished):
-    edit_params(finished, lambda p: p["export"].update(formats=["onnx"]))
-    run_export()
-    run_report()
-    measured = (M / "export/w4a4.json").read_bytes()
-    edit_params(finished, lambda p: p["export"].update(formats=["program"]))
-    run_export()
-    run_report()
-    assert "ONNX Runtime" not in printed_report()
-    (M / "export/w4a4.json").write_bytes(measured)  # as DVC does with what it has in its cache
-    assert "ONNX Runtime" in printed_report()
-
-
-def test_an_export_whose_latency_cannot_be_measured_is_whole(finished):
-    edit_params(finished, lambda p: p["export"].update(formats=["onnx"]))
-    Path(".timings").mkdir()
+def test_an_export_whose_latency_cannot_be_measured_is_whole_and_one_too_far_away_fails(finished):
+    Path(".timings").mkdir(exist_ok=True)
     Path(".timings/latency").write_text("no folder")
     with pytest.warns(HastWarning, match="w4a4: latency is not known: .*File exists"):
-        run_export()
+        export_as("onnx")
     assert (A / "export/w4a4/student.onnx").is_file()
-    run_report()
     assert "ONNX Runtime" not in printed_report()
+    with pytest.raises(InputError, match=r"of \d+ images of bank.*max_mean_difference"):
+        export_as("onnxruntime-cpu", max_mean_difference=0.0)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +109,8 @@ def test_the_figure_that_decides_is_not_rounded_away(parity, figures):
         check(Compared("onnx", "onnxruntime", "bank", parity), config)
 
 
-def run_report_of_one_width(project):
-    run_report()
-    assert json.loads((project / "report/results.json").read_text())["w4a4"]
-
-
 def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
-    done = hast_export(str(A / "student"), "packed")
+    done = hast_export(STUDENT, "packed")
     assert done.exit_code == 0, done.output
     size = sum(p.stat().st_size for p in (finished / "packed").iterdir())
     assert f"packed: {size:,} bytes" in done.output
@@ -163,14 +128,18 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
     ("arguments", "message"),
     [
         (("nothing", "x.onnx"), "nothing: no such folder"),
-        (("artifacts/student", "x.tflite"), "must end with .onnx or .pt2"),
-        (("artifacts/student", "x.onnx", "--target", "npu"), "target must be one of"),
-        (("artifacts/student", "x.pt2", "--inputs", "jpeg"), "inputs must be one of"),
-        (("artifacts/student", "params.yaml/x.onnx"), "x.onnx: cannot be written"),
-        (("artifacts/student", "/proc/packed"), "/proc/packed/config.json: cannot be written"),
+        ((STUDENT, "x.tflite"), "must end with .onnx or .pt2"),
+        ((STUDENT, "x.onnx", "--target", "npu"), "target must be one of"),
+        ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs must be one of"),
+        ((STUDENT, "params.yaml/x.onnx"), "x.onnx: cannot be written"),
+        (
+            (STUDENT, "/proc/packed"),
+            "/proc/packed/config.json: cannot be written",
+        ),
     ],
 )
-def test_wrong_arguments_are_one_clear_line(finished, arguments, message):
+def test_wrong_arguments_are_one_clear_line(finished_run, monkeypatch, arguments, message):
+    monkeypatch.chdir(finished_run)
     done = hast_export(*arguments)
     assert isinstance(done.exception, InputError)
     assert message in str(done.exception)

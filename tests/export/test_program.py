@@ -1,10 +1,8 @@
 """Students as `torch.export` programs."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from conftest import python
 from students import calibrated, warm_classifier
 
 import hast
@@ -44,10 +42,7 @@ def test_it_loads_and_runs_without_this_package(classifier, tmp_path):
         "program = torch.export.load('student.pt2').module()\n"
         "print(torch.equal(program(x), expected))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "True"
+    assert python("-c", code, cwd=tmp_path).stdout.strip() == "True"
 
 
 def test_codes_take_one_byte_and_the_same_student_gives_the_same_bytes(classifier, tmp_path):

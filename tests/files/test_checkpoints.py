@@ -7,21 +7,24 @@ from hashlib import sha256
 
 import pytest
 import torch
+from conftest import files
 from safetensors.torch import load_file, save_file
-from students import SHARING, Sharing, calibrated, warm_classifier, warm_network
+from students import SHARING, Net, Sharing, calibrated, warm_classifier, warm_network
 from torch import nn
 
 import hast
-from hast.config.spec import ModelSpec
 from hast.networks.codes import activation_sites, weight_codes
 from hast.networks.folding import fold_batch_norm
 from hast.networks.size import packed_size
 
 
+def digits():
+    return warm_classifier("builtin:digits_resnet", {"widths": [8, 16]}, (1, 8, 8))
+
+
 @pytest.fixture
 def student(spec):
-    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [8, 16]}, (1, 8, 8))
-    return calibrated(network, spec, "w3a4")
+    return calibrated(digits()[0], spec, "w3a4")
 
 
 def answers_of(network, spec):
@@ -29,15 +32,32 @@ def answers_of(network, spec):
     return network(x)
 
 
+def returned(student, spec, path, **options):
+    """What comes back of a student from a file; it answers the same to the bit."""
+    loaded = hast.load(hast.save(student, path), **options)
+    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+    return loaded
+
+
+def pooled(network, x):
+    """Convolution, BatchNorm, mean, and a linear layer."""
+    return network.fc(torch.relu(network.norm(network.conv(x))).mean((2, 3)))
+
+
+def small(compute=pooled, channels=4, **parts):
+    return Net(
+        compute, conv=nn.Conv2d(1, channels, 3, padding=1), norm=nn.BatchNorm2d(channels),
+        fc=nn.Linear(channels, 10), **parts,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("placement", ["inputs", "relu"])
 @pytest.mark.parametrize("quantizer", ["minmax", "learned"])
 @pytest.mark.parametrize("bits", ["w2a8", "w3a3", "w5a6", "w7a4", "w8a2"])
 def test_a_loaded_student_answers_the_same_to_the_bit(bits, placement, quantizer, tmp_path):
-    network, spec = warm_classifier("builtin:digits_resnet", {"widths": (8, 16)}, (1, 8, 8))
+    network, spec = digits()
     student = calibrated(network, spec, bits, placement=placement, quantizer=quantizer)
-    loaded = hast.load(hast.save(student, tmp_path / bits))
-    assert type(loaded) is type(network)
-    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+    assert type(returned(student, spec, tmp_path / bits)) is type(network)
 
 
 @pytest.mark.parametrize(
@@ -46,25 +66,21 @@ def test_a_loaded_student_answers_the_same_to_the_bit(bits, placement, quantizer
 )
 def test_shared_relus_and_depthwise_convolutions_come_back_too(source, placement, tmp_path):
     network, spec = warm_classifier(source, {}, (3, 32, 32))
-    student = calibrated(network, spec, "w3a4", placement=placement)
-    loaded = hast.load(hast.save(student, tmp_path / "student"))
-    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+    returned(calibrated(network, spec, "w3a4", placement=placement), spec, tmp_path / "student")
 
 
 def test_layers_with_bits_of_their_own_and_none_come_back(spec, tmp_path):
-    network, _ = warm_classifier("builtin:digits_resnet", {"widths": [8, 16]}, (1, 8, 8))
     student = calibrated(
-        network, spec, "w3a4", first_last_bits=8, skip=["stages.0.body.3"],
+        digits()[0], spec, "w3a4", first_last_bits=8, skip=["stages.0.body.3"],
         overrides=[{"match": "stages.1.*", "weight_bits": 5}],
     )  # fmt: skip
-    loaded = hast.load(hast.save(student, tmp_path / "student"))
+    loaded = returned(student, spec, tmp_path / "student")
     widths = {name: codes.bits for name, codes in weight_codes(loaded).items()}
     assert widths == {name: codes.bits for name, codes in weight_codes(student).items()}
     assert set(widths.values()) == {3, 5, 8}
     assert "stages.0.body.3" not in widths
     sites = [q.bits for s in activation_sites(loaded).values() for q in s]
     assert sites == [q.bits for s in activation_sites(student).values() for q in s]
-    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
 
 
 def test_a_loaded_student_can_be_saved_again_to_the_same_bytes(student, tmp_path):
@@ -136,43 +152,33 @@ def test_someone_without_this_package_can_unpack_the_first_layer(student, tmp_pa
 
 
 def test_other_tensors_than_floats_are_kept(spec, tmp_path):
-    class Scrambled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.bn, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
-            self.register_buffer("order", torch.randperm(4))
+    def compute(net, x):
+        return net.fc(net.norm(net.conv(x)).mean((2, 3))[:, net.order])
 
-        def forward(self, x):
-            return self.fc(self.bn(self.conv(x)).mean((2, 3))[:, self.order])
-
-    student = calibrated(warm_network(Scrambled(), spec), spec)
-    path = hast.save(student, tmp_path / "student")
-    loaded = hast.load(path, network=Scrambled())
-    assert torch.equal(loaded.order, student.order)
-    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+    order = nn.Buffer(torch.tensor([2, 0, 3, 1]))
+    student = calibrated(warm_network(small(compute, order=order), spec), spec)
+    network = small(compute, order=nn.Buffer(torch.zeros(4, dtype=torch.int64)))
+    assert torch.equal(returned(student, spec, tmp_path / "s", network=network).order, order)
 
 
-class Tied(nn.Module):
+def tied():
     """A convolution and a BatchNorm with two names each, and a linear layer of the rest."""
 
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.deep, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
-        self.again, self.norm_again, self.fc = self.deep, self.norm, nn.Linear(4, 10)
+    def compute(net, x):
+        x = net.relu(net.norm_again(net.conv(x)))
+        return net.fc(net.again(net.relu(net.deep(x))).mean((2, 3)))
 
-    def forward(self, x):
-        x = self.relu(self.norm_again(self.conv(x)))
-        x = self.again(self.relu(self.deep(x)))
-        return self.fc(x.mean((2, 3)))
+    network = small(compute, deep=nn.Conv2d(4, 4, 3, padding=1), relu=nn.ReLU())
+    network.again, network.norm_again = network.deep, network.norm
+    return network
 
 
 @pytest.mark.parametrize("rules", [{}, {"placement": "relu"}, {"skip": ["deep"]}])
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_module_with_two_names_is_stored_once_and_comes_back(rules, folded, spec, tmp_path):
-    student = calibrated(warm_network(Tied(), spec), spec, "w3a3", **rules)
+    student = calibrated(warm_network(tied(), spec), spec, "w3a3", **rules)
     path = hast.save(student, tmp_path / "student", fold_batch_norm=folded)
-    loaded = hast.load(path, network=Tied())
+    loaded = hast.load(path, network=tied())
     expected = fold_batch_norm(student, spec) if folded else student
     assert torch.equal(answers_of(loaded, spec), answers_of(expected, spec))
     assert loaded.again is loaded.deep
@@ -180,55 +186,41 @@ def test_a_module_with_two_names_is_stored_once_and_comes_back(rules, folded, sp
     assert sum(t.nbytes for t in tensors.values()) == packed_size(expected)
 
 
-def test_names_of_layers_that_are_names_of_classes_are_not_mixed_up(spec, tmp_path):
-    class Named(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.Conv2d, self.ReLU = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-            self.Linear, self.kept, self.BatchNorm2d = (
-                nn.Conv2d(8, 8, 1),
-                nn.Linear(8, 8),
-                nn.ReLU(),
-            )
-            self.deep, self.fc = nn.Linear(8, 8), nn.Linear(8, 10)
+@pytest.mark.parametrize("placement", ["inputs", "relu"])
+def test_names_of_layers_that_are_names_of_classes_are_not_mixed_up(placement, spec, tmp_path):
+    def compute(net, x):
+        x = net.BatchNorm2d(net.ReLU(net.Conv2d(x)))
+        x = net.BatchNorm2d(net.Linear(x)).mean((2, 3))
+        return net.fc(net.BatchNorm2d(net.kept(net.deep(x))))
 
-        def forward(self, x):
-            x = self.BatchNorm2d(self.ReLU(self.Conv2d(x)))
-            x = self.BatchNorm2d(self.Linear(x)).mean((2, 3))
-            return self.fc(self.BatchNorm2d(self.kept(self.deep(x))))
-
-    for placement in ("inputs", "relu"):
-        student = calibrated(
-            warm_network(Named(), spec), spec, "w3a4", first_last_bits=8, skip=["kept"],
-            placement=placement,
+    def build():
+        return Net(
+            compute, Conv2d=nn.Conv2d(1, 8, 3, padding=1), ReLU=nn.BatchNorm2d(8),
+            Linear=nn.Conv2d(8, 8, 1), kept=nn.Linear(8, 8), BatchNorm2d=nn.ReLU(),
+            deep=nn.Linear(8, 8), fc=nn.Linear(8, 10),
         )  # fmt: skip
-        loaded = hast.load(hast.save(student, tmp_path / "student"), network=Named())
-        widths = {name: codes.bits for name, codes in weight_codes(loaded).items()}
-        assert widths == {"Conv2d": 8, "Linear": 3, "deep": 3, "fc": 8}
-        assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
+
+    rules = {"first_last_bits": 8, "skip": ["kept"], "placement": placement}
+    student = calibrated(warm_network(build(), spec), spec, "w3a4", **rules)
+    loaded = returned(student, spec, tmp_path / "student", network=build())
+    widths = {name: codes.bits for name, codes in weight_codes(loaded).items()}
+    assert widths == {"Conv2d": 8, "Linear": 3, "deep": 3, "fc": 8}
 
 
-class Masked(nn.Module):
+def masked(at=3):
     """Adds a mask of minus infinity to logits, as attention does."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
-        mask = torch.zeros(10)
-        mask[3] = -torch.inf
-        self.register_buffer("mask", mask)
-        self.register_buffer("wide_mask", mask.double())
-
-    def forward(self, x):
-        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3))) + self.mask
+    mask = torch.zeros(10)
+    mask[at] = -torch.inf
+    return small(
+        lambda net, x: pooled(net, x) + net.mask,
+        mask=nn.Buffer(mask), wide_mask=nn.Buffer(mask.double()),
+    )  # fmt: skip
 
 
 def test_an_infinite_buffer_is_kept(spec, tmp_path):
-    student = calibrated(warm_network(Masked(), spec), spec)
-    loaded = hast.load(hast.save(student, tmp_path / "student"), network=Masked())
-    assert torch.equal(loaded.mask, student.mask)
+    student = calibrated(warm_network(masked(), spec), spec)
+    loaded = returned(student, spec, tmp_path / "student", network=masked(at=5))
     assert torch.equal(loaded.wide_mask, student.wide_mask)
-    assert torch.equal(answers_of(loaded, spec), answers_of(student, spec))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +232,7 @@ def test_an_infinite_buffer_is_kept(spec, tmp_path):
     ],
 )
 def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
-    student = calibrated(warm_network(Masked(), spec), spec)
+    student = calibrated(warm_network(masked(), spec), spec)
     dict(student.state_dict())[name].view(-1)[0] = value
     with pytest.raises(hast.InputError, match=message):
         hast.save(student, tmp_path / "student")
@@ -248,22 +240,12 @@ def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
 
 
 def test_a_network_without_a_source_needs_the_architecture(spec, tmp_path):
-    class Mine(nn.Module):
-        def __init__(self, channels=4):
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels)
-            self.fc = nn.Linear(channels, 10)
-
-        def forward(self, x):
-            return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
-
-    student = calibrated(warm_network(Mine(), spec), spec)
-    path = hast.save(student, tmp_path / "student")
+    student = calibrated(warm_network(small(), spec), spec)
+    returned(student, spec, tmp_path / "student", network=small())
     with pytest.raises(hast.InputError, match=r"hast.load\(path, network=MyNetwork\(\)\)"):
-        hast.load(path)
-    assert torch.equal(answers_of(hast.load(path, network=Mine()), spec), answers_of(student, spec))
+        hast.load(tmp_path / "student")
     with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
-        hast.load(path, network=Mine(channels=5))
+        hast.load(tmp_path / "student", network=small(channels=5))
 
 
 def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, monkeypatch):
@@ -299,12 +281,12 @@ def test_a_failed_save_is_one_line_and_leaves_the_old_checkpoint_and_nothing_els
     student, source, arguments, message, tmp_path
 ):
     path = hast.save(student, tmp_path / "student")
-    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    before = files(path)
     for place in (path, tmp_path / "new"):
         with pytest.raises(hast.InputError, match=message) as caught:
             hast.save(student, place, source=source, source_args=arguments)
         assert "\n" not in str(caught.value)
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert files(path) == before
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -313,8 +295,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(student, tmp_path):
     for place in (tmp_path / "file", tmp_path / "file/below", "/proc/packed"):
         with pytest.raises(hast.InputError, match="cannot be written"):
             hast.save(student, place)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_text() == "mine"
+    assert files(tmp_path) == {"file": b"mine"}
 
 
 def test_what_is_no_student_or_not_calibrated_is_refused(teacher, spec, tmp_path):
@@ -378,10 +359,7 @@ def test_a_student_of_a_loaded_classifier_knows_its_source(tmp_path, teacher):
     network, spec = hast.load_classifier(
         "builtin:digits_resnet", weights=str(tmp_path / "w.pth"), source_args={"widths": (8, 16)}
     )
-    student = calibrated(network, ModelSpec.model_validate(spec), "w4a4")
-    assert torch.equal(
-        answers_of(hast.load(hast.save(student, tmp_path / "s")), spec), answers_of(student, spec)
-    )
+    returned(calibrated(network, spec, "w4a4"), spec, tmp_path / "s")
 
 
 @pytest.mark.parametrize("fold", [False, True])

@@ -5,13 +5,12 @@ import threading
 
 import pytest
 import torch
-from conftest import child_environment
+from conftest import child_environment, spec_of
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from hast.config.dataset import DatasetConfig
-from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.files.datasets import load_digits_split, open_batches
 from hast.networks.digits_resnet import DIGITS_SPEC
@@ -39,10 +38,7 @@ def folder(tmp_path):
 
 
 def folder_spec(channels=3, num_classes=2):
-    return ModelSpec(
-        input_shape=(channels, 8, 8), num_classes=num_classes,
-        mean=(0.5,) * channels, std=(0.25,) * channels,
-    )  # fmt: skip
+    return spec_of((channels, 8, 8), num_classes, std=(0.25,) * channels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -59,21 +55,17 @@ def test_an_image_folder_is_read_in_alphabetical_order(folder, channels):
 @pytest.mark.parametrize("fraction", [1.0, 0.8])
 @pytest.mark.parametrize("shape", [(3, 8, 8), (3, 5, 21), (3, 30, 9)])
 def test_images_cover_the_input_without_borders(folder, shape, fraction):
-    spec = ModelSpec(input_shape=shape, num_classes=2, mean=(0.5,) * 3, std=(0.25,) * 3)
+    spec = spec_of(shape, 2, std=(0.25,) * 3)
     config = DatasetConfig(name="folder", root=folder, crop_fraction=fraction)
     ((images, _),) = open_batches(config, "test", spec)
     assert images.shape[1:] == shape
     assert torch.allclose(images[-1], torch.tensor(2.0))
 
 
-def test_a_broken_image_and_an_empty_class_are_named(folder):
-    (folder / "test/cat/0.jpg").write_bytes(b"no image")
-    config = DatasetConfig(name="folder", root=folder)
-    with pytest.raises(InputError, match=r"cat/0\.jpg: not a readable image"):
-        list(open_batches(config, "test", folder_spec()))
+def test_an_empty_class_is_named(folder):
     (folder / "test/empty").mkdir()
     with pytest.raises(InputError, match="empty"):
-        open_batches(config, "test", folder_spec())
+        open_batches(DatasetConfig(name="folder", root=folder), "test", folder_spec())
 
 
 def test_a_dataset_that_does_not_fit_is_refused(folder, tmp_path):

@@ -1,4 +1,5 @@
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -29,6 +30,15 @@ def run(student, teacher, spec, **changes):
     return [*finetune(student, teacher, IMAGES, torch.ones(len(IMAGES)), blocks, config)]
 
 
+@contextmanager
+def changes_of(network):
+    """By how much each parameter moves, at most; filled in at the end."""
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    changes: dict[str, float] = {}
+    yield changes
+    changes |= {n: (p - before[n]).abs().max().item() for n, p in network.named_parameters()}
+
+
 def test_one_step_is_the_written_out_method(student, teacher, spec, monkeypatch):
     """Two separate backward passes, plain SGD, against the loop's single one."""
     monkeypatch.setattr("hast.loops.finetune.random_resized_crop", lambda x, **_: x.clone())
@@ -47,9 +57,7 @@ def test_one_step_is_the_written_out_method(student, teacher, spec, monkeypatch)
             for i in range(2)
         ]
         kd = distillation_loss(reference(x), teacher(x), temperature=config.temperature)
-        fa = alignment_loss(
-            [features["q", i] for i in range(2)], [features["f", i] for i in range(2)]
-        )
+        fa = alignment_loss(*([features[name, i] for i in range(2)] for name in "qf"))
         for handle in handles:
             handle.remove()
         return config.distillation_weight * kd + config.alignment_weight * fa
@@ -81,10 +89,9 @@ def test_the_teacher_takes_no_gradient_and_the_ranges_and_statistics_stay(studen
 
 def test_learned_scales_are_trained_without_decay(teacher, spec):
     student = observed(teacher, spec, IMAGES, quantizer="learned")
-    before = {n: p.detach().clone() for n, p in student.named_parameters()}
     options = {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1e-2}
-    steps = run(student, teacher, spec, **options, weight_decay=5.0)
-    changes = {n: (p - before[n]).abs().max().item() for n, p in student.named_parameters()}
+    with changes_of(student) as changes:
+        steps = run(student, teacher, spec, **options, weight_decay=5.0)
     scales = [change for name, change in changes.items() if name.endswith("log_scale")]
     assert all(0 < change <= 0.03 for change in scales)  # decay would add ten times that
     assert [s.learning_rate for s in steps] == pytest.approx(
@@ -96,10 +103,10 @@ def test_learned_scales_may_move_faster_than_weights(teacher, spec):
     moved = []
     for factor in (1.0, 10.0):
         student = observed(teacher, spec, IMAGES, quantizer="learned")
-        before = {n: p.detach().clone() for n, p in student.named_parameters()}
         options = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}
-        run(student, teacher, spec, steps=1, scale_rate_factor=factor, **options)
-        moved.append({n: (p - before[n]).abs().max().item() for n, p in student.named_parameters()})
+        with changes_of(student) as changes:
+            run(student, teacher, spec, steps=1, scale_rate_factor=factor, **options)
+        moved.append(changes)
     slow, fast = moved
     for name in slow:  # the first step of Adam is as long as the rate
         times = 10 if name.endswith("log_scale") else 1
@@ -118,17 +125,15 @@ def test_promoted_images_are_harder(student, teacher, spec):
     assert step.promoted > step.distillation + step.alignment
 
 
-def test_the_same_seed_gives_the_same_student(student, teacher, spec):
+def test_the_same_seed_gives_the_same_student_and_the_rate_drops_at_the_milestones(
+    student, teacher, spec
+):
     twin = copy.deepcopy(student)
-    run(student, teacher, spec)
+    rates = [s.learning_rate for s in run(student, teacher, spec)]
+    assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
     torch.manual_seed(99)
     run(twin, teacher, spec)
     assert all(torch.equal(v, twin.state_dict()[k]) for k, v in student.state_dict().items())
-
-
-def test_the_rate_drops_at_the_milestones(student, teacher, spec):
-    rates = [s.learning_rate for s in run(student, teacher, spec)]
-    assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
 
 
 def test_sampling_by_difficulty_prefers_hard_samples(student):

@@ -18,17 +18,6 @@ def test_the_same_seed_gives_the_same_crops_and_another_seed_others():
     assert not torch.equal(crop(seed=1), crop(seed=2))
 
 
-def test_crops_keep_shape_and_stay_within_the_image():
-    cropped = crop()
-    assert cropped.shape == IMAGES.shape
-    assert cropped.min() >= IMAGES.min()
-    assert cropped.max() <= IMAGES.max()
-
-
-def test_a_crop_of_everything_is_the_image():
-    assert torch.allclose(crop(min_scale=1.0, flip=False), IMAGES, atol=1e-3)
-
-
 def test_crops_keep_at_least_the_asked_share_of_the_area():
     rows, columns = torch.meshgrid(
         torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij"
@@ -41,23 +30,6 @@ def test_crops_keep_at_least_the_asked_share_of_the_area():
     width = (views[:, 1, 32, -1] - views[:, 1, 32, 0]) / 2
     assert (height * width).min() > 0.58  # half a pixel is lost at each border
     assert 0.7 < (width / height).min() < 0.8
-
-
-def test_about_half_of_the_images_are_mirrored():
-    ramp = torch.linspace(-1, 1, 16).expand(400, 1, 16, 16)
-    views = random_resized_crop(
-        ramp, min_scale=0.9, flip=True, generator=torch.Generator().manual_seed(0)
-    )
-    mirrored = (views[:, 0, 8, 0] > views[:, 0, 8, -1]).float().mean()
-    assert 0.4 < mirrored < 0.6
-
-
-def test_the_gradient_reaches_the_image():
-    images = IMAGES.clone().requires_grad_(True)
-    random_resized_crop(
-        images, min_scale=0.5, flip=False, generator=torch.Generator().manual_seed(0)
-    ).sum().backward()
-    assert images.grad.abs().sum() > 0
 
 
 def test_a_crop_is_what_grid_sample_makes_of_it():

@@ -17,19 +17,6 @@ def test_folded_layers_answer_as_before_and_are_themselves_again_after(teacher):
     assert not any("forward" in vars(m) for m in teacher.modules())
 
 
-def test_the_tap_reads_the_input_of_every_batch_norm():
-    bn = nn.BatchNorm2d(2)
-    network = freeze(nn.Sequential(nn.Conv2d(1, 2, 1), bn, nn.ReLU()))
-    x = torch.randn(8, 1, 4, 4)
-    with tap_batch_norm_inputs(network) as tap:
-        network(x)
-        network(x)  # a second pass replaces the first
-        assert len(tap.batch) == 1
-        inputs = network[0](x)
-        assert torch.allclose(tap.batch[0].mean, inputs.mean((0, 2, 3)), atol=1e-6)
-        assert tap.running[0].mean is bn.running_mean
-
-
 def test_the_loss_vanishes_on_data_with_the_stored_statistics():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, momentum=None))
     x = torch.randn(64, 1, 4, 4)
@@ -38,7 +25,8 @@ def test_the_loss_vanishes_on_data_with_the_stored_statistics():
     with tap_batch_norm_inputs(network) as tap:
         network(x)
         assert bns_loss(tap.batch, tap.running).item() == pytest.approx(0, abs=1e-4)
-        network(x + 5)
+        network(x + 5)  # a second pass replaces the first
+        assert len(tap.batch) == 1
         assert bns_loss(tap.batch, tap.running).item() > 0.1
 
 
@@ -64,10 +52,3 @@ def test_hooks_are_gone_afterwards_also_after_an_error(teacher):
 def test_a_network_without_stored_statistics_is_refused(network):
     with pytest.raises(InputError, match="no BatchNorm layer with running statistics"):
         batch_norms(network)
-
-
-def test_a_frozen_teacher_passes_gradients_to_the_image_and_takes_none(teacher):
-    image = torch.randn(2, 1, 8, 8, requires_grad=True)
-    teacher(image).sum().backward()
-    assert image.grad.abs().sum() > 0
-    assert all(p.grad is None for p in teacher.parameters())

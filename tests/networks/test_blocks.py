@@ -1,14 +1,14 @@
 import pytest
 import torch
 import torchvision
+from conftest import spec_of
 from torch import nn
 
-from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.networks.batch_norm import freeze
 from hast.networks.blocks import find_blocks, tap_attention
 
-IMAGENET = ModelSpec(input_shape=(3, 64, 64), num_classes=7, mean=(0.5,) * 3, std=(0.5,) * 3)
+IMAGENET = spec_of((3, 64, 64), 7)
 
 
 def imagenet(name: str) -> nn.Module:

@@ -6,11 +6,13 @@ import warnings
 import pytest
 import torch
 import torchvision
+from banks import noise_bank
+from conftest import spec_of
+from students import Net
 from torch import nn
 from torch.nn import functional as F
 
 import hast
-from hast.bank.record import Bank, BankCard
 from hast.cli.network import inspect
 from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
@@ -20,37 +22,21 @@ from hast.files.checkpoint_schema import describe_plan, plan_of
 from hast.networks.batch_norm import freeze
 from hast.networks.coverage import Coverage, layer_table, plan_coverage, warn_of_full_precision
 from hast.networks.fingerprint import fingerprint
-from hast.networks.plan import forward_macs, plan_quantization
+from hast.networks.plan import QuantizationPlan, forward_macs, plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student, remove_quantizers
 
 W4A4 = BitWidth(4, 4)
-SPEC = ModelSpec(input_shape=(3, 8, 8), num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
+SPEC = spec_of((3, 8, 8))
+
+
+def planned(network: nn.Module, spec: ModelSpec = SPEC, **rules) -> QuantizationPlan:
+    config = PlanConfig.model_validate({"placement": "inputs"} | rules)
+    return plan_quantization(freeze(network), spec, W4A4, config)
 
 
 def covered(network: nn.Module, spec: ModelSpec = SPEC, **rules) -> Coverage:
-    config = PlanConfig.model_validate({"placement": "inputs"} | rules)
-    freeze(network)
-    return plan_coverage(network, spec, plan_quantization(network, spec, W4A4, config))
-
-
-def table_of(network: nn.Module, **rules):
-    config = PlanConfig.model_validate({"placement": "inputs"} | rules)
-    freeze(network)
-    return layer_table(network, SPEC, plan_quantization(network, SPEC, W4A4, config))
-
-
-class Net(nn.Module):
-    """A network of parts that a function of the instance and the image puts together."""
-
-    def __init__(self, compute, **parts):
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.compute = compute
-
-    def forward(self, x):
-        return self.compute(self, x)
+    return plan_coverage(network, spec, planned(network, spec, **rules))
 
 
 def own_parameters() -> Net:
@@ -73,12 +59,9 @@ def test_all_modules_are_all_of_it(teacher, spec):
 
 def test_a_transposed_convolution_counts_as_it_multiplies():
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1),
-        nn.ConvTranspose2d(4, 6, 2, stride=2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 10),
-    )
+        nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 6, 2, stride=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10),
+    )  # fmt: skip
     found = covered(network)
     assert (found.weights, found.multiply_adds) == (1, 1)
     # Every input pixel meets the whole kernel once.
@@ -90,7 +73,8 @@ def test_functions_on_own_parameters_are_named_and_counted():
     assert found.weights == pytest.approx(108 / (108 + 288 + 80))
     assert found.multiply_adds == pytest.approx(64 * 108 / (64 * 108 + 64 * 288 + 80))
     assert found.full_precision == ("kernel", "head")
-    rows = table_of(own_parameters())
+    network = own_parameters()
+    rows = layer_table(network, SPEC, planned(network))
     assert [(r.layer, r.weight_bits, r.act_bits, r.low_bit) for r in rows] == [
         ("stem", 4, 4, 1),
         ("kernel", 32, None, 0),
@@ -280,13 +264,9 @@ def test_the_papers_teacher_is_covered_by_the_papers_placement():
 
 def test_the_warning_is_one_line_with_shares_names_and_a_way_out():
     found = Coverage(
-        weights=0.18,
-        multiply_adds=0.05,
-        weights_wanted=0.2,
-        multiply_adds_wanted=0.5,
-        full_precision=tuple("abcdefg"),
-        skipped=("x",),
-    )
+        weights=0.18, multiply_adds=0.05, weights_wanted=0.2, multiply_adds_wanted=0.5,
+        full_precision=tuple("abcdefg"), skipped=("x",),
+    )  # fmt: skip
     with pytest.warns(HastWarning) as caught:
         warn_of_full_precision(found, W4A4)
     (warning,) = caught
@@ -297,21 +277,14 @@ def test_the_warning_is_one_line_with_shares_names_and_a_way_out():
     )
 
 
-def bank_for(teacher: nn.Module) -> Bank:
-    card = BankCard(samples=8, spec=SPEC, teacher=fingerprint(teacher.state_dict()), synthesis={})
-    return Bank(torch.randn(8, 3, 8, 8), torch.arange(8) % 10, card)
-
-
-def norm_first(network: Net) -> nn.Module:
-    """With the BatchNorm that the method needs."""
-    return nn.Sequential(nn.BatchNorm2d(3), network)
-
-
 def test_quantize_warns_once_and_the_student_knows():
-    teacher = freeze(norm_first(own_parameters()))
+    teacher = freeze(nn.Sequential(nn.BatchNorm2d(3), own_parameters()))
+    bank = noise_bank(8, (3, 8, 8), classes=10)
+    made_for = {"spec": SPEC, "teacher": fingerprint(teacher.state_dict())}
+    bank = bank._replace(card=bank.card.model_copy(update=made_for))
     with pytest.warns(HastWarning, match=r"22\.7% of .* 1\.kernel, 1\.head\.") as caught:
         student = hast.quantize(
-            teacher, SPEC, bank_for(teacher), steps=1, batch_size=4, progress=False,
+            teacher, SPEC, bank, steps=1, batch_size=4, progress=False,
             alignment_modules=["1.stem"],
         )  # fmt: skip
     assert [w.filename for w in caught if w.category is HastWarning] == [__file__]
@@ -323,14 +296,13 @@ def test_quantize_warns_once_and_the_student_knows():
 
 def test_a_checkpoint_keeps_what_was_skipped(tmp_path):
     network = freeze(own_parameters())
-    config = PlanConfig(placement="inputs", skip=("kernel", "head"))
-    plan = plan_quantization(network, SPEC, W4A4, config)
+    skip = ["kernel", "head"]
+    plan = planned(network, skip=skip)
     student = prepare_student(network, SPEC, plan)
     again = plan_of(network, describe_plan(student, plan))
     assert again == plan
-    assert plan_coverage(remove_quantizers(student), SPEC, again) == covered(
-        network, skip=config.skip
-    )
+    found = plan_coverage(remove_quantizers(student), SPEC, again)
+    assert found == covered(network, skip=skip)
 
 
 def test_inspect_shows_both_shares(tmp_path, monkeypatch, capsys):

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from students import calibrated, warm_classifier, warm_network
+from conftest import spec_of
+from students import Net, calibrated, warm_classifier, warm_network
 from torch import nn
 
-from hast.config.spec import ModelSpec
 from hast.networks.codes import weight_codes
 from hast.networks.folding import fold_batch_norm, foldable
 
-SPEC = ModelSpec(input_shape=(3, 16, 16), num_classes=7, mean=(0.5,) * 3, std=(0.5,) * 3)
+SPEC = spec_of((3, 16, 16), 7)
 
 
 @pytest.mark.parametrize("source", ["torchvision:resnet18", "torchvision:mobilenet_v2"])
@@ -49,70 +49,45 @@ def test_a_channel_without_gain_is_the_batch_norms_bias_alone(teacher, spec):
 
 
 def test_a_batch_norm_with_two_names_goes_under_both():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 7)
-            self.same = self.norm
-
-        def forward(self, x):
-            return self.fc(self.same(self.conv(x)).mean((2, 3)))
-
-    network = warm_network(Twice(), SPEC)
+    norm = nn.BatchNorm2d(4)
+    network = Net(
+        lambda net, x: net.fc(net.same(net.conv(x)).mean((2, 3))),
+        conv=nn.Conv2d(3, 4, 3), norm=norm, same=norm, fc=nn.Linear(4, 7),
+    )  # fmt: skip
+    warm_network(network, SPEC)
     folded = fold_batch_norm(network, SPEC)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     x = torch.randn(4, *SPEC.input_shape)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-3, atol=1e-3)
 
 
-class ReadTwice(nn.Module):
-    """Something else than the BatchNorm reads the convolution, too."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.last, self.last_norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 7)
-
-    def forward(self, x):
-        y = self.conv(x)
-        y = self.norm(y) + y
-        return self.fc(self.last_norm(self.last(y)).mean((2, 3)))
-
-
 def test_only_a_batch_norm_that_alone_reads_the_layer_is_folded():
-    network = warm_network(ReadTwice(), SPEC)
+    def compute(net, x):
+        y = net.conv(x)
+        return net.fc(net.last_norm(net.last(net.norm(y) + y)).mean((2, 3)))
+
+    network = Net(
+        compute, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4),
+        last=nn.Conv2d(4, 4, 3), last_norm=nn.BatchNorm2d(4), fc=nn.Linear(4, 7),
+    )  # fmt: skip
+    warm_network(network, SPEC)
     assert foldable(network, SPEC) == {"last": "last_norm"}
     x = torch.randn(2, *SPEC.input_shape)
     torch.testing.assert_close(fold_batch_norm(network, SPEC)(x), network(x))
 
 
-class Shared(nn.Module):
-    """One BatchNorm after two convolutions."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.norm = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
-        self.fc = nn.Linear(3, 7)
-
-    def forward(self, x):
-        return self.fc(self.norm(self.b(self.norm(self.a(x)))).mean((2, 3)))
-
-
 def test_a_shared_batch_norm_stays():
-    assert foldable(warm_network(Shared(), SPEC), SPEC) == {}
+    network = Net(
+        lambda net, x: net.fc(net.norm(net.b(net.norm(net.a(x)))).mean((2, 3))),
+        a=nn.Conv2d(3, 3, 3), b=nn.Conv2d(3, 3, 3), norm=nn.BatchNorm2d(3), fc=nn.Linear(3, 7),
+    )  # fmt: skip
+    assert foldable(warm_network(network, SPEC), SPEC) == {}
 
 
 def test_a_batch_norm_over_positions_is_not_taken_for_one_over_channels():
-    class Positions(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.norm, self.out = nn.Linear(16, 48), nn.BatchNorm1d(48), nn.Linear(48, 7)
-
-        def forward(self, x):
-            return self.out(self.norm(self.fc(x.flatten(1, 2))).mean(1))
-
-    network = Positions()
-    network.train()
+    network = Net(
+        lambda net, x: net.out(net.norm(net.fc(x.flatten(1, 2))).mean(1)),
+        fc=nn.Linear(16, 48), norm=nn.BatchNorm1d(48), out=nn.Linear(48, 7),
+    )  # fmt: skip
     network(torch.randn(4, *SPEC.input_shape))
     assert foldable(network.eval(), SPEC) == {}

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from students import SHARING, Sharing, observed, prepared
+from conftest import spec_of
+from students import SHARING, Net, Sharing, observed, prepared
 from torch import nn
 
-from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.networks.batch_norm import freeze
@@ -17,16 +17,24 @@ from hast.networks.quantizers import (
     WeightQuantizer,
 )
 from hast.networks.size import packed_size
-from hast.networks.student import (
-    remove_quantizers,
-    set_mode,
-    wide_layers_in_fp32,
-)
+from hast.networks.student import remove_quantizers, set_mode, wide_layers_in_fp32
+
+WEIGHTED = nn.Conv2d | nn.Linear
 
 
 def calibrated(teacher, spec, bits="w4a4", **rules):
     torch.manual_seed(1)
     return observed(teacher, spec, torch.randn(48, *spec.input_shape), bits, **rules)
+
+
+def is_same(state, expected) -> bool:
+    return state.keys() == expected.keys() and all(
+        torch.equal(tensor, expected[name]) for name, tensor in state.items()
+    )
+
+
+def count_hooks(network) -> list[int]:
+    return [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in network.modules()]
 
 
 def activation_quantizers(network):
@@ -37,8 +45,7 @@ def test_the_class_and_the_teacher_stay_as_they_are(teacher, spec):
     before = copy.deepcopy(teacher.state_dict())
     student = calibrated(teacher, spec)
     assert type(student) is type(teacher)
-    assert teacher.state_dict().keys() == before.keys()
-    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert is_same(teacher.state_dict(), before)
     assert not any(p.requires_grad for p in teacher.parameters())
     assert all(p.requires_grad for p in student.parameters())
 
@@ -69,20 +76,15 @@ def test_weights_follow_their_parameter_and_pass_it_the_whole_gradient(teacher, 
     assert torch.allclose(conv.weight, 2 * prepared(teacher, spec).stem[0].weight)
 
 
-def test_placement_inputs_quantizes_every_conv_and_linear(teacher, spec):
-    student = calibrated(teacher, spec, placement="inputs")
-    weighted = [m for m in teacher.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert len(activation_quantizers(student)) == len(weighted)
-
-
-def test_placement_relu_quantizes_every_relu_call(teacher, spec):
-    student = calibrated(teacher, spec, placement="relu")
-    relus = [m for m in teacher.modules() if isinstance(m, nn.ReLU)]
-    assert len(activation_quantizers(student)) == len(relus)
+@pytest.mark.parametrize(("placement", "kinds"), [("inputs", WEIGHTED), ("relu", nn.ReLU)])
+def test_a_placement_quantizes_every_layer_of_its_kinds(teacher, spec, placement, kinds):
+    student = calibrated(teacher, spec, placement=placement)
+    layers = [m for m in teacher.modules() if isinstance(m, kinds)]
+    assert len(activation_quantizers(student)) == len(layers)
 
 
 def test_a_shared_relu_gets_a_range_for_each_call():
-    spec = ModelSpec(input_shape=(3, 32, 32), num_classes=5, mean=(0.5,) * 3, std=(0.5,) * 3)
+    spec = spec_of((3, 32, 32), 5)
     network = freeze(torchvision.models.resnet18(weights=None, num_classes=5))
     student = calibrated(network, spec, placement="relu")
     sites = student.layer1[0].relu.activation_quantizers
@@ -93,15 +95,11 @@ def test_a_shared_relu_gets_a_range_for_each_call():
 
 
 def test_a_network_with_functional_relus_and_no_relu_module_is_refused_for_placement_relu(spec):
-    class Functional(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.bn, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
-
-        def forward(self, x):
-            return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)))
-
-    network = freeze(Functional())
+    network = Net(
+        lambda net, x: net.fc(F.relu(net.bn(net.conv(x))).mean((2, 3))),
+        conv=nn.Conv2d(1, 4, 3), bn=nn.BatchNorm2d(4), fc=nn.Linear(4, 10),
+    )  # fmt: skip
+    freeze(network)
     with pytest.raises(InputError, match="use placement 'inputs'"):
         prepared(network, spec, placement="relu")
     assert calibrated(network, spec)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
@@ -138,14 +136,6 @@ def test_a_deep_copy_uses_its_own_quantizers(teacher, spec):
     assert not torch.equal(twin(x), expected)
 
 
-def test_the_state_dict_reloads_strictly_and_gives_the_same_answers(teacher, spec):
-    student = calibrated(teacher, spec)
-    other = prepared(teacher, spec)
-    other.load_state_dict(student.state_dict(), strict=True)
-    x = torch.randn(4, 1, 8, 8)
-    assert torch.equal(other(x), student(x))
-
-
 def test_grouped_convolutions_have_a_scale_for_each_output_channel():
     conv = nn.Conv2d(8, 8, 3, groups=8)
     weight = conv.weight.detach() * torch.logspace(-3, 3, 8).view(-1, 1, 1, 1)
@@ -157,75 +147,59 @@ def test_learned_scales_start_better_than_min_and_max_and_take_no_more_room(teac
     learned = calibrated(teacher, spec, "w3a3", quantizer="learned")
     plain = calibrated(teacher, spec, "w3a3")
     assert packed_size(learned) == packed_size(plain)
-    for layer in (n for n, m in teacher.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)):
+    for layer in (n for n, m in teacher.named_modules() if isinstance(m, WEIGHTED)):
         original = teacher.get_submodule(layer).weight
         errors = [(s.get_submodule(layer).weight - original).norm() for s in (learned, plain)]
         assert errors[0] <= errors[1]
         assert all(len(row.unique()) <= 8 for row in learned.get_submodule(layer).weight.flatten(1))
 
 
-def test_a_learned_student_reloads_copies_and_passes_gradients_to_every_scale(teacher, spec):
-    student = calibrated(teacher, spec, quantizer="learned")
+@pytest.mark.parametrize("quantizer", ["minmax", "learned"])
+def test_a_student_reloads_copies_and_goes_back(teacher, spec, quantizer):
+    student = calibrated(teacher, spec, quantizer=quantizer)
     x = torch.randn(4, 1, 8, 8)
-    other = prepared(teacher, spec, quantizer="learned")
+    expected = student(x)
+    other = prepared(teacher, spec, quantizer=quantizer)
     other.load_state_dict(student.state_dict(), strict=True)
-    assert torch.equal(other(x), student(x))
-    assert torch.equal(copy.deepcopy(student)(x), student(x))
-    student(x).square().sum().backward()
+    assert torch.equal(other(x), expected)
+    # Quantizers come off a copy, and the original keeps its own.
+    twin = copy.deepcopy(student)
+    assert torch.equal(twin(x), expected)
+    plain = remove_quantizers(twin)
+    assert torch.equal(plain(x), teacher(x))
+    assert is_same(plain.state_dict(), teacher.state_dict())
+    assert count_hooks(plain) == count_hooks(teacher)
+    assert type(plain.stem[0]) is nn.Conv2d
+    assert torch.equal(student(x), expected)
+
+
+def test_gradients_reach_every_learned_scale(teacher, spec):
+    student = calibrated(teacher, spec, quantizer="learned")
+    student(torch.randn(4, 1, 8, 8)).square().sum().backward()
     scales = {n: p for n, p in student.named_parameters() if n.endswith("log_scale")}
     assert len(scales) == 2 * 7
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in scales.values())
-    restored = remove_quantizers(student)
-    assert torch.equal(restored(x), teacher(x))
 
 
 def test_packed_size_counts_bits():
     layer = freeze(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 5, 3)))
     assert packed_size(layer) == 4 * (4 * 2 + 5 * 2 * 9 + 5)
-    spec = ModelSpec(input_shape=(2, 8, 8), num_classes=5, mean=(0, 0), std=(1, 1))
-    student = prepared(layer, spec, "w3a4")
+    student = prepared(layer, spec_of((2, 8, 8), 5), "w3a4")
     codes = -(-90 * 3 // 8)
     zero_points = -(-5 * 3 // 8)
     assert packed_size(student) == codes + zero_points + 5 * 4 + 5 + 4 * (4 * 2 + 5)
 
 
-def test_quantizers_come_off_again_and_leave_the_teacher(teacher, spec):
-    student = remove_quantizers(calibrated(teacher, spec))
-    assert student.state_dict().keys() == teacher.state_dict().keys()
-    assert all(torch.equal(v, teacher.state_dict()[k]) for k, v in student.state_dict().items())
-    x = torch.randn(4, 1, 8, 8)
-    assert torch.equal(student(x), teacher(x))
-    counts = [
-        [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in network.modules()]
-        for network in (student, teacher)
-    ]
-    assert counts[0] == counts[1]
-
-
-def test_taking_quantizers_off_a_copy_leaves_the_original_alone(teacher, spec):
-    student = calibrated(teacher, spec)
-    x = torch.randn(4, 1, 8, 8)
-    expected = student(x)
-    plain = remove_quantizers(copy.deepcopy(student))
-    assert torch.equal(plain(x), teacher(x))
-    assert type(plain.stem[0]) is nn.Conv2d
-    assert torch.equal(student(x), expected)
-
-
-class Unusual(nn.Module):
+def unusual(change=lambda conv: conv) -> Net:
     """A user's network with `change` applied to its convolution."""
-
-    def __init__(self, change=lambda conv: conv):
-        super().__init__()
-        self.conv, self.bn = change(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 10)
-
-    def forward(self, x):
-        return self.fc(input=self.bn(self.conv(x)).mean((2, 3)))
+    return Net(
+        lambda net, x: net.fc(input=net.bn(net.conv(x)).mean((2, 3))),
+        conv=change(nn.Conv2d(1, 4, 3)), bn=nn.BatchNorm2d(4), fc=nn.Linear(4, 10),
+    )  # fmt: skip
 
 
 def test_an_input_that_is_given_by_name_is_quantized_too(spec):
-    student = calibrated(freeze(Unusual()), spec)
+    student = calibrated(freeze(unusual()), spec)
     quantizer = student.fc.activation_quantizers[0]
     assert quantizer.minimum < quantizer.maximum
     assert student(torch.randn(2, 1, 8, 8)).shape == (2, 10)
@@ -241,33 +215,26 @@ def test_an_input_that_is_given_by_name_is_quantized_too(spec):
     ],
 )
 def test_a_layer_that_computes_its_weight_is_named(spec, normalize):
-    network = freeze(Unusual(normalize))
+    network = freeze(unusual(normalize))
     with pytest.raises(InputError, match="conv computes its weight itself"):
         prepared(network, spec)
     assert calibrated(network, spec, skip=["conv"])(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_more_calls_than_planned_are_a_clear_error(spec):
-    class Looping(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bn, self.conv, self.rounds = nn.BatchNorm2d(1), nn.Conv2d(1, 1, 3, padding=1), 2
-            self.fc = nn.Linear(1, 10)
+    def compute(net, x):
+        for _ in range(net.rounds):
+            x = net.bn(net.conv(x))
+        return net.fc(x.mean((2, 3)))
 
-        def forward(self, x):
-            for _ in range(self.rounds):
-                x = self.bn(self.conv(x))
-            return self.fc(x.mean((2, 3)))
-
-    student = calibrated(freeze(Looping()), spec)
+    parts = {"conv": nn.Conv2d(1, 1, 3, padding=1), "bn": nn.BatchNorm2d(1), "fc": nn.Linear(1, 10)}
+    student = calibrated(freeze(Net(compute, rounds=2, **parts)), spec)
     student.rounds = 3
     with pytest.raises(InputError, match=r"called more often \(3\) than .* \(2\)"):
         student(torch.zeros(1, 1, 8, 8))
 
 
-@pytest.mark.parametrize(
-    "shape", [(64, 16, 32, 32), (64, 64, 8, 8), (16, 96, 112, 112), (1, 3, 5, 7)]
-)
+@pytest.mark.parametrize("shape", [(64, 16, 32, 32), (64, 64, 8, 8), (4, 96, 56, 56), (1, 3, 5, 7)])
 def test_every_channel_and_every_part_of_a_map_decides_where_a_learned_range_starts(shape):
     """An outlier in one channel, or in one cell of a 4 x 4 grid, is among what is looked at."""
     *_, channels, height, width = shape
@@ -344,9 +311,12 @@ def test_a_transposed_convolution_has_a_scale_for_each_output(groups, axis, chan
 @pytest.mark.parametrize("placement", ["inputs", "relu"])
 def test_codes_of_eight_bits_reach_their_layers_whole_under_bf16(placement):
     """bf16 has 8 significant bits, so that a value of 8 bits would move by up to half a step."""
-    student = calibrated(freeze(Sharing()), SHARING, "w8a8", placement="inputs")
-    if placement == "relu":
-        student = calibrated(freeze(ReluModules()), SHARING, "w8a8", placement="relu")
+    network = Net(
+        lambda net, x: net.head(net.last(net.second(net.relu(net.first(x)))).mean((2, 3))),
+        first=nn.Conv2d(3, 8, 3), second=nn.Conv2d(8, 8, 3),
+        relu=nn.ReLU(), last=nn.ReLU(), head=nn.Linear(8, 10),
+    )  # fmt: skip
+    student = calibrated(freeze(network), SHARING, "w8a8", placement=placement)
     x = 3 * torch.randn(16, 3, 8, 8)
     seen = {}
 
@@ -377,14 +347,3 @@ def test_codes_of_eight_bits_reach_their_layers_whole_under_bf16(placement):
         assert max(seen.values()) < 1e-3  # of a step
     assert mended < unmended
     assert "forward" not in vars(student.head)
-
-
-class ReluModules(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
-        self.relu, self.last = nn.ReLU(), nn.ReLU()
-        self.head = nn.Linear(8, 10)
-
-    def forward(self, x):
-        return self.head(self.last(self.second(self.relu(self.first(x)))).mean((2, 3)))

@@ -1,49 +1,22 @@
 """The report of a small run, read as text and opened in a real browser."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
-from browser import opened
-from conftest import ROOT, edit_params, use_tiny_sizes
-from stage_runs import (
-    run_evaluate,
-    run_generator,
-    run_report,
-    run_student,
-    run_synthesize,
-    run_teacher,
-)
+from browser import assert_shown, opened
+from conftest import WIDTHS, edit_params
+from stage_runs import run
 
 from hast.errors import InputError
 from hast.files.tables import read_json, read_tsv
 from hast.report.record import Sources, read_run
 from hast.report.results import verdict
 
-WIDTHS = ["w4a4", "w2a3"]
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    edit_params(folder, use_tiny_sizes)
-    edit_params(folder, lambda p: p.update(bit_widths=WIDTHS))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run_teacher()
-        run_generator()
-        run_synthesize()
-        for width in WIDTHS:
-            run_student(width)
-        run_report()
-    return folder
-
 
 @pytest.fixture
-def page(run_folder) -> Path:
-    return run_folder / "report/index.html"
+def page(finished_run) -> Path:
+    return finished_run / "report/index.html"
 
 
 def measured(folder: Path, width: str) -> dict:
@@ -57,18 +30,16 @@ def test_the_page_loads_nothing(page):
     assert not re.search(r"<script|@import|url\((?!#)", text)
 
 
-def test_two_reports_of_one_run_are_the_same(run_folder, page, monkeypatch):
-    before = page.read_text()
-    monkeypatch.chdir(run_folder)
-    run_report()
-    assert page.read_text() == before
+def test_two_reports_of_one_run_are_the_same(finished, page):
+    run("report")
+    assert Path("report/index.html").read_text() == page.read_text()
 
 
-def test_results_say_what_was_measured(run_folder):
-    results = read_json(run_folder / "report/results.json")
+def test_results_say_what_was_measured(finished_run):
+    results = read_json(finished_run / "report/results.json")
     assert list(results) == ["fp32", *WIDTHS]
     for width in WIDTHS:
-        student = measured(run_folder, width)["student"]
+        student = measured(finished_run, width)["student"]
         assert results[width]["top1"] == student["top1"]
         assert results[width]["drop"] == results["fp32"]["top1"] - student["top1"]
         assert results[width]["compression"] == pytest.approx(
@@ -76,10 +47,10 @@ def test_results_say_what_was_measured(run_folder):
         )
 
 
-def test_the_first_lines_say_how_much_is_low_bit(run_folder, page):
+def test_the_first_lines_say_how_much_is_low_bit(finished_run, page):
     header = page.read_text().partition("</header>")[0]
     for width in WIDTHS:
-        shares = read_json(run_folder / "metrics/calibrate" / f"{width}.json")
+        shares = read_json(finished_run / "metrics/calibrate" / f"{width}.json")
         assert shares["low_bit_weights"] == 1
         assert 0.9 < shares["low_bit_multiply_adds"] <= 1
         assert (
@@ -88,9 +59,9 @@ def test_the_first_lines_say_how_much_is_low_bit(run_folder, page):
         ) in header
 
 
-def test_predictions_count_up_to_the_metrics(run_folder):
-    rows = read_tsv(run_folder / "artifacts/predictions/w4a4.tsv")
-    metrics = measured(run_folder, "w4a4")
+def test_predictions_count_up_to_the_metrics(finished_run):
+    rows = read_tsv(finished_run / "artifacts/predictions/w4a4.tsv")
+    metrics = measured(finished_run, "w4a4")
     assert len(rows) == metrics["student"]["samples"]
     for name in ("teacher", "calibrated", "student"):
         right = sum(row[name] == row["label"] for row in rows)
@@ -118,37 +89,20 @@ def test_the_verdict_says_when_fine_tuning_did_harm(before, warned):
     assert ("Fine-tuning made it worse" in text) == warned
 
 
-def test_what_is_folded_on_the_screen_is_printed(browser, page, tmp_path):
-    with opened(browser, page) as tab:
-        folded = "#provenance details table"
-        assert not tab.page.is_visible(folded)
-        tab.page.emulate_media(media="print")
-        assert tab.page.is_visible(folded)
-
-
-def test_a_missing_file_is_named(run_folder, monkeypatch):
-    monkeypatch.chdir(run_folder)
+def test_a_missing_file_is_named(finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
     with pytest.raises(InputError, match=r"nothing/w4a4\.tsv: no such file; run `dvc repro`"):
         read_run(Sources(predictions=Path("nothing")), WIDTHS, Path("params.yaml"))
 
 
-def test_a_browser_shows_it_without_a_complaint(browser, run_folder, page):
+def test_a_browser_shows_it_without_a_complaint(browser, finished_run, page):
     with opened(browser, page) as tab:
-        assert tab.complaints == []
-        assert tab.requests == []
-        widths = tab.page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)")
-        assert widths
-        assert min(widths) > 100
-        drawn = tab.page.eval_on_selector_all(
-            "figure > svg", "all => all.map(s => s.getBoundingClientRect().height)"
-        )
-        assert len(drawn) >= 7
-        assert min(drawn) > 80
+        assert_shown(tab, figures=7)
         anchors = tab.page.eval_on_selector_all("nav a", "all => all.map(a => a.hash.slice(1))")
         assert all(tab.page.query_selector(f"[id='{anchor}']") for anchor in anchors)
 
 
-def test_its_headline_is_what_the_metrics_files_say(browser, run_folder, page):
+def test_its_headline_is_what_the_metrics_files_say(browser, finished_run, page):
     with opened(browser, page) as tab:
         shown = {
             card.get_attribute("data-network"): card.query_selector(".figure").inner_text()
@@ -157,10 +111,10 @@ def test_its_headline_is_what_the_metrics_files_say(browser, run_folder, page):
         rows = tab.page.eval_on_selector_all(
             "#results tbody tr", "all => all.map(r => [...r.cells].map(c => c.innerText))"
         )
-    teacher = measured(run_folder, "w4a4")["teacher"]
+    teacher = measured(finished_run, "w4a4")["teacher"]
     assert shown.pop("fp32") == f"{teacher['top1']:.2%}"
     for (name, headline), row in zip(shown.items(), rows[1:], strict=True):
-        metrics = measured(run_folder, name)
+        metrics = measured(finished_run, name)
         assert headline == row[1] == f"{metrics['student']['top1']:.2%}"
         assert row[3] == f"{metrics['calibrated']['top1']:.2%}"
         assert row[5] == f"{metrics['student']['agreement']:.2%}"
@@ -188,32 +142,29 @@ def test_a_phone_does_not_scroll_sideways(browser, page):
         assert tab.page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_it_prints_on_white_paper_without_the_menu(browser, page):
+def test_it_prints_on_white_paper_without_the_menu_and_with_what_is_folded(browser, page):
     with opened(browser, page, color_scheme="dark") as tab:
+        folded = "#provenance details table"
+        assert not tab.page.is_visible(folded)
         tab.page.emulate_media(media="print")
+        assert tab.page.is_visible(folded)
         assert lightness(tab, "body", "backgroundColor") == 1.0
         assert not tab.page.is_visible("nav")
         assert len(tab.page.pdf(format="A4")) > 20_000
 
 
-def test_without_test_images_it_says_what_is_not_known(browser, run_folder, tmp_path, monkeypatch):
-    shutil.copytree(run_folder, tmp_path / "blind")
-    monkeypatch.chdir(tmp_path / "blind")
+def test_without_test_images_it_says_what_is_not_known(browser, finished):
     edit_params(Path(), lambda p: p["dataset"].update(name="none"))
     for width in WIDTHS:
-        run_evaluate(width)
+        run("evaluate", width)
     curve = Path("plots/generator.tsv")  # as it is where a bank of others is taken
     curve.write_text(curve.read_text().partition("\n")[0] + "\n")
-    run_report()
+    run("report")
     results = read_json(Path("report/results.json"))
     assert results["w4a4"].keys() == {
-        "size_bytes",
-        "samples",
-        "compression",
-        "bank_agreement",
-        "low_bit_weights",
+        "size_bytes", "samples", "compression", "bank_agreement", "low_bit_weights",
         "low_bit_multiply_adds",
-    }
+    }  # fmt: skip
     with opened(browser, Path("report/index.html")) as tab:
         assert tab.complaints == []
         text = tab.page.inner_text("body")
