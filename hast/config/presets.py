@@ -39,6 +39,15 @@ _IMAGENET_SECTIONS: Settings = {
     "quantize": {"batch_size": 16, "learning_rate": 1e-6, "milestones": [20000]},
     "export": {"samples": 256, "reference_samples": 4},  # the references take seconds an image
 }
+# Measured on EfficientNet-Lite0 (docs/results.md): layers differ in scale, and few steps must do.
+_IMAGENET_BEST: Settings = {
+    "synthesize": {"bns": "relative", "learning_rate": 0.1, "augment_probability": 0.0}
+}
+_IMAGENET_QUICK_BEST: Settings = {
+    "synthesize": {"samples": 96, "steps": 150},
+    "reconstruct": {"samples": 96},
+    "quantize": {"steps": 0, "milestones": []},  # reconstruction is what pays in minutes
+}
 _IMAGENET_QUICK: Settings = {
     "generator": {"steps": 50},
     "synthesize": {"samples": 64, "batch_size": 32, "steps": 100},
@@ -57,6 +66,15 @@ def _composed(parts: list[Settings], recipe: str) -> Settings:
         for key, section in SECTIONS.items()
     }
     return complete | {"teacher": chosen["teacher"]}  # what is known of it, as it was given
+
+
+def _for_large_images(recipe: str, size: str) -> list[Settings]:
+    parts = [_IMAGENET_SECTIONS]
+    if size == "quick":
+        parts.append(_IMAGENET_QUICK)
+    if recipe == "best":
+        parts += [_IMAGENET_BEST, _IMAGENET_QUICK_BEST if size == "quick" else {}]
+    return parts
 
 
 def _folder(root: str, **options: Any) -> dict[str, Any]:
@@ -96,9 +114,8 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
         {
             "dataset": _folder("data/imagenet", crop_fraction=0.875),
             "teacher": {"source": "pytorchcv:resnet18", "spec": _IMAGENET},
-            **_IMAGENET_SECTIONS,
         },
-        _IMAGENET_QUICK,
+        {},
     ),
     "imagenet_efficientnet_lite0": (
         {
@@ -113,17 +130,15 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
                 },
             },
             "layers": {"placement": "inputs"},  # its activations are ReLU6, its shortcuts linear
-            **_IMAGENET_SECTIONS,
         },
-        _IMAGENET_QUICK,
+        {},
     ),
     "imagenet_mobilenet_v2": (
         {
             "dataset": _folder("data/imagenet", crop_fraction=0.875),
             "teacher": {"source": "pytorchcv:mobilenetv2_w1", "spec": _IMAGENET},
-            **_IMAGENET_SECTIONS,
         },
-        _IMAGENET_QUICK,
+        {},
     ),
 }
 PRESETS = tuple(_PRESETS)
@@ -166,9 +181,11 @@ def own_network(
     large = input_shape[1] * input_shape[2] >= _LARGE_IMAGE
     crop = {"crop_fraction": 0.875} if large else {}
     dataset = {"name": "none"} if data_root is None else _folder(data_root, **crop)
-    parts = [size_settings(size), _IMAGENET_SECTIONS if large else {}]
-    if size == "quick":
-        parts.append(_IMAGENET_QUICK if large else _lighter(size_settings(size), macs))
+    parts = [size_settings(size)]
+    if large:
+        parts += _for_large_images(recipe, size)
+    elif size == "quick":
+        parts.append(_lighter(size_settings(size), macs))
     # Placement `relu` misses activations that are functions and not modules.
     layers = {"placement": "inputs"}
     own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
@@ -208,7 +225,8 @@ def preset(
     if name not in _PRESETS:
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     always, when_quick = _PRESETS[name]
-    parts = [size_settings(size), always, when_quick if size == "quick" else {}]
+    large = _for_large_images(recipe, size) if name.startswith("imagenet_") else []
+    parts = [size_settings(size), *large, always, when_quick if size == "quick" else {}]
     chosen = _composed(parts, recipe)
     teacher = chosen["teacher"]
     if weights is not None or not teacher["source"].startswith(("builtin:", "python:")):
