@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from hast.files.tables import read_tsv
 
 WIDTHS = ["w4a4", "w3a3"]
-MATRIX = ("calibrate", "score", "quantize", "evaluate", "export")
+MATRIX = ("calibrate", "reconstruct", "score", "quantize", "evaluate", "export")
 ALWAYS = {"inputs"}  # looks at files that parameters name
 STAGES = (
     ALWAYS

@@ -13,7 +13,11 @@ import pytest
 from conftest import child_environment, copy_project, dvc, edit_params
 from test_processes import files
 
-BANK, STUDENT = "artifacts/bank", "artifacts/students/w4a4"
+BANK = "artifacts/bank"
+STUDENTS = {
+    "reconstruct": "artifacts/reconstructed/w4a4",
+    "quantize": "artifacts/students/w4a4",
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,9 @@ def whole(tmp_path_factory) -> Path:
     def change(params):
         params["bit_widths"] = ["w4a4"]
         params["synthesize"].update(samples=64, steps=40)
-        params["quantize"].update(steps=60, milestones=[30])
+        params["layers"].update(quantizer="learned")
+        params["reconstruct"].update(steps=8, samples=16)
+        params["quantize"].update(steps=60, optimizer="adamw", schedule="cosine")
 
     edit_params(project, change)
     dvc(project, "repro", "quantize")
@@ -105,22 +111,25 @@ def test_a_bank_killed_while_dvc_takes_it_over_costs_no_shard(project, whole):
     assert finished(project) == kept
 
 
-@pytest.mark.parametrize("checkpoints", [1, 25])
-def test_a_student_is_the_same_after_kill_9(project, whole, checkpoints):
-    forget(project, "quantize@w4a4")
-    shutil.rmtree(project / STUDENT)
+@pytest.mark.parametrize(
+    ("stage", "checkpoints"), [("reconstruct", 2), ("quantize", 1), ("quantize", 25)]
+)
+def test_a_student_is_the_same_after_kill_9(project, whole, stage, checkpoints):
+    student = STUDENTS[stage]
+    forget(project, f"{stage}@w4a4")
+    shutil.rmtree(project / student)
     seen = set()
 
     def enough() -> bool:
-        seen.update(p.stat().st_mtime_ns for p in project.glob(".partial/quantize-*.safetensors"))
+        seen.update(p.stat().st_mtime_ns for p in project.glob(f".partial/{stage}-*.safetensors"))
         return len(seen) >= checkpoints
 
     kill_when(project, enough)
-    (left,) = project.glob(".partial/quantize-*.safetensors")
-    assert not (project / STUDENT).exists()
+    (left,) = project.glob(f".partial/{stage}-*.safetensors")
+    assert not (project / student).exists()
     printed = dvc(project, "repro", "quantize")
-    assert "Running stage 'quantize@w4a4'" in printed
-    assert files(project / STUDENT) == files(whole / STUDENT)
+    assert f"Running stage '{stage}@w4a4'" in printed
+    assert files(project / student) == files(whole / student)
     for curve in ("plots/quantize/w4a4.tsv", "metrics/quantize/w4a4.json"):
         assert (project / curve).read_bytes() == (whole / curve).read_bytes()
     assert not left.exists()

@@ -56,6 +56,10 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     run_synthesize()
     run_student()
     run("report")
+    edit_params(project, lambda p: p["layers"].update(quantizer="learned"))
+    edit_params(project, lambda p: p["reconstruct"].update(steps=1, samples=8))
+    run("calibrate")
+    run("reconstruct")
     for digit in range(10):
         (project / f"images/test/{digit}").mkdir(parents=True)
         Image.new("L", (9, 12), digit).save(project / f"images/test/{digit}/0.png")

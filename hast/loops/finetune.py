@@ -128,7 +128,7 @@ def finetune(
             promoted.backward()
             return clean, promoted
 
-        every, agreement = max(1, config.steps // _LOOKS), torch.nan
+        every = max(1, config.steps // _LOOKS)
 
         def look(held: HeldBack) -> Tensor:
             agrees = state.look(held)
@@ -137,7 +137,7 @@ def finetune(
 
         for step, batch in zip(range(state.step, config.steps), state.order, strict=False):
             if held and step % every == 0:
-                agreement = look(held).float().mean().item()
+                look(held)
             x = random_resized_crop(
                 place_images(images[batch.to(images.device)], device),
                 min_scale=config.min_crop_scale,
@@ -159,7 +159,7 @@ def finetune(
                 clean.alignment.detach(),
                 promoted.detach(),
                 rate,
-                agreement,
+                state.agreement,
             )
         check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
         if held:

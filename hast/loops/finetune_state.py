@@ -4,6 +4,7 @@ It can be taken out as plain tensors and numbers and put in again, and the steps
 same to the bit.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -77,10 +78,12 @@ class FinetuneState:
         self.step = 0
         self.first: Tensor | None = None  # (V,) bool, agreement before the first step
         self.best: Point | None = None
+        self.agreement = math.nan  # share of what is held back, when it was last looked at
 
     def look(self, held: HeldBack) -> Tensor:
         """Agreement on what is held back; the best point so far is remembered."""
         agrees = held.agreement(self.student)
+        self.agreement = agrees.float().mean().item()
         if self.first is None:
             self.first = agrees
         if self.best is None or agrees.sum() > self.best.agrees.sum():
@@ -112,6 +115,7 @@ class FinetuneState:
         numbers = {
             "rates": rates,
             "best": self.best and self.best.step,
+            "agreement": self.agreement,
             "schedule": {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr")},
         }
         copies = {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}
@@ -125,6 +129,7 @@ class FinetuneState:
         """
         tensors = snapshot.tensors
         self._restore_student(_under("student.", tensors))
+        self.agreement = snapshot.numbers["agreement"]
         if "first" in tensors:
             self.first = tensors["first"]
             best = _under("best.", tensors)
