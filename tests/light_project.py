@@ -1,9 +1,11 @@
 """A project whose stages only sleep, so that tests of flows wait for flows alone."""
 
-import subprocess
+import json
+import os
 from pathlib import Path
+from typing import Any
 
-from conftest import copy_project
+from conftest import child_environment, commit_all, copy_project, python
 
 # Notes when it ran and which GPUs it saw. Where a file `fail-NAME` holds an exit code, it fails
 # with it; where a file `once-NAME` does, it fails once. Where there is a file `meet`, `a` and `b`
@@ -65,10 +67,25 @@ def light_project(target: Path) -> Path:
     project = copy_project(target)
     (project / "stages/light.py").write_text(_STAGE)
     (project / "dvc.yaml").write_text(_DEFINITION)
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["add", "-A"], ["commit", "-qm", "light stages"]):
-        subprocess.run([*git, *command], cwd=project, check=True)
+    commit_all(project, "light stages")
     return project
+
+
+def run_probe(project: Path, code: str, argument: Any, *, path: str = "") -> list[list[Any]]:
+    """Run a program with Prefect, and return what it prints after STATE.
+
+    In a process of its own: Prefect's server and settings are global to a process.
+    """
+    environment = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "HAST_TASKS_PER_DEVICE": "1",
+        "PATH": os.pathsep.join(filter(None, [path, child_environment()["PATH"]])),
+    }
+    done = python("-c", code, json.dumps(argument), cwd=project, **environment)
+    states = [line for line in done.stdout.splitlines() if line.startswith("STATE ")]
+    assert states, done.stdout[-3000:] + done.stderr[-3000:]
+    return [json.loads(state.removeprefix("STATE ")) for state in states]
 
 
 def two_gpus(folder: Path) -> str:

@@ -1,16 +1,13 @@
 """The Prefect flow, on a real (temporary) Prefect server and with real DVC stages."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import child_environment, copy_project, dvc, edit_params
-from light_project import light_project, two_gpus
+from conftest import commit_all, copy_project, dvc, edit_params, git
+from light_project import light_project, run_probe, two_gpus
 
 # Runs the flow once for each set of parameters; between two runs the project may be changed by
 # the shell command that goes with them.
@@ -36,27 +33,11 @@ with prefect_test_harness(server_startup_timeout=240):
 """
 
 
-def run_flows(
-    project: Path, *runs: tuple[str, dict[str, Any]], path: str = ""
-) -> list[tuple[Any, ...]]:
-    """Of every flow run: name, message and result of its state, its tasks, keys of all artifacts.
-
-    In a process of its own: Prefect's server and settings are global to a process.
-    """
-    environment = child_environment() | {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "HAST_TASKS_PER_DEVICE": "1",
-    }
-    environment["PATH"] = os.pathsep.join(filter(None, [path, environment["PATH"]]))
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(runs)],
-        cwd=project, env=environment,
-        capture_output=True, text=True, check=False, timeout=900,
-    )  # fmt: skip
-    states = [x for x in done.stdout.splitlines() if x.startswith("STATE ")]
-    assert len(states) == len(runs), done.stdout[-3000:] + done.stderr[-3000:]
-    return [tuple(json.loads(state.removeprefix("STATE "))) for state in states]
+def run_flows(project: Path, *runs: tuple[str, dict[str, Any]], path: str = "") -> list[list[Any]]:
+    """Of every run: name, message and result of its state, its tasks, keys of all artifacts."""
+    states = run_probe(project, PROBE, runs, path=path)
+    assert len(states) == len(runs)
+    return states
 
 
 def note(project: Path, name: str) -> dict[str, Any]:
@@ -101,7 +82,7 @@ def test_one_device_takes_one_task_and_only_what_can_pass_is_tried_again(tmp_pat
     assert passes[3]["last"][:3] == ["Completed", "last was built", 2]
     assert passes[3]["first"][0] == "Cached"  # only the targets are forced
     assert exhausted[3]["last"][:3] == ["Failed", "error: last: told to fail", 3]
-    assert exhausted[:2] == ("Failed", "error: last: told to fail")
+    assert exhausted[:2] == ["Failed", "error: last: told to fail"]
     assert wrong[3]["last"][:3] == ["Failed", "error: last: told to fail", 1]
     assert other[0] == "Completed"
     assert set(other[2]) == {"first", "work@a"}
@@ -114,10 +95,9 @@ def test_one_device_takes_one_task_and_only_what_can_pass_is_tried_again(tmp_pat
 def test_a_second_clone_with_the_same_remote_skips_what_the_first_has_built(tmp_path):
     project = light_project(tmp_path / "project")
     dvc(project, "remote", "add", "--default", "shared", str(tmp_path / "remote"))
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run([*git, "commit", "-qam", "remote"], cwd=project, check=True)
+    commit_all(project, "remote")
+    git(tmp_path, "clone", "-q", "project", "clone")
     clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", str(project), str(clone)], check=True)
     ((_, _, built, _, _),) = run_flows(project, ("true", {}))
     assert set(built.values()) == {"Built"}
     shutil.rmtree(project)  # the other machine is gone

@@ -5,6 +5,7 @@ from light_project import light_project
 from prefect.exceptions import ParameterTypeError
 
 from flows.commands import retrying
+from flows.devices import ensure_limits
 from flows.pipeline import pipeline, run_stage
 from flows.plan import stages_in_order
 from flows.sweep import sweep
@@ -42,3 +43,10 @@ def test_an_empty_target_is_not_the_whole_pipeline(targets, tmp_path, monkeypatc
     monkeypatch.chdir(light_project(tmp_path / "project"))
     with pytest.raises(InputError, match="targets: each must name a stage, got"):
         stages_in_order(targets)
+
+
+@pytest.mark.parametrize("value", ["two", "0", "-1", "1.5", ""])
+def test_a_number_of_tasks_that_is_none_is_refused_before_any_server_is_asked(value, monkeypatch):
+    monkeypatch.setenv("HAST_TASKS_PER_DEVICE", value)
+    with pytest.raises(InputError, match=f"must be a positive number, got '{value}'"):
+        ensure_limits(["cpu:here"])

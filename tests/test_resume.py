@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import child_environment, copy_project, dvc, edit_params
-from test_processes import files
+from conftest import child_environment, copy_project, dvc, edit_params, files
 
 BANK = "artifacts/bank"
 STUDENTS = {
@@ -82,15 +81,13 @@ def finished(project: Path) -> dict[Path, int]:
 def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(project, whole, shards):
     forget(project, "synthesize")
     shutil.rmtree(project / BANK)
-    store = [*project.glob(".partial/*/bank/bank.zarr/images/zarr.json")]
-    assert not store
-    kill_when(
-        project,
-        lambda: (
-            any(project.glob(".partial/*/bank/bank.zarr/images/zarr.json"))
-            and len(finished(project)) >= shards
-        ),
-    )
+
+    def enough() -> bool:
+        began = any(project.glob(".partial/*/bank/bank.zarr/images/zarr.json"))
+        return began and len(finished(project)) >= shards
+
+    assert not enough()
+    kill_when(project, enough)
     assert not (project / BANK).exists()
     kept = finished(project)
     dvc(project, "repro", "synthesize")

@@ -1,12 +1,10 @@
 """bench.second_teacher: what it writes is the teacher that bench.accuracy opens."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, child_environment
+from conftest import ROOT, python
 from PIL import Image
 
 from bench.experiment import correct_answers, open_teacher
@@ -27,10 +25,8 @@ def test_a_trained_teacher_is_opened_and_answers_as_it_did(tmp_path):
                 Image.fromarray(pixels.byte().numpy()).save(folder / f"{i}.png")
     out = tmp_path / "vgg.safetensors"
     options = ["--images", tmp_path, "--mean", MEAN, "--std", STD, "--out", out, "--epochs", "40"]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.second_teacher", *map(str, options), "--device", "cpu"],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=child_environment(),
-    )  # fmt: skip
+    command = ("-m", "bench.second_teacher", *map(str, options), "--device", "cpu")
+    done = python(*command, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     teacher = open_teacher(
         "python:bench.second_teacher:small_vgg", out, tmp_path, MEAN, STD, "cpu", "3x32x32"

@@ -1,14 +1,13 @@
 """A sweep over real DVC experiments, with stages that only count and sum."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
 import pytest
-from conftest import child_environment, copy_project, dvc
+from conftest import commit_all, copy_project, dvc, git
+from light_project import run_probe
 
 PROBE = """
 import json, sys
@@ -74,23 +73,13 @@ def project(tmp_path) -> Path:
     project = copy_project(tmp_path / "project")
     (project / "dvc.yaml").write_text(DEFINITION)
     (project / "count.py").write_text(STAGE.replace("LOG", repr(str(tmp_path / "made"))))
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["add", "-A"], ["commit", "-qm", "counting stages"]):
-        subprocess.run([*git, *command], cwd=project, check=True)
+    commit_all(project, "counting stages")
     return project
 
 
 def run_sweep(project: Path, **parameters: Any) -> list[Any]:
     """Name, message and result of the flow's state, and the published table."""
-    quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(parameters)],
-        cwd=project, env=child_environment() | quiet,
-        capture_output=True, text=True, check=False, timeout=580,
-    )  # fmt: skip
-    shown = [x for x in done.stdout.splitlines() if x.startswith("STATE ")]
-    assert shown, done.stdout[-3000:] + done.stderr[-3000:]
-    return list(json.loads(shown[0].removeprefix("STATE ")))
+    return run_probe(project, PROBE, parameters)[0]
 
 
 def test_a_sweep_shares_banks_and_tells_mean_and_deviation(project, tmp_path):
@@ -114,10 +103,7 @@ def test_a_sweep_shares_banks_and_tells_mean_and_deviation(project, tmp_path):
     assert (tmp_path / "made").read_text().count("made") == 2  # one bank a γ
     assert (project / "params.yaml").read_text() == before
     assert len(dvc(project, "exp", "list", "--name-only").split()) == 6
-    status = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=True
-    )
-    assert status.stdout == ""
+    assert git(project, "status", "--porcelain") == ""
 
 
 @pytest.mark.slow

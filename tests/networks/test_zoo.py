@@ -78,7 +78,7 @@ def test_the_method_works_on(source):
     assert batch_norms(teacher)
     original = copy.deepcopy(teacher.state_dict())
 
-    config = SynthesisConfig(samples=8, batch_size=8, steps=3)
+    config = SynthesisConfig(samples=4, batch_size=4, steps=2)
     *_, synthetic = synthesize(teacher, None, spec, config, [0])
     assert torch.isfinite(synthetic.images).all()
 
@@ -90,8 +90,8 @@ def test_the_method_works_on(source):
     blocks = find_blocks(teacher, spec)
     assert blocks
     gradients = dict.fromkeys(plan.weights, 0.0)
-    settings = FinetuneConfig(steps=3, batch_size=4, milestones=(), learning_rate=1e-9)
-    for step in finetune(student, teacher, synthetic.images, torch.ones(8), blocks, settings):
+    settings = FinetuneConfig(steps=2, batch_size=4, milestones=(), learning_rate=1e-9)
+    for step in finetune(student, teacher, synthetic.images, torch.ones(4), blocks, settings):
         assert torch.isfinite(step.loss)
         assert step.alignment > 0
         assert step.promoted > 0
