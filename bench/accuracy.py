@@ -39,6 +39,7 @@ from bench.experiment import (
 )
 from bench.run import OUT
 from hast.api.samples import train_generator
+from hast.config import presets
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.config.finetune import FinetuneConfig
@@ -69,6 +70,8 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     ),
     "hast, real data": ("hast", {"bank": {"source": "train"}}),
     "best": ("best", {}),
+    "best, not reconstructed": ("best", {"reconstruct": {"steps": 0}}),
+    "best, reconstructed only": ("best", {"quantize": {"steps": 0, "milestones": []}}),
     "best, ε = 0": ("best", {"quantize": {"promotion_step": 0.0}}),
     "best, ε = 0, twice the steps": (
         "best",
@@ -98,14 +101,15 @@ _BANKS = "Folder to keep banks in for other runs; empty it after a change of the
 
 def main(
     source: Source,
-    weights: Weights,
     images: Images,
     mean: Mean,
     std: Std,
+    weights: Weights = None,
     shape: Shape = "",
     variants: Annotated[str, typer.Option(help="Separated by semicolons, or `all`.")] = "hast;best",
     widths: Widths = "w4a4,w3a3",
     size: str = "quick",
+    preset: Annotated[str, typer.Option(help="Whose numbers; none takes the recipe's.")] = "",
     samples: int = 0,
     steps: int = 0,
     seeds: int = 3,
@@ -123,7 +127,7 @@ def main(
     overrides: Settings = {"synthesize": {"samples": samples}} if samples else {}
     if steps:
         overrides["quantize"] = {"steps": steps, "milestones": [steps // 2, steps * 3 // 4]}
-    variant_settings = {name: settings_of(name, size, overrides) for name in names}
+    variant_settings = {name: settings_of(name, size, preset, overrides) for name in names}
     for name, settings in variant_settings.items():
         results.define(name, settings)
     for seed in range(first_seed, first_seed + seeds):
@@ -136,10 +140,14 @@ def main(
     results.show()
 
 
-def settings_of(name: str, size: str, overrides: Settings) -> Settings:
+def settings_of(name: str, size: str, preset: str, overrides: Settings) -> Settings:
     """All that makes a variant what it is, by section."""
     recipe, changes = VARIANTS[name]
-    return merged([recipe_settings(recipe, size), changes, overrides])
+    base = recipe_settings(recipe, size)
+    if preset:
+        given = presets.preset(preset, recipe=recipe, size=size)
+        base = {section: given[section] for section in base}
+    return merged([base, changes, overrides])
 
 
 def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -> dict[str, float]:

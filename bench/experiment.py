@@ -13,6 +13,7 @@ from hast.config.bit_width import BitWidth
 from hast.config.calibrate import CalibrationConfig
 from hast.config.dataset import DatasetConfig
 from hast.config.layers import PlanConfig
+from hast.config.reconstruct import ReconstructionConfig
 from hast.config.section import parse_section
 from hast.config.spec import ModelSpec
 from hast.engine.engine import place, select_device
@@ -22,9 +23,12 @@ from hast.loops.evaluate import joined, predict
 from hast.networks.batch_norm import freeze
 from hast.networks.generator import Generator
 from hast.pipeline.calibrate import calibrate_student
+from hast.pipeline.reconstruct import reconstruct_student
 
 Source = Annotated[str, typer.Option(help="Of the teacher, such as pytorchcv:resnet20_cifar10.")]
-Weights = Annotated[Path, typer.Option(help="Its checkpoint.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Its checkpoint; none where the source loads it.")
+]
 Images = Annotated[Path, typer.Option(help="Folder that holds test/CLASS/IMAGE.")]
 Mean = Annotated[str, typer.Option(help="Of the channels, comma-separated.")]
 Std = Annotated[str, typer.Option(help="Of the channels, comma-separated.")]
@@ -39,12 +43,13 @@ class Teacher(NamedTuple):
 
 
 def open_teacher(
-    source: str, weights: Path, images: Path, mean: str, std: str, device: str, shape: str = ""
-) -> Teacher:
+    source: str, weights: Path | None, images: Path, mean: str, std: str, device: str,
+    shape: str = "",
+) -> Teacher:  # fmt: skip
     known: dict[str, Any] = {"mean": floats(mean), "std": floats(std)}
     if shape:
         known["input_shape"] = tuple(map(int, shape.split("x")))
-    network, spec = load_classifier(source, weights=str(weights), spec=known)
+    network, spec = load_classifier(source, weights=str(weights) if weights else None, spec=known)
     return Teacher(place(freeze(network), select_device(device)), spec, images)
 
 
@@ -61,17 +66,23 @@ def calibrated(
     bank: Tensor,
     seed: int,
 ) -> nn.Module:
-    """A student before fine-tuning; `settings` hold the sections `layers` and `calibrate`.
+    """A student before fine-tuning; `settings` hold the sections `layers`, `calibrate` and
+    `reconstruct`.
 
     `generator` is only needed where its images set the ranges.
     """
     rules = parse_section(settings["layers"], PlanConfig, name="layers")
     ranges = {"seed": seed} | settings["calibrate"]
     config = parse_section(ranges, CalibrationConfig, name="calibrate")
-    return calibrate_student(
+    student = calibrate_student(
         teacher.network, teacher.spec, width, rules, config,
         images=bank, generator=generator, show=False,
     ).network  # fmt: skip
+    blocks = parse_section(
+        {"seed": seed} | settings["reconstruct"], ReconstructionConfig, name="reconstruct"
+    )
+    reconstruct_student(student, teacher.network, bank, blocks, label=f"reconstruct {width}")
+    return student
 
 
 def correct_answers(network: nn.Module, teacher: Teacher) -> tuple[Tensor, Tensor]:
