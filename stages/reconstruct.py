@@ -10,7 +10,7 @@ from hast.files.partial import PARTIAL, name_of
 from hast.files.resume import CheckpointFile
 from hast.files.students import load_student, load_student_card
 from hast.files.teachers import load_teacher
-from hast.files.weights import load_state, save_with_card
+from hast.files.weights import load_state, plain_state, save_with_card
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
@@ -48,7 +48,7 @@ def run(
 
     def keep(done: int) -> None:
         if file.is_due():
-            file.save(student.state_dict(), {"units": done})
+            file.save(plain_state(student), {"units": done})
 
     reconstruct_student(
         student, source.network, samples.images, config,

@@ -144,10 +144,14 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, name: str) ->
     network.load_state_dict(state, strict=False)
 
 
+def plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """A state dict as safetensors takes it: on the CPU, contiguous, nothing shared."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
+
+
 def save_with_card(folder: Path, network: nn.Module, card: Section) -> None:
     """Write the state dict of `network` and its card to `folder`."""
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    write_atomically(folder / WEIGHTS, save(state))
+    write_atomically(folder / WEIGHTS, save(plain_state(network)))
     write_atomically(folder / CARD, (card.model_dump_json(indent=2) + "\n").encode())
 
 

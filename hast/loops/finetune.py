@@ -171,13 +171,14 @@ def _judge(last: Tensor, state: FinetuneState, config: FinetuneConfig) -> None:
     """Say so where training made the student worse, and go back where that is asked for."""
     assert state.first is not None, "look came first"
     assert state.best is not None, "look came first"
+    undo = config.keep == "best"
     if not is_worse(last, state.first):
         return
     before, after, best = (
         f"{agrees.float().mean():.1%}" for agrees in (state.first, last, state.best.agrees)
     )
     text = f"fine-tuning ended at {after} agreement on held-back samples, from {before} before it"
-    if config.keep == "best":
+    if undo:
         state.go_back()
         text += f"; what it was after step {state.step} is kept ({best})"
     else:

@@ -119,7 +119,9 @@ def reconstruct(
                 )  # fmt: skip
                 optimizer.step()
                 schedule.step()
-                yield ReconstructionStep(index, step == config.steps - 1, loss.detach())
+                if step < config.steps - 1:
+                    yield ReconstructionStep(index, False, loss.detach())
+        yield ReconstructionStep(index, True, loss.detach())  # now that all is decided
 
 
 class _Weights:

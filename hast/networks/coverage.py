@@ -123,7 +123,7 @@ def warn_of_full_precision(found: Coverage, width: BitWidth) -> None:
         f" {', '.join(names)}{f' and {more} more' if more > 0 else ''}. Use placement 'inputs',"
         " make them nn.Conv or nn.Linear modules, or name them in `skip`",
         HastWarning,
-        stacklevel=4,  # the line that called `hast.quantize`
+        stacklevel=5,  # the line that called `hast.quantize`
     )
 
 

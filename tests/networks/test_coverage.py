@@ -76,7 +76,7 @@ def test_functions_on_own_parameters_are_named_and_counted():
     network = own_parameters()
     rows = layer_table(network, SPEC, planned(network))
     assert [(r.layer, r.weight_bits, r.act_bits, r.low_bit) for r in rows] == [
-        ("stem", 4, 4, 1),
+        ("stem", 4, 8, 1),
         ("kernel", 32, None, 0),
         ("head", 32, None, 0),
     ]

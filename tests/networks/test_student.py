@@ -58,7 +58,7 @@ def test_the_first_layer_computes_with_codes_of_input_and_weight(teacher, spec):
     weight = fake_quantize(original, choose_qparams(low, high, bits=3))
     quantizer = conv.activation_quantizers[0]
     x = torch.randn(4, 1, 8, 8)
-    image = fake_quantize(x, choose_qparams(quantizer.minimum, quantizer.maximum, bits=5))
+    image = fake_quantize(x, choose_qparams(quantizer.minimum, quantizer.maximum, bits=8))
 
     assert torch.equal(conv.weight, weight)
     assert torch.equal(conv(x), F.conv2d(image, weight, padding=1))
