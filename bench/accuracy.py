@@ -109,6 +109,7 @@ def main(
     variants: Annotated[str, typer.Option(help="Separated by semicolons, or `all`.")] = "hast;best",
     widths: Widths = "w4a4,w3a3",
     size: str = "quick",
+    crop_fraction: float = 1.0,
     preset: Annotated[str, typer.Option(help="Whose numbers; none takes the recipe's.")] = "",
     samples: int = 0,
     steps: int = 0,
@@ -118,7 +119,7 @@ def main(
     banks: Annotated[Path | None, typer.Option(help=_BANKS)] = None,
     device: str = "auto",
 ) -> None:
-    teacher = open_teacher(source, weights, images, mean, std, device, shape)
+    teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
     known = fingerprint(teacher.network.state_dict())
     results = Results.open(OUT / f"{out}.json", known, device_of(teacher.network))
@@ -178,7 +179,7 @@ class Shared:
 
     @cached_property
     def generator(self) -> Generator:
-        network, spec, _ = self.teacher
+        network, spec, *_ = self.teacher
         trained = train_generator(network, spec, seed=self.seed, **self._generator)
         return place(trained, device_of(network))
 
@@ -203,13 +204,15 @@ class Shared:
         return load_file(path)["images"].contiguous(memory_format=torch.channels_last)
 
     def _made(self, settings: Mapping[str, Any]) -> Tensor:
-        network, spec, _ = self.teacher
+        network, spec, *_ = self.teacher
         config = parse_section(dict(settings), SynthesisConfig, name="synthesize")
         return make_bank(network, spec, config, dtype="float32", engine=self.engine).images
 
     def _real(self, samples: int) -> Tensor:
         """As many real training images as the bank has, evenly spread over the folder."""
-        config = DatasetConfig(name="folder", root=self.teacher.images)
+        config = DatasetConfig(
+            name="folder", root=self.teacher.images, crop_fraction=self.teacher.crop_fraction
+        )
         batches = open_batches(config, "train", self.teacher.spec)
         images = torch.cat([x for x, _ in batches])
         return images[torch.linspace(0, len(images) - 1, samples).long()]

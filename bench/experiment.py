@@ -40,17 +40,18 @@ class Teacher(NamedTuple):
     network: nn.Module
     spec: ModelSpec
     images: Path
+    crop_fraction: float = 1.0
 
 
 def open_teacher(
     source: str, weights: Path | None, images: Path, mean: str, std: str, device: str,
-    shape: str = "",
+    shape: str = "", crop_fraction: float = 1.0,
 ) -> Teacher:  # fmt: skip
     known: dict[str, Any] = {"mean": floats(mean), "std": floats(std)}
     if shape:
         known["input_shape"] = tuple(map(int, shape.split("x")))
     network, spec = load_classifier(source, weights=str(weights) if weights else None, spec=known)
-    return Teacher(place(freeze(network), select_device(device)), spec, images)
+    return Teacher(place(freeze(network), select_device(device)), spec, images, crop_fraction)
 
 
 def parse_widths(text: str) -> list[BitWidth]:
@@ -87,7 +88,7 @@ def calibrated(
 
 def correct_answers(network: nn.Module, teacher: Teacher) -> tuple[Tensor, Tensor]:
     """Whether each test image is answered rightly, (N,), and its label, (N,); in fp32."""
-    config = DatasetConfig(name="folder", root=teacher.images)
+    config = DatasetConfig(name="folder", root=teacher.images, crop_fraction=teacher.crop_fraction)
     seen = joined(predict({"network": network}, open_batches(config, "test", teacher.spec)))
     return seen.by_network["network"].answer == seen.labels, seen.labels
 

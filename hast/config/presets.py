@@ -41,7 +41,8 @@ _IMAGENET_SECTIONS: Settings = {
 }
 # Measured on EfficientNet-Lite0 (docs/results.md): layers differ in scale, and few steps must do.
 _IMAGENET_BEST: Settings = {
-    "synthesize": {"bns": "relative", "learning_rate": 0.1, "augment_probability": 0.0}
+    "synthesize": {"bns": "relative", "learning_rate": 0.1, "augment_probability": 0.0},
+    "reconstruct": {"samples": 256, "batch_size": 16},
 }
 _IMAGENET_QUICK_BEST: Settings = {
     "synthesize": {"samples": 96, "steps": 150},

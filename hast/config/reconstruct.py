@@ -10,9 +10,9 @@ class ReconstructionConfig(Section):
 
     steps: int = Field(default=0, ge=0)
     """Of the optimizer for each block; 0 leaves the student as it was calibrated (the paper)."""
-    samples: int = Field(default=256, ge=1)
+    samples: int = Field(default=1024, ge=1)
     """Images of the bank it is done on, at most."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Images in a step."""
     rounding_rate: float = Field(default=2e-2, gt=0)
     """Learning rate of the rounding of weights."""
