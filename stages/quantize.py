@@ -109,7 +109,7 @@ def run(
         write_tsv(curve, *kept.table())
         last = [record for _, record in kept.rows[-1:]]  # none where there are no steps
         losses = {name: float(getattr(r, name)) for r in last for name in _SHOWN}
-        write_json(metrics, losses | {"kept_step": state.step})
+        write_json(metrics, losses | {"kept_step": state.step, "steps": config.steps})
         file.remove()
 
 

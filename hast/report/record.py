@@ -46,6 +46,7 @@ class Width(NamedTuple):
 
     name: str  # such as w4a4
     calibrated: dict[str, Any]  # metrics of `calibrate`
+    trained: dict[str, Any]  # metrics of `quantize`
     measured: dict[str, Any]  # metrics of `evaluate`
     seen: Seen
     layers: list[Row]
@@ -84,6 +85,7 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
             Width(
                 name=width,
                 calibrated=read_json(sources.metrics / "calibrate" / f"{width}.json"),
+                trained=read_json(sources.metrics / "quantize" / f"{width}.json"),
                 measured=read_json(sources.metrics / "evaluate" / f"{width}.json"),
                 seen=read_seen(sources.predictions / f"{width}.tsv"),
                 layers=_layers(sources, width),

@@ -14,9 +14,9 @@ def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
 
     Shares are in [0, 1]. `drop` is what the student loses against the teacher on the same images,
     with the half-width of its 95 % interval; `compression` is fp32 size by size; `bank_agreement`
-    is agreement with the teacher on the images the student was trained on; `low_bit_*` are the
-    shares of the network that really are low-bit. Without test images (`samples` is 0) nothing else
-    is known.
+    is agreement with the teacher on the images the student was trained on; `kept_step` is the step
+    of fine-tuning that the student is from, of `steps`; `low_bit_*` are the shares of the network
+    that really are low-bit. Without test images (`samples` is 0) nothing else is known.
     """
     teacher = widths[0].measured["teacher"]
     results = {"fp32": _known(teacher)}
@@ -25,6 +25,8 @@ def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
         results[width.name] = _known(student) | {
             "compression": teacher["size_bytes"] / student["size_bytes"],
             "bank_agreement": width.measured["bank"]["student"]["agreement"],
+            "kept_step": width.trained["kept_step"],
+            "steps": width.trained["steps"],
             **{key: width.calibrated[key] for key in COVERED},
         }
         if student["samples"]:
@@ -49,7 +51,20 @@ def drop_margin(seen: Seen) -> float:
 
 
 def verdict(name: str, row: dict[str, Any]) -> str:
-    """One sentence that says whether the student can be trusted."""
+    """What says whether the student can be trusted."""
+    return _measured(name, row) + _kept(row)
+
+
+def _kept(row: dict[str, Any]) -> str:
+    if row["kept_step"] == row["steps"]:
+        return ""
+    return (
+        f" On held-back samples fine-tuning ended worse than it began: the student is that of step"
+        f" {row['kept_step']} of {row['steps']}."
+    )
+
+
+def _measured(name: str, row: dict[str, Any]) -> str:
     if not row["samples"]:
         return (
             f"{name.upper()} gives the teacher's answer on {row['bank_agreement']:.1%} of the bank"
