@@ -163,7 +163,7 @@ def test_an_edited_sentence_rebuilds_nothing_and_edited_maths_what_uses_it(proje
     assert artifacts(project) == before
 
     dvc(project, "repro", "inputs")
-    assert changed(project) == {"sensitivity"} | all_widths("quantize")
+    assert changed(project) == {"sensitivity"} | all_widths("quantize") | all_widths("reconstruct")
 
 
 def test_another_bit_width_trains_one_student_and_touches_nothing_else(project):

@@ -58,7 +58,7 @@ class Point(NamedTuple):
     """A student on the way."""
 
     step: int
-    agrees: Tensor  # (V,) bool, see `HeldBack`
+    agrees: Tensor  # (V, N) bool, see `HeldBack`
     student: dict[str, Tensor]
 
 
@@ -76,7 +76,7 @@ class FinetuneState:
         self.student, self.optimizer, self.schedule = student, optimizer, schedule
         self.order, self.random = order, random
         self.step = 0
-        self.first: Tensor | None = None  # (V,) bool, agreement before the first step
+        self.first: Tensor | None = None  # (V, N) bool, agreement before the first step
         self.best: Point | None = None
         self.agreement = math.nan  # share of what is held back, when it was last looked at
 

@@ -1,6 +1,8 @@
 """How much a share that was counted on few images can be trusted."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 _Z = 1.959964  # of the normal distribution, for 95 %
 
@@ -28,3 +30,10 @@ def paired_margin(only_first: int, only_second: int, trials: int) -> float:
     """
     differing = only_first + only_second
     return _Z * math.sqrt(differing - (only_first - only_second) ** 2 / trials) / trials
+
+
+def mean_margin(values: Sequence[float]) -> float:
+    """Half-width of the 95 % interval of a mean of independent values; infinite for less than 2."""
+    if len(values) < 2:
+        return math.inf
+    return _Z * statistics.stdev(values) / math.sqrt(len(values))

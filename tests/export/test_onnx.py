@@ -159,7 +159,8 @@ def test_activations_keep_their_range_inside_the_byte(exported):
     stored = {i.name: i for i in model.graph.initializer}
     clips = [n for n in model.graph.node if n.op_type == "Clip"]
     quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
-    assert len(clips) == len(quantizers) == 3
+    assert len(clips) == 2
+    assert len(quantizers) == 3  # the image's codes fill the byte
     for clip in clips:
         low, high = (onnx.numpy_helper.to_array(stored[name]) for name in clip.input[1:])
         assert (low, high) == (0, 7)

@@ -104,7 +104,7 @@ def test_the_tensors_take_what_is_reported_and_the_rest_little(source, shape, bi
     weights = sum(c.codes.numel() for c in weight_codes(student).values())
     assert packed_size(student) > weights * int(bits[1]) / 8
     size = sum(os.path.getsize(path / name) for name in os.listdir(path))
-    assert size - packed_size(student) < max(1300, 0.03 * packed_size(student))
+    assert size - packed_size(student) < max(1500, 0.03 * packed_size(student))
 
 
 def test_folded_batch_norm_is_smaller_and_equals_the_folded_student(student, spec, tmp_path):
@@ -128,7 +128,8 @@ def test_the_card_speaks_the_vocabulary_of_quantization_config(student, tmp_path
     assert card["source_args"] == {"num_classes": 10, "widths": [8, 16]}
     config = card["quantization_config"]
     assert config["quant_method"] == "hast"
-    (group,) = config["config_groups"].values()
+    image, group = config["config_groups"].values()
+    assert (image["targets"], image["input_activations"]["num_bits"]) == (["stem.0"], 8)
     assert sorted(group["targets"]) == ["Conv2d", "Linear"]
     common = {"type": "int", "symmetric": False, "dynamic": False}
     assert group["weights"] == {"num_bits": 3, "strategy": "channel"} | common

@@ -1,6 +1,6 @@
 import pytest
 
-from hast.math.intervals import paired_margin, wilson_interval
+from hast.math.intervals import mean_margin, paired_margin, wilson_interval
 
 
 def test_the_wilson_interval_is_that_of_scipy():
@@ -23,3 +23,8 @@ def test_the_paired_margin_by_hand():
     mean = sum(differences) / 100
     variance = sum((d - mean) ** 2 for d in differences) / 100
     assert paired_margin(10, 4, 100) == pytest.approx(1.959964 * (variance / 100) ** 0.5)
+
+
+def test_one_value_says_nothing_about_a_mean_and_many_do():
+    assert mean_margin([0.3]) == float("inf")
+    assert mean_margin([0.0, 1.0] * 50) == pytest.approx(1.959964 * 0.50252 / 10, rel=1e-3)
