@@ -42,7 +42,7 @@ def run(
     *,
     bits: Bits,
     teacher: In,
-    start: In,
+    reconstructed: In,
     bank: In,
     hardness: In,
     out: Out,
@@ -70,7 +70,7 @@ def run(
         engine = engine_for(
             config, source.network, source.spec, precision=precision, compile=compile
         )
-        student = load_student(start, source, where)
+        student = load_student(reconstructed, source, where)
         samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, bank=samples.card.key())
         difficulty = difficulty[: config.trained_on(len(difficulty))]
@@ -105,7 +105,7 @@ def run(
                     taken.tensors, taken.numbers | {"step": taken.step, "curve": kept.saved()}
                 )
     if first:
-        save_with_card(out, student, load_student_card(start))
+        save_with_card(out, student, load_student_card(reconstructed))
         write_tsv(curve, *kept.table())
         last = [record for _, record in kept.rows[-1:]]  # none where there are no steps
         losses = {name: float(getattr(r, name)) for r in last for name in _SHOWN}

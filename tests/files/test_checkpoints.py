@@ -128,7 +128,7 @@ def test_the_card_speaks_the_vocabulary_of_quantization_config(student, tmp_path
     assert card["source_args"] == {"num_classes": 10, "widths": [8, 16]}
     config = card["quantization_config"]
     assert config["quant_method"] == "hast"
-    image, group = config["config_groups"].values()
+    group, image = config["config_groups"].values()
     assert (image["targets"], image["input_activations"]["num_bits"]) == (["stem.0"], 8)
     assert sorted(group["targets"]) == ["Conv2d", "Linear"]
     common = {"type": "int", "symmetric": False, "dynamic": False}

@@ -172,7 +172,7 @@ def test_without_test_images_it_says_what_is_not_known(browser, finished):
     results = read_json(Path("report/results.json"))
     assert results["w4a4"].keys() == {
         "size_bytes", "samples", "compression", "bank_agreement", "low_bit_weights",
-        "low_bit_multiply_adds",
+        "low_bit_multiply_adds", "kept_step", "steps",
     }  # fmt: skip
     with opened(browser, Path("report/index.html")) as tab:
         assert tab.complaints == []
