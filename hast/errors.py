@@ -1,5 +1,6 @@
 """Errors that end with one clear line instead of a traceback."""
 
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,14 @@ class TransientError(HastError):
 
 class HastWarning(UserWarning):
     """Something that a user would want to know, and that stops nothing."""
+
+
+def warn(text: str) -> None:
+    """Give a `HastWarning` that names the line outside of this package which led here."""
+    frame, level = inspect.currentframe(), 1
+    while frame and str(frame.f_globals.get("__name__")).startswith("hast."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, HastWarning, stacklevel=level)
 
 
 class NonFiniteLossError(HastError, ArithmeticError):

@@ -1,5 +1,7 @@
 """reconstruct: bring the calibrated student's blocks nearer to the teacher's, one by one."""
 
+import shutil
+
 import torch
 
 from hast.bank.stored import StoredBank
@@ -32,6 +34,9 @@ def run(
     """Write the reconstructed student to OUT; with 0 steps that is the calibrated one. A run that
     was killed goes on with the block at which it was."""
     config = load_section(params, "reconstruct", ReconstructionConfig)
+    if not config.steps:
+        shutil.copytree(calibrated, out, dirs_exist_ok=True)
+        return
     where = select_device(device)
     source = load_teacher(teacher, where)
     student = load_student(calibrated, source, where)

@@ -28,7 +28,6 @@ from hast.networks.generator import Generator
 from hast.pipeline.calibrate import calibrate_student
 from hast.pipeline.finetune import finetune_student
 from hast.pipeline.reconstruct import reconstruct_student
-from hast.pipeline.work import engine_for
 
 
 def calibrate(
@@ -70,12 +69,32 @@ def calibrate(
     Raises:
         InputError: a wrong setting, or a bank that was made for another teacher.
     """
-    options: dict[str, Any] = {
-        "weight_bits": weight_bits, "act_bits": act_bits, "seed": seed, "layers": layers,
-        "calibration": calibration, "reconstruction": reconstruction, "generator": generator,
-        "device": device, "progress": progress,
-    }  # fmt: skip
-    return _calibrated(teacher, spec, bank, **options).requires_grad_(False)
+    source = frozen_copy(teacher, spec, device)
+    _check_bank(bank, teacher, spec)
+    placed = {"placement": "inputs", **(layers or {})}
+    rules = parse_section(placed, PlanConfig, name="layers")
+    width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
+    images = "bank" if generator is None else "generator"
+    ranges = parse_section(
+        {"seed": seed, "images": images, **(calibration or {})}, CalibrationConfig,
+        name="calibration",
+    )  # fmt: skip
+    if ranges.images == "generator":
+        if generator is None:
+            raise InputError("calibration: images 'generator' needs a generator, got none")
+        generator = place(copy.deepcopy(generator), device_of(source))
+    blocks = parse_section(
+        {"seed": seed, **(reconstruction or {})}, ReconstructionConfig, name="reconstruction"
+    )
+    student = calibrate_student(
+        source, spec, width, rules, ranges,
+        images=bank.images, generator=generator, show=progress,
+    ).network  # fmt: skip
+    reconstruct_student(
+        student, source, bank.images, blocks,
+        label=f"reconstruct {width}", show=progress,
+    )  # fmt: skip
+    return student.requires_grad_(False)
 
 
 def quantize(
@@ -114,13 +133,13 @@ def quantize(
     milestones = sorted({steps // 2, steps * 3 // 4} - {0})
     values = {"steps": steps, "seed": seed, "milestones": milestones, **settings}
     config = parse_section(values, FinetuneConfig, name="quantize")
-    student = _calibrated(
+    student = calibrate(
         teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, seed=seed, layers=layers,
         calibration=calibration, reconstruction=reconstruction, generator=generator, device=device,
         progress=progress,
     )  # fmt: skip
     finetune_student(
-        student, frozen_copy(teacher, spec, device), spec, bank.images,
+        student.requires_grad_(True), frozen_copy(teacher, spec, device), spec, bank.images,
         config, labels=bank.labels, label=f"quantize w{weight_bits}a{act_bits}", show=progress,
     )  # fmt: skip
     return student
@@ -207,42 +226,6 @@ def evaluate(
     if not records:
         raise InputError("evaluate: the loader must yield at least one batch, it is empty")
     return joined(records).evaluation("network", reference=[*networks][-1])
-
-
-def _calibrated(
-    teacher: nn.Module, spec: ModelSpec, bank: Bank | StoredBank, *, weight_bits: int,
-    act_bits: int, seed: int, layers: Mapping[str, Any] | None,
-    calibration: Mapping[str, Any] | None, reconstruction: Mapping[str, Any] | None,
-    generator: Generator | None, device: Device, progress: bool,
-) -> nn.Module:  # fmt: skip
-    """A student that can be trained. Only what a user calls calls this: a warning of
-    `calibrate_student` names the line that called that."""
-    source = frozen_copy(teacher, spec, device)
-    _check_bank(bank, teacher, spec)
-    placed = {"placement": "inputs", **(layers or {})}
-    rules = parse_section(placed, PlanConfig, name="layers")
-    width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
-    images = "bank" if generator is None else "generator"
-    ranges = parse_section(
-        {"seed": seed, "images": images, **(calibration or {})}, CalibrationConfig,
-        name="calibration",
-    )  # fmt: skip
-    if ranges.images == "generator":
-        if generator is None:
-            raise InputError("calibration: images 'generator' needs a generator, got none")
-        generator = place(copy.deepcopy(generator), device_of(source))
-    blocks = parse_section(
-        {"seed": seed, **(reconstruction or {})}, ReconstructionConfig, name="reconstruction"
-    )
-    student = calibrate_student(
-        source, spec, width, rules, ranges,
-        images=bank.images, generator=generator, show=progress,
-    ).network  # fmt: skip
-    reconstruct_student(
-        student, source, bank.images, blocks,
-        engine=engine_for(blocks, source, spec), label=f"reconstruct {width}", show=progress,
-    )  # fmt: skip
-    return student
 
 
 def _check_bank(bank: Bank | StoredBank, teacher: nn.Module, spec: ModelSpec) -> None:

@@ -5,7 +5,6 @@ no more than rounding. The choice depends on the parameters and on the machine a
 measured time, so that two runs on one machine give the same bytes.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -13,7 +12,7 @@ import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 
-from hast.errors import HastError, HastWarning, InputError
+from hast.errors import HastError, InputError, warn
 
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
@@ -119,7 +118,7 @@ class Wrapped(Generic[P, R]):
             self._compiled = None
             result = gradients(*args, **kwargs)
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            warnings.warn(f"running without compilation: {reason}", HastWarning, stacklevel=2)
+            warn(f"running without compilation: {reason}")
             return result
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hast.config.section import Section
-from hast.errors import HastWarning, InputError
+from hast.errors import InputError, warn
 from hast.files.placing import write_atomically
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -112,7 +112,7 @@ def _preferred(entries: Mapping[str, dict[str, Tensor]], path: Path) -> str | No
     else:
         text = f"took {raw}, for {averaged} has other tensors; `weights_entry: {averaged}`"
         taken = raw
-    warnings.warn(f"{path}: {text} takes the others", HastWarning, stacklevel=3)
+    warn(f"{path}: {text} takes the others")
     return taken
 
 

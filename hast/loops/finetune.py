@@ -16,7 +16,6 @@ train). The last step is the result, or the best point that held-back samples kn
 Source: HAST, section 3.3.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from hast.config.finetune import FinetuneConfig
 from hast.engine.distributed import ALONE, Ranks
 from hast.engine.engine import PLAIN, Engine, Images, hold_images, place_images
 from hast.engine.runtime import device_of, loop, seeded
-from hast.errors import HastWarning, InputError
+from hast.errors import InputError, warn
 from hast.loops.checks import check_finite, check_result
 from hast.loops.finetune_state import BatchOrder, FinetuneState
 from hast.loops.held_back import HeldBack, is_worse
@@ -163,15 +162,14 @@ def finetune(
             )
         check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
         if held:
-            _judge(look(held), state, config)
+            _judge(look(held), state, undo=config.keep == "best")
     student.requires_grad_(False)
 
 
-def _judge(last: Tensor, state: FinetuneState, config: FinetuneConfig) -> None:
+def _judge(last: Tensor, state: FinetuneState, *, undo: bool) -> None:
     """Say so where training made the student worse, and go back where that is asked for."""
     assert state.first is not None, "look came first"
     assert state.best is not None, "look came first"
-    undo = config.keep == "best"
     if not is_worse(last, state.first):
         return
     before, after, best = (
@@ -183,7 +181,7 @@ def _judge(last: Tensor, state: FinetuneState, config: FinetuneConfig) -> None:
         text += f"; what it was after step {state.step} is kept ({best})"
     else:
         text += "; a smaller quantize.learning_rate or quantize.keep: best prevents that"
-    warnings.warn(text, HastWarning, stacklevel=2)
+    warn(text)
 
 
 def start_finetuning(

@@ -91,13 +91,14 @@ def reconstruct(
     device = device_of(teacher)
     norms = foldable(teacher, spec)
     wrapped = Engine(bf16=engine.bf16).wrap(_relative_error, device)
+    decoded = images[: config.samples]
     for index, unit in list(enumerate(units))[first:]:
         random = seeded(config.seed, "reconstruct", index)
-        samples = _samples(student, teacher, unit, images[: config.samples], device)
+        samples = _samples(student, teacher, unit, decoded, device)
         gain = None
         if unit.name in norms:
             gain = scale_and_shift(teacher.get_submodule(norms[unit.name]))[0].square()
-        weights = _Weights(samples.wanted, gain)
+        weights = _weights(samples.wanted, gain)
         module = student.get_submodule(unit.name)
         with (
             _learnable(student, unit, config) as (roundings, optimizer, schedule),
@@ -124,22 +125,20 @@ def reconstruct(
         yield ReconstructionStep(index, True, loss.detach())  # now that all is decided
 
 
-class _Weights:
-    """How much an error of each channel counts: its gain, over what the answer varies by."""
-
-    def __init__(self, wanted: Tensor, gain: Tensor | None) -> None:
-        axes = (0, *range(2, wanted.ndim))
-        varies = wanted.var(axes, correction=0)
-        gain = torch.ones_like(varies) if gain is None else gain
-        share = gain / (gain * varies).mean().clamp(min=torch.finfo(torch.float32).tiny)
-        self.values = share.view(-1, *[1] * (wanted.ndim - 2))
+def _weights(wanted: Tensor, gain: Tensor | None) -> Tensor:
+    """How much an error of each channel counts, (C, 1, ...): its gain, over what the answer varies
+    by."""
+    varies = wanted.var((0, *range(2, wanted.ndim)), correction=0)
+    gain = torch.ones_like(varies) if gain is None else gain
+    share = gain / (gain * varies).mean().clamp(min=torch.finfo(torch.float32).tiny)
+    return share.view(-1, *[1] * (wanted.ndim - 2))
 
 
 def _relative_error(
-    module: nn.Module, x: Tensor, samples: _Samples, wanted: Tensor, weights: _Weights
+    module: nn.Module, x: Tensor, samples: _Samples, wanted: Tensor, weights: Tensor
 ) -> Tensor:
     answer: Tensor = module(x, *samples.args, **samples.kwargs).float()
-    return ((answer - wanted).square() * weights.values).mean()
+    return ((answer - wanted).square() * weights).mean()
 
 
 def _samples(

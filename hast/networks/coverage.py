@@ -5,7 +5,6 @@ its Conv and Linear modules is not, nor is what follows an activation that the p
 """
 
 import copy
-import warnings
 from collections import Counter
 from math import prod
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from torch import nn
 from hast.config.bit_width import FULL_PRECISION_BITS, BitWidth
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
-from hast.errors import HastWarning
+from hast.errors import warn
 from hast.networks.plan import ACTIVATED, QuantizationPlan
 from hast.networks.products import Product, State, products, weight_name, worst
 from hast.networks.provenance import spec_and_plan
@@ -117,13 +116,11 @@ def warn_of_full_precision(found: Coverage, width: BitWidth) -> None:
         return
     names, more = found.full_precision[:_NAMED], len(found.full_precision) - _NAMED
     beside = " beside what `skip` names" if found.skipped else ""
-    warnings.warn(
+    warn(
         f"{width} covers {found.weights_wanted:.1%} of the weights and"
         f" {found.multiply_adds_wanted:.1%} of the multiply-adds{beside}; not low-bit:"
         f" {', '.join(names)}{f' and {more} more' if more > 0 else ''}. Use placement 'inputs',"
-        " make them nn.Conv or nn.Linear modules, or name them in `skip`",
-        HastWarning,
-        stacklevel=5,  # the line that called `hast.quantize`
+        " make them nn.Conv or nn.Linear modules, or name them in `skip`"
     )
 
 

@@ -52,6 +52,9 @@ def finetune_student(
 
 
 def held_back_part(teacher: nn.Module, images: Images, config: FinetuneConfig) -> HeldBack | None:
-    """The samples of a bank that are not trained on, the last ones; None where there are none."""
+    """The samples of a bank that are not trained on, the last ones; None where there are none, or
+    no training."""
     first = config.trained_on(len(images))
-    return HeldBack(teacher, images[first:], config) if first < len(images) else None
+    if not config.steps or first == len(images):
+        return None
+    return HeldBack(teacher, images[first:], config)

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from torch import nn
 
 from hast.config.reconstruct import ReconstructionConfig
-from hast.engine.engine import PLAIN, Engine, Images
+from hast.engine.engine import Engine, Images
 from hast.engine.progress import track
 from hast.errors import InputError
 from hast.loops.reconstruct import reconstruct
 from hast.networks.provenance import spec_and_plan
 from hast.networks.units import find_units
+from hast.pipeline.work import engine_for
 
 
 def reconstruct_student(
@@ -19,7 +20,7 @@ def reconstruct_student(
     images: Images,
     config: ReconstructionConfig,
     *,
-    engine: Engine = PLAIN,
+    engine: Engine | None = None,
     first: int = 0,
     after_unit: Callable[[int], None] = lambda done: None,
     label: str = "reconstruct",
@@ -32,7 +33,7 @@ def reconstruct_student(
         teacher: frozen, eval mode, same device.
         images: (N, C, H, W), normalized pixels, the bank.
         config: see `ReconstructionConfig`; with 0 steps nothing is done.
-        engine: its precision.
+        engine: its precision; by default the one for this much work.
         first: unit to begin with, those before it being done.
         after_unit: called with the number of units that are done.
         label: of the progress.
@@ -50,6 +51,7 @@ def reconstruct_student(
             f" {plan.quantizer!r}; set it (recipe best does), or reconstruct.steps: 0"
         )
     units = find_units(teacher, spec, plan.weights)
+    engine = engine or engine_for(config, teacher, spec)
     records = reconstruct(student, teacher, spec, units, images, config, engine, first=first)
     shown = track(
         records, total=len(units) * config.steps, done=first * config.steps, label=label,
