@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hast.api.samples import synthesize, train_generator
-    from hast.api.students import calibrate, evaluate, quantize, quantize_zero_shot
+    from hast.api.students import calibrate, evaluate, quantize
+    from hast.api.zero_shot import quantize_within, quantize_zero_shot
     from hast.bank.record import Bank
     from hast.bank.stored import open_bank
     from hast.bank.tools import save_bank
@@ -35,6 +36,7 @@ __all__ = [
     "load_classifier",
     "open_bank",
     "quantize",
+    "quantize_within",
     "quantize_zero_shot",
     "remove_quantizers",
     "save",
@@ -59,9 +61,8 @@ _HOMES = {
     "save_bank": "hast.bank.tools",
     **dict.fromkeys(("synthesize", "train_generator"), "hast.api.samples"),
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
-    **dict.fromkeys(
-        ("calibrate", "evaluate", "quantize", "quantize_zero_shot"), "hast.api.students"
-    ),
+    **dict.fromkeys(("calibrate", "evaluate", "quantize"), "hast.api.students"),
+    **dict.fromkeys(("quantize_within", "quantize_zero_shot"), "hast.api.zero_shot"),
 }
 
 

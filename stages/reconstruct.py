@@ -5,6 +5,7 @@ import shutil
 import torch
 
 from hast.bank.stored import StoredBank
+from hast.config.finetune import FinetuneConfig
 from hast.config.reconstruct import ReconstructionConfig
 from hast.config.section import load_section
 from hast.engine.engine import select_device
@@ -41,10 +42,11 @@ def run(
     source = load_teacher(teacher, where)
     student = load_student(calibrated, source, where)
     samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    trained_on = load_section(params, "quantize", FinetuneConfig).trained_on(len(samples))
     engine = engine_for(config, source.network, source.spec, precision=precision)
     name = name_of(
         "stages.reconstruct", config.model_dump_json(), source.card.fingerprint, samples.digest,
-        fingerprint(student.state_dict()), engine, where.type, str(torch.__version__),
+        trained_on, fingerprint(student.state_dict()), engine, where.type, str(torch.__version__),
     )  # fmt: skip
     file = CheckpointFile(PARTIAL / f"reconstruct-{name}.safetensors", every=checkpoint)
     saved = file.load()
@@ -57,8 +59,8 @@ def run(
 
     reconstruct_student(
         student, source.network, samples.images, config,
-        engine=engine, first=saved.values["units"] if saved else 0, after_unit=keep,
-        label=f"reconstruct {bits}",
+        trained_on=trained_on, engine=engine, first=saved.values["units"] if saved else 0,
+        after_unit=keep, label=f"reconstruct {bits}",
     )  # fmt: skip
     save_with_card(out, student, load_student_card(calibrated))
     file.remove()

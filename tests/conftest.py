@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from browser import browser  # noqa: F401, a fixture
+from own_network import FACTORY
 from ruamel.yaml import YAML
 from torch import nn
 
@@ -86,6 +87,15 @@ def teacher() -> nn.Module:
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, ["w4a4"])
+    return tmp_path
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder with a network of the user's own."""
+    (tmp_path / "mine.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

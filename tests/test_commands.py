@@ -1,53 +1,17 @@
 """The commands of a day with the program, as a user calls them: real processes in a folder."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import cli, python
-from PIL import Image
-from typer.testing import CliRunner
+from own_network import SPEC, make_images, run
 
 from hast.cli.doctor import examine
-from hast.cli.main import app
 from hast.config.params import check_params
 from hast.config.section import read_yaml
 from hast.errors import InputError
 from hast.report.offline_plots import set_up
-
-FACTORY = """
-import torch
-from torch import nn
-
-def build(classes=3):
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes),
-    )
-"""
-SPEC = ["--input-shape", "3x12x12", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"]
-
-
-@pytest.fixture
-def mine(tmp_path, monkeypatch):
-    """A folder with a network of the user's own."""
-    (tmp_path / "mine.py").write_text(FACTORY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def make_images(folder: Path, *, classes: int) -> None:
-    for name in (f"kind_{i}" for i in range(classes)):
-        (folder / name).mkdir(parents=True)
-        for i in range(2):
-            Image.new("RGB", (12, 12)).save(folder / name / f"{i}.png")
-
-
-def run(*arguments: str, typed: str | None = None):
-    return CliRunner().invoke(app, [*arguments], input=typed)
 
 
 def test_init_writes_parameters_that_the_pipeline_accepts(mine, hast_here):
@@ -128,7 +92,7 @@ def test_init_that_cannot_work_says_why_and_writes_nothing(mine, arguments, mess
 
 def test_init_asks_on_a_terminal(mine, monkeypatch):
     monkeypatch.setattr("hast.cli.init._is_terminal", lambda: True)
-    answers = ["python:mine:build", "", "n", "3x12x12", "", "0.5,0.5,0.5", ""]
+    answers = ["python:mine:build", "", "n", "3x12x12", "", "0.5,0.5,0.5", "", "0"]
     done = run("init", typed="\n".join(answers) + "\n")
     assert done.exit_code == 0, done.exception
     spec = read_yaml(mine / "params.yaml")["teacher"]["spec"]

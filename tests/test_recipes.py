@@ -115,7 +115,7 @@ def test_an_unknown_size_is_refused_with_those_that_are_known():
 def test_a_quick_run_of_a_heavier_network_makes_less():
     def quick(macs: int, side: int = 32) -> dict:
         return own_network(
-            {"source": "python:a:b"}, input_shape=(3, side, side), macs=macs,
+            teacher={"source": "python:a:b"}, input_shape=(3, side, side), macs=macs,
             data_root=None, bit_widths=["w4a4"],
         )  # fmt: skip
 

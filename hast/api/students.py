@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hast.api.samples import Device, frozen_copy, synthesize, train_generator
+from hast.api.samples import Device, frozen_copy
 from hast.bank.record import Bank
 from hast.bank.stored import StoredBank
 from hast.config.bit_width import BitWidth
 from hast.config.calibrate import CalibrationConfig
 from hast.config.finetune import FinetuneConfig
 from hast.config.layers import PlanConfig
-from hast.config.recipes import recipe_settings
 from hast.config.reconstruct import ReconstructionConfig
 from hast.config.section import parse_section
 from hast.config.spec import ModelSpec
@@ -133,6 +132,9 @@ def quantize(
     milestones = sorted({steps // 2, steps * 3 // 4} - {0})
     values = {"steps": steps, "seed": seed, "milestones": milestones, **settings}
     config = parse_section(values, FinetuneConfig, name="quantize")
+    blocks = parse_section(dict(reconstruction or {}), ReconstructionConfig, name="reconstruction")
+    learned_from = min(blocks.samples, config.trained_on(len(bank.images)))
+    reconstruction = {**(reconstruction or {}), "samples": learned_from}
     student = calibrate(
         teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, seed=seed, layers=layers,
         calibration=calibration, reconstruction=reconstruction, generator=generator, device=device,
@@ -143,54 +145,6 @@ def quantize(
         config, labels=bank.labels, label=f"quantize w{weight_bits}a{act_bits}", show=progress,
     )  # fmt: skip
     return student
-
-
-def quantize_zero_shot(
-    teacher: nn.Module,
-    spec: ModelSpec,
-    *,
-    weight_bits: int = 4,
-    act_bits: int = 4,
-    recipe: str = "hast",
-    size: str = "quick",
-    seed: int = 0,
-    synthesis: Mapping[str, Any] | None = None,
-    device: Device = None,
-    progress: bool = True,
-    **settings: Any,
-) -> nn.Module:
-    """Synthesize a bank and make a low-bit student, in one call.
-
-    Args:
-        teacher, spec, weight_bits, act_bits, seed, device, progress: as of `quantize`.
-        recipe: `hast` is the paper, `best` what did best at the same compute; see
-            `hast.config.recipes`.
-        size: `quick` ends in minutes on two cores, `paper` is the paper's.
-        synthesis: settings of `synthesize` that differ from the recipe's.
-        settings: settings of `quantize` that differ from the recipe's.
-
-    Raises:
-        InputError: a wrong setting.
-    """
-    values = recipe_settings(recipe, size)
-    common: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
-    pixels = values["synthesize"] | dict(synthesis or {})
-    sections = {
-        "layers": values["layers"] | settings.pop("layers", {}),
-        "calibration": values["calibrate"] | settings.pop("calibration", {}),
-        "reconstruction": values["reconstruct"] | settings.pop("reconstruction", {}),
-    }
-    generator = None
-    if "generator" in (pixels["init"], sections["calibration"]["images"]):
-        generator = train_generator(teacher, spec, **values["generator"], **common)
-    bank = synthesize(teacher, spec, generator=generator, **common, **pixels)
-    chosen = values["quantize"]
-    if "steps" in settings:
-        chosen.pop("milestones")  # they belong to the recipe's steps
-    return quantize(
-        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, generator=generator,
-        **common, **sections, **chosen | settings,
-    )  # fmt: skip
 
 
 def evaluate(

@@ -8,24 +8,28 @@ import typer
 
 from hast.cli.network import (
     InputShape,
+    Minutes,
+    Numbers,
     Out,
     Recipe,
     Size,
     SourceArgs,
-    parse_arguments,
-    parse_shape,
+    Weights,
+    WeightsEntry,
+    load_named,
     replace_params,
+    said_of_sizes,
+    teacher_section,
 )
-from hast.config import presets
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.errors import InputError
-from hast.files.classifiers import Classifier, load_classifier
+from hast.files.classifiers import Classifier
 from hast.files.datasets import check_classes, class_folders
-from hast.networks.batch_norm import batch_norms, freeze
+from hast.networks.batch_norm import batch_norms
 from hast.networks.blocks import find_blocks
-from hast.networks.plan import forward_macs
 from hast.networks.sources import is_trained_here
+from hast.pipeline.settings import network_settings
 
 _QUESTIONS = {
     "input_shape": "Shape of an image, CxHxW",
@@ -34,17 +38,14 @@ _QUESTIONS = {
 }
 _IMAGENET = ("3x224x224", "0.485,0.456,0.406", "0.229,0.224,0.225")  # answers to them
 _SMALL = ("3x32x32", "0.5,0.5,0.5", "0.5,0.5,0.5")
-Numbers = Annotated[str | None, typer.Option(help="One number a channel, such as 0.5,0.5,0.5.")]
 
 
 def init(
     source: Annotated[
         str | None, typer.Argument(help="Such as torchvision:resnet18; asked for if left out.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Checkpoint file or pretrained tag.")] = None,
-    weights_entry: Annotated[
-        str, typer.Option(help="Of a checkpoint file; auto takes averaged weights first.")
-    ] = "auto",
+    weights: Weights = None,
+    weights_entry: WeightsEntry = "auto",
     source_args: SourceArgs = "{}",
     input_shape: InputShape = None,
     mean: Numbers = None,
@@ -55,6 +56,7 @@ def init(
     bits: Annotated[str, typer.Option(help="Code widths, separated by commas.")] = "w4a4,w3a3",
     recipe: Recipe = "hast",
     size: Size = "quick",
+    minutes: Minutes = None,
     out: Out = Path("params.yaml"),
 ) -> None:
     """Write the parameters for your own network, after checking that it loads and fits.
@@ -71,46 +73,27 @@ def init(
     widths = [str(BitWidth.parse(width.strip())) for width in bits.split(",")]
     given = {"input_shape": input_shape, "mean": mean, "std": std}
     if source is None:
-        source, weights, data_root = _ask(weights, given, data_root)
-    teacher: dict[str, Any] = {
-        "source": source,
-        "source_args": parse_arguments(source_args),
-        "weights": weights,
-        "weights_entry": weights_entry,
-        "spec": {name: _value(name, text) for name, text in given.items() if text is not None},
-    }
+        source, weights, data_root, minutes = _ask(weights, given, data_root, minutes)
+    teacher = teacher_section(source, source_args, weights, weights_entry, **given)
     data = DatasetConfig(name="folder", root=Path(data_root or ""))
     folders = class_folders(data, "test") if data_root else None
-    found = _load(teacher)
+    found = load_named(teacher)
     if folders:
         check_classes(folders, found.spec.num_classes)
         if not found.spec.class_names:
             teacher["spec"]["class_names"] = folders.classes
-    values = presets.own_network(
-        teacher,
-        input_shape=found.spec.input_shape,
-        macs=forward_macs(found.network, found.spec),
-        data_root=data_root,
-        bit_widths=widths,
-        recipe=recipe,
-        size=size,
-    )
+    values = network_settings(
+        found.network, found.spec, recipe=recipe, size=size, seed=0, minutes=minutes,
+        teacher=teacher, data_root=data_root, bit_widths=widths,
+    )  # fmt: skip
     replace_params(out, values, f"hast init {source}")
-    _say(found, teacher, folders, out)
+    _say(found, teacher, folders)
+    print(f"  {said_of_sizes(values)}")
+    used = out == Path("params.yaml")
+    print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
 
 
-def _load(teacher: dict[str, Any]) -> Classifier:
-    try:
-        found = load_classifier(**teacher)
-    except InputError as error:
-        if "must be given" in str(error):
-            raise InputError(f"{error}; say it with --input-shape, --mean and --std") from None
-        raise
-    freeze(found.network)
-    return found
-
-
-def _say(found: Classifier, teacher: dict[str, Any], folder: Any, out: Path) -> None:
+def _say(found: Classifier, teacher: dict[str, Any], folder: Any) -> None:
     shape = "x".join(map(str, found.spec.input_shape))
     blocks = find_blocks(found.network, found.spec)
     trained = teacher["weights"] is None and is_trained_here(teacher["source"])
@@ -121,14 +104,15 @@ def _say(found: Classifier, teacher: dict[str, Any], folder: Any, out: Path) -> 
         print(f"  {len(folder):,} test images in {len(folder.classes)} classes")
     else:
         print("  no test images: the student will be compared with the teacher on the bank alone")
-    used = out == Path("params.yaml")
-    print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
 
 
 def _ask(
-    weights: str | None, given: dict[str, str | None], data_root: str | None
-) -> tuple[str, str | None, str | None]:
-    """Source, weights and data root; what is missing in `given` is filled in."""
+    weights: str | None,
+    given: dict[str, str | None],
+    data_root: str | None,
+    minutes: float | None,
+) -> tuple[str, str | None, str | None, float | None]:
+    """Source, weights, data root and minutes; what is missing in `given` is filled in."""
     if not _is_terminal():
         raise InputError("SOURCE is missing, and there is no terminal to ask for it on")
     source = typer.prompt("Where does the network come from (torchvision:NAME, timm:NAME, ...)")
@@ -139,17 +123,11 @@ def _ask(
     ):
         given[name] = given[name] or typer.prompt(question, default=default)
     data_root = data_root or typer.prompt("Folder with test/CLASS/IMAGE", default="") or None
-    return source, weights, data_root
+    if minutes is None:
+        question = "Minutes for the bank and one bit width (0: what the recipe takes)"
+        minutes = typer.prompt(question, default=0.0, type=float) or None
+    return source, weights, data_root, minutes
 
 
 def _is_terminal() -> bool:
     return sys.stdin.isatty()
-
-
-def _value(name: str, text: str) -> list[float]:
-    if name == "input_shape":
-        return [*parse_shape(text)]
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{name} must be numbers separated by commas, got {text!r}") from None

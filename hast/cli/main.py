@@ -10,6 +10,7 @@ from hast.cli import bank as bank_commands
 from hast.cli.export import export
 from hast.cli.init import init
 from hast.cli.network import inspect, preset, recipe
+from hast.cli.quantize import quantize
 from hast.cli.run import doctor, plots, report, results
 from hast.engine.machine import __version__
 from hast.errors import clear_errors, clear_interrupts
@@ -24,7 +25,7 @@ app = typer.Typer(
     epilog=_EPILOG,
     pretty_exceptions_enable=False,
 )
-for command in (init, inspect, preset, recipe, export, doctor, results, report, plots):
+for command in (quantize, init, inspect, preset, recipe, export, doctor, results, report, plots):
     app.command()(command)
 app.add_typer(bank_commands.app, name="bank")
 

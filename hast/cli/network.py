@@ -14,7 +14,9 @@ from hast.config.presets import PRESETS
 from hast.config.recipes import with_recipe
 from hast.config.section import parse_section, read_yaml, write_yaml
 from hast.errors import InputError
+from hast.files.classifiers import Classifier, load_classifier
 from hast.files.placing import write_atomically
+from hast.networks.batch_norm import freeze
 from hast.networks.coverage import warn_of_full_precision
 from hast.networks.inspection import Inspection, inspection
 from hast.report.tables import layers_table, sizes_table
@@ -24,7 +26,15 @@ Out = Annotated[Path, typer.Option(help="Params file to write.")]
 Recipe = Annotated[str, typer.Option(help="`hast` is the paper, or `best`.")]
 Size = Annotated[str, typer.Option(help="`quick` or `paper`.")]
 InputShape = Annotated[str | None, typer.Option(help="CxHxW, where the source does not know it.")]
+Minutes = Annotated[
+    float | None, typer.Option(min=0.01, help="Choose images and steps that take about so long.")
+]
 SourceArgs = Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")]
+Weights = Annotated[str | None, typer.Option(help="Checkpoint file or pretrained tag.")]
+WeightsEntry = Annotated[
+    str, typer.Option(help="Of a checkpoint file; auto takes averaged weights first.")
+]
+Numbers = Annotated[str | None, typer.Option(help="One number a channel, such as 0.5,0.5,0.5.")]
 
 
 def inspect(
@@ -97,6 +107,53 @@ def recipe(
     for key, found, wanted in changed:
         print(f"{key}: {'unset' if found is None else found} -> {wanted}")
     print(f"{params}: recipe {name}" + ("" if changed else ", as it was"))
+
+
+def teacher_section(
+    source: str, source_args: str, weights: str | None, weights_entry: str, **spec: str | None
+) -> dict[str, Any]:
+    """The section `teacher` of options; `spec` are those that the source may not know."""
+    return {
+        "source": source,
+        "source_args": parse_arguments(source_args),
+        "weights": weights,
+        "weights_entry": weights_entry,
+        "spec": {name: _value(name, text) for name, text in spec.items() if text is not None},
+    }
+
+
+def load_named(teacher: dict[str, Any]) -> Classifier:
+    """The frozen network of a section `teacher`.
+
+    Raises:
+        InputError: see `load_classifier`; what is missing is named as the option that says it.
+    """
+    try:
+        found = load_classifier(**teacher)
+    except InputError as error:
+        if "must be given" in str(error):
+            raise InputError(f"{error}; say it with --input-shape, --mean and --std") from None
+        raise
+    freeze(found.network)
+    return found
+
+
+def said_of_sizes(values: dict[str, Any]) -> str:
+    """How much parameters let be done, in a few words."""
+    pixels, steps = values["synthesize"], values["quantize"]["steps"]
+    parts = [f"{pixels['samples']:,} images of {pixels['steps']} steps"]
+    if values["reconstruct"]["steps"]:
+        parts.append(f"{values['reconstruct']['steps']} steps a block")
+    return ", ".join([*parts, f"{steps:,} steps of fine-tuning" if steps else "no fine-tuning"])
+
+
+def _value(name: str, text: str) -> list[float]:
+    if name == "input_shape":
+        return [*parse_shape(text)]
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{name} must be numbers separated by commas, got {text!r}") from None
 
 
 def replace_params(out: Path, values: dict[str, Any], command: str) -> None:

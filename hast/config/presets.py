@@ -62,11 +62,13 @@ def _composed(parts: list[Settings], recipe: str) -> Settings:
     method = method_settings(recipe)
     # The numbers above are the paper's; another recipe has its own.
     chosen = merged([method, *parts] if recipe == "hast" else [*parts, method])
-    complete = {
-        key: section.model_validate(chosen.get(key, {})).model_dump(mode="json")
+    return {
+        # What is known of a teacher is left as it was given.
+        key: chosen[key]
+        if key == "teacher"
+        else section.model_validate(chosen.get(key, {})).model_dump(mode="json")
         for key, section in SECTIONS.items()
     }
-    return complete | {"teacher": chosen["teacher"]}  # what is known of it, as it was given
 
 
 def _for_large_images(recipe: str, size: str) -> list[Settings]:
@@ -159,8 +161,8 @@ SECTIONS: dict[str, type[Section]] = {  # in the order of params.yaml
 
 
 def own_network(
-    teacher: dict[str, Any],
     *,
+    teacher: dict[str, Any],
     input_shape: tuple[int, int, int],
     macs: int,
     data_root: str | None,

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from hast.config.reconstruct import ReconstructionConfig
 from hast.config.spec import ModelSpec
-from hast.engine.engine import PLAIN, Engine, Images, place_images
+from hast.engine.engine import PLAIN, Engine, place_images
 from hast.engine.runtime import device_of, loop, seeded
 from hast.loops.checks import check_finite
 from hast.math.rounding import rounding_sharpness
@@ -67,7 +67,7 @@ def reconstruct(
     teacher: nn.Module,
     spec: ModelSpec,
     units: Sequence[Unit],
-    images: Images,
+    images: Tensor,
     config: ReconstructionConfig,
     engine: Engine = PLAIN,
     *,
@@ -80,7 +80,7 @@ def reconstruct(
         teacher: frozen, eval mode, same device.
         spec: of the teacher.
         units: see `find_units`.
-        images: (N, C, H, W), normalized pixels; the first `config.samples` are used.
+        images: (N, C, H, W), normalized pixels, all of which are used.
         config: see `ReconstructionConfig`.
         engine: its precision; blocks are too many to compile.
         first: unit to begin with, those before it being done.
@@ -91,10 +91,9 @@ def reconstruct(
     device = device_of(teacher)
     norms = foldable(teacher, spec)
     wrapped = Engine(bf16=engine.bf16).wrap(_relative_error, device)
-    decoded = images[: config.samples]
     for index, unit in list(enumerate(units))[first:]:
         random = seeded(config.seed, "reconstruct", index)
-        samples = _samples(student, teacher, unit, decoded, device)
+        samples = _samples(student, teacher, unit, images, device)
         gain = None
         if unit.name in norms:
             gain = scale_and_shift(teacher.get_submodule(norms[unit.name]))[0].square()

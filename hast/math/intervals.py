@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from torch import Tensor
+
 _Z = 1.959964  # of the normal distribution, for 95 %
 
 
@@ -30,6 +32,16 @@ def paired_margin(only_first: int, only_second: int, trials: int) -> float:
     """
     differing = only_first + only_second
     return _Z * math.sqrt(differing - (only_first - only_second) ** 2 / trials) / trials
+
+
+def paired_drop(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """What is lost from one network to another, as a share of all images, and half of its interval.
+
+    Args:
+        before, after: (N,) bool, which images each of them gets right.
+    """
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    return (lost - gained) / len(before), paired_margin(lost, gained, len(before))
 
 
 def mean_margin(values: Sequence[float]) -> float:

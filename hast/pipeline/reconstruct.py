@@ -20,6 +20,7 @@ def reconstruct_student(
     images: Images,
     config: ReconstructionConfig,
     *,
+    trained_on: int | None = None,
     engine: Engine | None = None,
     first: int = 0,
     after_unit: Callable[[int], None] = lambda done: None,
@@ -33,6 +34,7 @@ def reconstruct_student(
         teacher: frozen, eval mode, same device.
         images: (N, C, H, W), normalized pixels, the bank.
         config: see `ReconstructionConfig`; with 0 steps nothing is done.
+        trained_on: how many of the images may be learned from, the first ones; by default all.
         engine: its precision; by default the one for this much work.
         first: unit to begin with, those before it being done.
         after_unit: called with the number of units that are done.
@@ -52,6 +54,7 @@ def reconstruct_student(
         )
     units = find_units(teacher, spec, plan.weights)
     engine = engine or engine_for(config, teacher, spec)
+    images = images[: min(config.samples, len(images) if trained_on is None else trained_on)]
     records = reconstruct(student, teacher, spec, units, images, config, engine, first=first)
     shown = track(
         records, total=len(units) * config.steps, done=first * config.steps, label=label,

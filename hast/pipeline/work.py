@@ -1,13 +1,17 @@
 """How much a loop computes decides how it runs."""
 
+import time
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from hast.config.spec import ModelSpec
 from hast.engine.engine import Engine, Precision, Switch, choose_engine
 from hast.engine.runtime import device_of
 from hast.networks.plan import forward_macs
+
+_TOGETHER = 16  # images of a step that is measured
 
 
 class Work(Protocol):
@@ -30,3 +34,26 @@ def engine_for(
 def work_of(config: Work, teacher: nn.Module, spec: ModelSpec) -> float:
     """Multiply-adds of the whole loop."""
     return forward_macs(teacher, spec) * config.forward_passes
+
+
+def measured_speed(network: nn.Module, spec: ModelSpec, *, seconds: float = 1.0) -> float:
+    """Forward passes of one image in a second, here and now, in steps as synthesis takes them.
+
+    Args:
+        network: frozen, eval mode.
+        spec: what it expects.
+        seconds: how long to measure.
+    """
+    images = torch.zeros(_TOGETHER, *spec.input_shape, device=device_of(network))
+
+    def step() -> None:
+        network(images.requires_grad_(True)).sum().backward()
+        if images.is_cuda:
+            torch.cuda.synchronize()
+
+    step()  # the first one also allocates
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        step()
+        done += 1
+    return 3 * done * _TOGETHER / (time.perf_counter() - start)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hast.math.intervals import paired_margin
-from hast.report.record import Seen, Width
+from hast.math.intervals import paired_drop
+from hast.report.record import Width
 
 _MEASURES = ("top1", "top5", "agreement", "size_bytes", "samples")
 COVERED = ("low_bit_weights", "low_bit_multiply_adds")  # shares, see `hast.networks.coverage`
@@ -30,24 +30,16 @@ def results_of(widths: list[Width]) -> dict[str, dict[str, Any]]:
             **{key: width.calibrated[key] for key in COVERED},
         }
         if student["samples"]:
+            drop = paired_drop(width.seen.correct("teacher"), width.seen.correct("student"))
             results[width.name] |= {
                 "top1_before_finetuning": width.measured["calibrated"]["top1"],
-                "drop": teacher["top1"] - student["top1"],
-                "drop_margin": drop_margin(width.seen),
+                **dict(zip(("drop", "drop_margin"), drop, strict=True)),
             }
     return results
 
 
 def _known(measured: dict[str, Any]) -> dict[str, Any]:
     return {key: measured[key] for key in _MEASURES if key in measured}
-
-
-def drop_margin(seen: Seen) -> float:
-    """Half-width of the 95 % interval of the accuracy that the student loses."""
-    teacher, student = seen.correct("teacher"), seen.correct("student")
-    return paired_margin(
-        int((teacher & ~student).sum()), int((student & ~teacher).sum()), len(seen.labels)
-    )
 
 
 def verdict(name: str, row: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from rich.table import Table
 from hast.config.bit_width import FULL_PRECISION_BITS
 from hast.files.timings import Latency, Timing
 from hast.networks.coverage import LayerBits
+from hast.pipeline.search import Trial
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
@@ -111,6 +112,22 @@ def sizes_table(sizes: Mapping[str, int]) -> Table:
     """Bytes of a network by bit width, and how many times smaller that is."""
     rows = [(name, f"{size:,}", f"{sizes['fp32'] / size:.1f}x") for name, size in sizes.items()]
     return _table("Size", ("bits", "bytes", "smaller"), rows)
+
+
+def trials_table(trials: Iterable[Trial], *, max_drop: float) -> Table:
+    """What a search for the fewest bits has tried, in its order."""
+    rows = [
+        (
+            str(trial.candidate.bits).upper(),
+            str(len(trial.candidate.overrides) or ""),
+            f"{trial.size_bytes:,}",
+            f"{trial.drop:.2%} ± {trial.margin:.2%}",
+            "yes" if trial.holds else "no",
+        )
+        for trial in trials
+    ]
+    columns = ("bits", "narrower layers", "bytes", "loses", "holds")
+    return _table(f"At most {max_drop:.2%} may be lost", columns, rows)
 
 
 def timings_table(timings: Iterable[Timing], *, since: float) -> Table:

@@ -1,0 +1,217 @@
+"""`hast quantize`: from a checkpoint to a packed student in one command, without a project."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from torch import nn
+
+from hast.api.students import quantize as make_student
+from hast.api.zero_shot import (
+    arguments_of,
+    held_back_drop,
+    make_samples,
+    quantize_within,
+    top1_drop,
+)
+from hast.bank.record import Bank
+from hast.bank.stored import StoredBank
+from hast.cli.network import (
+    InputShape,
+    Json,
+    Minutes,
+    Numbers,
+    Recipe,
+    Size,
+    SourceArgs,
+    Weights,
+    WeightsEntry,
+    load_named,
+    said_of_sizes,
+    teacher_section,
+)
+from hast.config.bit_width import BitWidth
+from hast.config.dataset import DatasetConfig
+from hast.config.section import parse_section, write_yaml
+from hast.config.spec import ModelSpec
+from hast.engine.engine import place, select_device
+from hast.engine.progress import track
+from hast.errors import InputError
+from hast.files.checkpoints import save
+from hast.files.datasets import Batches, open_batches
+from hast.loops.evaluate import joined, predict
+from hast.math.intervals import paired_drop
+from hast.networks.fingerprint import fingerprint
+from hast.networks.generator import Generator
+from hast.networks.size import packed_size
+from hast.networks.sources import is_trained_here
+from hast.pipeline.search import Candidate, Trial
+from hast.pipeline.settings import network_settings
+from hast.report.tables import trials_table
+
+PARAMS = "params.yaml"
+
+
+def quantize(
+    source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
+    out: Annotated[Path, typer.Option(help="Folder of the packed checkpoint.")] = Path("packed"),
+    weights: Weights = None,
+    weights_entry: WeightsEntry = "auto",
+    source_args: SourceArgs = "{}",
+    input_shape: InputShape = None,
+    mean: Numbers = None,
+    std: Numbers = None,
+    bits: Annotated[str | None, typer.Option(help="Code widths, such as w4a8.")] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(help="In place of bits: find the fewest that lose at most 1%, say."),
+    ] = None,
+    attempts: Annotated[int, typer.Option(min=1, help="Students to try for it, at most.")] = 8,
+    bank: Annotated[
+        Path | None, typer.Option(help="Samples to use; none synthesizes them.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder with test/CLASS/IMAGE, to measure the accuracy.")
+    ] = None,
+    recipe: Recipe = "best",
+    size: Size = "quick",
+    minutes: Minutes = None,
+    seed: int = 0,
+    device: Annotated[
+        str, typer.Option(envvar="HAST_DEVICE", help="auto, cpu, cuda[:i] or mps.")
+    ] = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace what is at OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a packed low-bit student of a pretrained network, without its data.
+
+    OUT also holds params.yaml, with which the pipeline makes the same student again.
+
+    \b
+    hast quantize torchvision:resnet18 --weights resnet18.pth --input-shape 3x224x224 \\
+        --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --bits w4a8
+    hast quantize timm:resnet18 --weights model.safetensors --max-drop 1%
+    """
+    if (bits is None) == (max_drop is None):
+        raise InputError("give either --bits, such as w4a8, or --max-drop, such as 1%")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: is there already; name another folder or give --overwrite")
+    width = None if bits is None else BitWidth.parse(bits)
+    allowed = None if max_drop is None else _share(max_drop)
+    teacher = teacher_section(
+        source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std
+    )
+    if weights is None and is_trained_here(source):
+        raise InputError(f"{source}: has no weights yet; give --weights, or train it (`make run`)")
+    network, spec = load_named(teacher)
+    place(network, select_device(device))
+    values = network_settings(
+        network, spec, recipe=recipe, size=size, seed=seed, minutes=minutes,
+        teacher=teacher,
+        data_root=None if data_root is None else str(data_root),
+    )  # fmt: skip
+    dataset = parse_section(values["dataset"], DatasetConfig, name="dataset")
+    images = open_batches(dataset, "test", spec)  # before any work
+
+    print(f"{source}: {said_of_sizes(values)}", file=sys.stderr)
+    generator, samples = _samples(network, spec, values, bank)
+    arguments = {"generator": generator, **arguments_of(values)}
+    trials: tuple[Trial, ...] = ()
+    if width is not None:
+        candidate = Candidate(width)
+        student = make_student(network, spec, samples, **width._asdict(), **arguments)
+    else:
+        assert allowed is not None
+        by_test = top1_drop(network, images) if len(images) else None
+        (candidate, student, *_), trials = quantize_within(
+            network, spec, samples, max_drop=allowed, attempts=attempts, drop=by_test, **arguments
+        )
+    values["bit_widths"] = [str(candidate.bits)]
+    values["layers"]["overrides"] = _plain(candidate)
+    save(student, out)
+    write_yaml(out / PARAMS, values, comment=f"hast quantize {source}")
+
+    agreement = held_back_drop(network, samples, arguments)(student)
+    made = {
+        "bits": str(candidate.bits),
+        "overrides": _plain(candidate),
+        "size_bytes": packed_size(student),
+        "full_size_bytes": packed_size(network),
+        "held_back": {"agreement": 1 - agreement[0], "margin": agreement[1]},
+        "test": _measured(network, student, images) | {"selected_by": bool(trials)},
+        "trials": [
+            {"bits": str(t.candidate.bits), "overrides": _plain(t.candidate)}
+            | {name: getattr(t, name) for name in ("size_bytes", "drop", "margin", "holds")}
+            for t in trials
+        ],
+    }
+    if as_json:
+        print(json.dumps(made, indent=2))
+        return
+    if trials:
+        Console().print(trials_table(trials, max_drop=allowed or 0.0))
+    _say(made, out)
+
+
+def _samples(
+    network: nn.Module, spec: ModelSpec, values: dict[str, Any], bank: Path | None
+) -> tuple[Generator | None, Bank | StoredBank]:
+    if bank is None:
+        return make_samples(network, spec, values)
+    values["bank"]["source"] = str(bank)
+    values["calibrate"]["images"] = "bank"
+    return None, StoredBank(bank, teacher=fingerprint(network.state_dict()), spec=spec)
+
+
+def _measured(network: nn.Module, student: nn.Module, images: Batches) -> dict[str, Any]:
+    if not len(images):
+        return {"samples": 0}
+    seen = joined(
+        track(
+            predict({"teacher": network, "student": student}, images),
+            total=len(images), label="evaluate",
+        )
+    )  # fmt: skip
+    right = [said.answer == seen.labels for said in seen.by_network.values()]
+    drop, margin = paired_drop(*right)
+    top1 = {name: seen.evaluation(name, reference="teacher").top1 for name in seen.by_network}
+    return {
+        "samples": len(seen.labels), "teacher_top1": top1["teacher"], "top1": top1["student"],
+        "drop": drop, "drop_margin": margin,
+    }  # fmt: skip
+
+
+def _say(made: dict[str, Any], out: Path) -> None:
+    smaller = made["full_size_bytes"] / made["size_bytes"]
+    held, test = made["held_back"], made["test"]
+    print(f"{out}: {made['bits']}, {made['size_bytes']:,} bytes, {smaller:.1f}x smaller")
+    print(
+        f"  gives the teacher's answer to {held['agreement']:.1%} ± {held['margin']:.1%} of crops"
+        " of samples that nobody trained on"
+    )
+    if test["samples"]:
+        print(
+            f"  top-1 {test['top1']:.2%} of {test['samples']:,} test images, the teacher's is"
+            f" {test['teacher_top1']:.2%}: it loses {100 * test['drop']:.2f} ±"
+            f" {100 * test['drop_margin']:.2f} points"
+            + ("; it was selected by these images" if test["selected_by"] else "")
+        )
+    print(f"  {out / PARAMS} has its numbers: copied into a project, `dvc repro` makes it again")
+
+
+def _plain(candidate: Candidate) -> list[dict[str, Any]]:
+    return [override.model_dump(exclude_none=True) for override in candidate.overrides]
+
+
+def _share(text: str) -> float:
+    """Read 1% or 0.01."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise InputError(f"--max-drop must be a share such as 1% or 0.01, got {text!r}")
+    return value

@@ -1,0 +1,141 @@
+"""The smallest student that keeps what is asked for: each candidate is made and measured.
+
+Few candidates can be afforded, for each costs a calibration and what follows it. What is lost grows
+as bits go, so the last width that holds is found by halving a ladder of widths instead of walking
+down it: first of weights, which decide the bytes, with activations at 8 bits; then of activations,
+which decide the speed, with the weights found.
+
+Between the last width that holds and the first that fails, layers are told apart. The student that
+failed says what each of its layers adds to the error by itself (loops/layer_errors.py); those that
+add the least, for the bytes that they save, take the lower width. How many of them do is halved
+again, in quarters.
+
+Source: halving instead of a walk, and layers ordered by their own error as in Wang et al., 2019,
+HAQ (arXiv:1811.08886) by size; the order of weights before activations is ours.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from torch import nn
+
+from hast.config.bit_width import BitWidth
+from hast.config.layers import Override
+from hast.engine.engine import Images
+from hast.loops.layer_errors import measure_layer_errors
+from hast.networks.plan import QuantizationPlan, weight_of
+from hast.networks.provenance import spec_and_plan
+
+WIDTHS = (8, 6, 5, 4, 3, 2)
+_QUARTERS = (0.25, 0.5, 0.75)  # of the layers, at the lower of two widths
+_COMPARED = 64  # images that say what a layer adds to the error
+
+Kind = Literal["weight_bits", "act_bits"]
+
+
+class Candidate(NamedTuple):
+    bits: BitWidth
+    overrides: tuple[Override, ...] = ()  # of layers with fewer bits
+
+    def __str__(self) -> str:
+        return f"{self.bits}" + (f", {len(self.overrides)} narrower" if self.overrides else "")
+
+
+class Trial(NamedTuple):
+    """What became of a candidate."""
+
+    candidate: Candidate
+    student: nn.Module
+    size_bytes: int
+    drop: float  # share that is lost, measured
+    margin: float  # half of its 95 % interval
+    holds: bool
+
+
+def search(
+    attempt: Callable[[Candidate], Trial], teacher: nn.Module, images: Images, *, attempts: int
+) -> Iterator[Trial]:
+    """Try candidates until the smallest that holds is known, or there have been enough.
+
+    Args:
+        attempt: makes a student and measures it.
+        teacher: frozen, eval mode, of these students.
+        images: (N, C, H, W), normalized pixels, on which layers are compared.
+        attempts: candidates at most.
+
+    Yields:
+        Each trial. The last one that holds is the result; there is none where no candidate holds.
+    """
+    left = attempts
+    best: Trial | None = None
+
+    def halve(ladder: Sequence[Candidate]) -> Iterator[Trial]:
+        """Try rungs until the last that holds and the first that fails are neighbours."""
+        nonlocal left, best
+        low, high = -1, len(ladder)
+        while high - low > 1 and left:
+            left -= 1
+            middle = (low + high) // 2
+            trial = attempt(ladder[middle])
+            low, high = (middle, high) if trial.holds else (low, middle)
+            best = trial if trial.holds else best
+            yield trial
+
+    kinds: tuple[Kind, ...] = ("weight_bits", "act_bits")
+    for kind in kinds:
+        held = Candidate(BitWidth(8, 8)) if best is None else best.candidate
+        widths = WIDTHS if best is None else WIDTHS[1:]
+        tried = []
+        for trial in halve([_with(held, kind, bits) for bits in widths]):
+            tried.append(trial)
+            yield trial
+        if best is None:
+            return
+        failed = [trial for trial in tried if not trial.holds]
+        if failed:
+            nearest = max(failed, key=lambda trial: trial.candidate.bits)
+            order = easiest_layers(teacher, best.student, nearest.student, kind, images)
+            yield from halve(_between(best.candidate, nearest.candidate, kind, order))
+
+
+def _with(candidate: Candidate, kind: Kind, bits: int) -> Candidate:
+    return candidate._replace(bits=candidate.bits._replace(**{kind: bits}))
+
+
+def _between(
+    held: Candidate, failed: Candidate, kind: Kind, order: Sequence[str]
+) -> list[Candidate]:
+    """Candidates in which the first layers of `order` have the bits that failed for all."""
+    fewer = getattr(failed.bits, kind)
+    narrow = [Override.model_validate({"match": name, kind: fewer}) for name in order]
+    counts = dict.fromkeys(round(share * len(order)) for share in _QUARTERS)
+    return [Candidate(held.bits, (*held.overrides, *narrow[:n])) for n in counts if n]
+
+
+def easiest_layers(
+    teacher: nn.Module, held: nn.Module, failed: nn.Module, kind: Kind, images: Images
+) -> list[str]:
+    """Layers that have fewer bits in `failed` than in `held`, in the order in which to take them
+    over: what each adds to the error there, for each weight that gets narrower.
+
+    Args:
+        teacher: frozen, eval mode.
+        held, failed: its students.
+        kind: of which bits.
+        images: see `search`.
+    """
+    wide, narrow = (_bits(spec_and_plan(student)[1], kind) for student in (held, failed))
+    errors = measure_layer_errors(teacher, failed, images[:_COMPARED])
+    noise = {error.layer: 10 ** (-error.output_sqnr / 10) for error in errors}
+    names = [name for name in narrow if narrow[name] < wide.get(name, 0)]
+
+    def harm(name: str) -> float:
+        share = noise.get(name, float("nan"))
+        share = share if share == share else 0.0  # no error at all, or no signal
+        return share / (weight_of(teacher, name).numel() if kind == "weight_bits" else 1)
+
+    return sorted(names, key=harm)
+
+
+def _bits(plan: QuantizationPlan, kind: Kind) -> dict[str, int]:
+    return dict(plan.weights if kind == "weight_bits" else plan.activations)
