@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hast.api.samples import synthesize, train_generator
+    from hast.api.samples import import_pictures, synthesize, train_generator
     from hast.api.students import calibrate, evaluate, quantize, quantize_zero_shot
     from hast.bank.record import Bank
     from hast.bank.stored import open_bank
@@ -31,6 +31,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "export_program",
+    "import_pictures",
     "load",
     "load_classifier",
     "open_bank",
@@ -57,7 +58,7 @@ _HOMES = {
     "remove_quantizers": "hast.networks.student",
     **dict.fromkeys(("load", "save"), "hast.files.checkpoints"),
     "save_bank": "hast.bank.tools",
-    **dict.fromkeys(("synthesize", "train_generator"), "hast.api.samples"),
+    **dict.fromkeys(("import_pictures", "synthesize", "train_generator"), "hast.api.samples"),
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
         ("calibrate", "evaluate", "quantize", "quantize_zero_shot"), "hast.api.students"

@@ -24,6 +24,7 @@ from hast.files.classifiers import Classifier, load_classifier
 from hast.files.datasets import check_classes, class_folders
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
+from hast.networks.classifier import batch_norm_calls
 from hast.networks.plan import forward_macs
 from hast.networks.sources import is_trained_here
 
@@ -86,6 +87,7 @@ def init(
         check_classes(folders, found.spec.num_classes)
         if not found.spec.class_names:
             teacher["spec"]["class_names"] = folders.classes
+    synthesizes = batch_norm_calls(found.network, found.spec.input_shape) > 0
     values = presets.own_network(
         teacher,
         input_shape=found.spec.input_shape,
@@ -94,9 +96,16 @@ def init(
         bit_widths=widths,
         recipe=recipe,
         size=size,
+        synthesizes=synthesizes,
     )
     replace_params(out, values, f"hast init {source}")
     _say(found, teacher, folders, out)
+    if not synthesizes:
+        print(
+            "nothing can be synthesized, for its forward calls no BatchNorm layer: first set"
+            f" bank.source in {out} to a folder of unlabelled pictures, some hundred like those it"
+            " was trained on"
+        )
 
 
 def _load(teacher: dict[str, Any]) -> Classifier:
