@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hast.api.samples import import_pictures, synthesize, train_generator
+    from hast.api.pictures import import_pictures
+    from hast.api.samples import synthesize, train_generator
     from hast.api.students import calibrate, evaluate, quantize, quantize_zero_shot
     from hast.bank.record import Bank
     from hast.bank.stored import open_bank
@@ -53,12 +54,13 @@ _HOMES = {
     "export_onnx": "hast.export.onnx_graph",
     "export_program": "hast.export.program",
     "ModelSpec": "hast.config.spec",
+    "import_pictures": "hast.api.pictures",
     "load_classifier": "hast.files.classifiers",
     "open_bank": "hast.bank.stored",
     "remove_quantizers": "hast.networks.student",
     **dict.fromkeys(("load", "save"), "hast.files.checkpoints"),
     "save_bank": "hast.bank.tools",
-    **dict.fromkeys(("import_pictures", "synthesize", "train_generator"), "hast.api.samples"),
+    **dict.fromkeys(("synthesize", "train_generator"), "hast.api.samples"),
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(
         ("calibrate", "evaluate", "quantize", "quantize_zero_shot"), "hast.api.students"
