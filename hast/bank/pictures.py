@@ -87,15 +87,17 @@ def import_pictures(
         writer = BankWriter(side, card, size)
         parts = _write(writer, teacher, batches, config)
         whole = whole_profile(track(parts, total=len(batches), label="import", show=show))
-        writer.seal(whole.difficulty, whole.bns_gap)
+        # All that can fail, such as answers that are NaN, comes before the bank is in its place.
+        StoredBank(writer.seal(whole.difficulty, whole.bns_gap))
         writer.publish(target, overwrite=overwrite)
-    return StoredBank(target)
+    return StoredBank(target, verify=False)
 
 
 def _write(
     writer: BankWriter, teacher: nn.Module, batches: PictureFiles, config: BankConfig
 ) -> Iterator[Profile]:
-    """Write each shard when its last batch is measured. Held are the codes of one."""
+    """Write each shard when its last batch is measured. Held are the codes of one shard, for a
+    batch is read when its record is asked for."""
     held: list[tuple[NDArray[Any], NDArray[np.float32]]] = []
 
     def decoded() -> Iterator[tuple[Tensor, None]]:

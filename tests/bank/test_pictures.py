@@ -1,5 +1,6 @@
 """A folder of pictures as a bank: what is stored, and what is refused."""
 
+import copy
 import hashlib
 import json
 import shutil
@@ -167,6 +168,20 @@ def test_pictures_have_one_or_three_channels(pictures, tmp_path):
         imported(pictures, tmp_path / "bank", (network, two))
     with pytest.raises(InputError, match=r"import_pictures\.crop_fraction: .* got 1\.5"):
         imported(pictures, tmp_path / "bank", (network, spec), crop_fraction=1.5)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_answers_that_are_no_numbers_leave_no_bank(pictures, known, tmp_path):
+    network, spec = copy.deepcopy(known[0]), known[1]
+    network.fc.bias.data.fill_(torch.nan)
+    with pytest.raises(InputError, match="NaN"):
+        imported(pictures, tmp_path / "bank", (network, spec))
+    network.fc.bias.data.zero_()
+    network.fc.register_forward_hook(  # not of a black image, on which networks are tried
+        lambda _module, _args, logits: torch.where(logits == logits[0], logits, torch.nan)
+    )
+    with pytest.raises(InputError, match=r"difficulties must lie in 0\.\.1"):
+        imported(pictures, tmp_path / "bank", (network, spec))
     assert not [*tmp_path.iterdir()]
 
 
