@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hast.api.pictures import import_pictures
     from hast.api.samples import synthesize, train_generator
     from hast.api.students import calibrate, evaluate, quantize
     from hast.api.zero_shot import quantize_within, quantize_zero_shot
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "export_program",
+    "import_pictures",
     "load",
     "load_classifier",
     "open_bank",
@@ -54,6 +56,7 @@ _HOMES = {
     "export_onnx": "hast.export.onnx_graph",
     "export_program": "hast.export.program",
     "ModelSpec": "hast.config.spec",
+    "import_pictures": "hast.api.pictures",
     "load_classifier": "hast.files.classifiers",
     "open_bank": "hast.bank.stored",
     "remove_quantizers": "hast.networks.student",

@@ -14,6 +14,7 @@ from hast.files.tables import Curve, write_json, write_tsv
 from hast.files.teachers import load_teacher
 from hast.files.weights import save_with_card
 from hast.loops.train_generator import GeneratorStep, build_generator, train_generator
+from hast.networks.classifier import require_batch_norm
 from hast.pipeline.work import engine_for
 from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, main
 
@@ -41,6 +42,7 @@ def run(
     config = load_section(params, "generator", GeneratorConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
+    require_batch_norm(source.network, source.spec.input_shape)
     engine = engine_for(config, source.network, source.spec, precision=precision, compile=compile)
     generator = build_generator(source.spec, config).to(where)
 

@@ -24,7 +24,7 @@ from stages.entry import PARAMS, Out, Params, main
 
 def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = PARAMS) -> None:
     """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET, of a bank
-    that others made to BANK, and of each stage's code to a file of its own in STAGES."""
+    that others made, or of pictures, to BANK, and of each stage's code to a file in STAGES."""
     # First, for DVC has removed them, and they stand whatever the parameters say.
     for stage in stage_names():
         if stage != "inputs":  # runs anyway
@@ -44,13 +44,13 @@ def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = 
         class_folders(images, "test")
     write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
     source = load_section(params, "bank", BankConfig).source
-    write_json(bank, {"manifest": _bank(source) if source else None})
+    write_json(bank, _bank(source) if source else {"manifest": None, "pictures": None})
 
 
-def _bank(source: str) -> str:
-    from hast.bank.transfer import source_digest  # with Zarr; most runs do without
+def _bank(source: str) -> dict[str, str | None]:
+    from hast.bank.transfer import source_digests  # with Zarr; most runs do without
 
-    return source_digest(source)
+    return source_digests(source)
 
 
 def _sha256(path: Path) -> str:

@@ -1,11 +1,13 @@
 """synthesize: make the bank of hard samples, shard by shard, and profile it."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import zarr
 from torch import Tensor
 
 from hast.bank.cluster import make_with_dask
+from hast.bank.pictures import import_pictures
 from hast.bank.place import check_free
 from hast.bank.shards import Job, default_workers, first_images, make
 from hast.bank.stored import StoredBank
@@ -22,6 +24,7 @@ from hast.files.tables import read_json, write_json, write_tsv
 from hast.files.teachers import Teacher, load_teacher
 from hast.loops.profile import Profile, profile_batches, whole_profile
 from hast.loops.synthesize import batch_sizes
+from hast.networks.classifier import require_batch_norm
 from hast.pipeline.bank import bank_card
 from hast.pipeline.work import work_of
 from stages.entry import (
@@ -59,7 +62,7 @@ def run(
 ) -> None:
     """Write the bank to OUT. Finished shards of a run that was killed are kept.
 
-    With `bank.source` that bank is taken instead of making one; INPUTS holds its hash.
+    With `bank.source` that bank, or the pictures there, are taken instead; INPUTS holds their hash.
     With several workers Dask leads them: processes of this machine, or those of CLUSTER.
     """
     check_free(out, overwrite=overwrite)
@@ -68,9 +71,19 @@ def run(
     source = load_teacher(teacher, where)
     kind = load_section(params, "bank", BankConfig)
     if kind.source is not None:
-        _take(kind.source, read_json(inputs)["manifest"], source, out, overwrite=overwrite)
-        _report(_profile(source, _stored_batches(StoredBank(out))), metrics, profile)
+        noted = read_json(inputs)
+        if noted["pictures"]:
+            made = import_pictures(
+                Path(kind.source), out, source.network, source.spec, kind, overwrite=overwrite
+            )
+            _check_unchanged(made.card.pictures()[0]["sha256"], noted["pictures"], kind.source)
+            _report(made.difficulty, made.bns_gap, metrics, profile)
+            return
+        _take(kind.source, noted["manifest"], source, out, overwrite=overwrite)
+        whole = _profile(source, _stored_batches(StoredBank(out)))
+        _report(whole.difficulty, whole.bns_gap, metrics, profile)
         return
+    require_batch_norm(source.network, source.spec.input_shape)
     work = work_of(config, source.network, source.spec)
     init = first_images(generator, source, config, where)
 
@@ -97,8 +110,9 @@ def run(
         )
         # All that can fail comes before the bank leaves the folder in which it can be resumed.
         whole = _profile(source, _batches(writer, config.batch_size))
-        StoredBank(writer.seal(*whole), teacher=source.card.fingerprint)
-        _report(whole, metrics, profile)
+        sealed = writer.seal(whole.difficulty, whole.bns_gap)
+        StoredBank(sealed, teacher=source.card.fingerprint)
+        _report(whole.difficulty, whole.bns_gap, metrics, profile)
         writer.publish(out, overwrite=overwrite, keep=True)
 
 
@@ -125,19 +139,23 @@ def _take(source: str, digest: str, teacher: Teacher, out: Out, *, overwrite: bo
         source, out, teacher=teacher.card.fingerprint, spec=teacher.spec, overwrite=overwrite
     )
     drain(fetched, total=files_at(source), label="take the bank")
-    if StoredBank(out, verify=False).digest != digest:
+    _check_unchanged(StoredBank(out, verify=False).digest, digest, source)
+
+
+def _check_unchanged(found: str, noted: str, source: str) -> None:
+    if found != noted:
         raise InputError(f"bank.source: {source} changed while the pipeline ran; run again")
 
 
-def _report(whole: Profile, metrics: Out, profile: Out) -> None:
-    layers = whole.bns_gap.tolist()
+def _report(difficulty: Tensor, bns_gap: Tensor | None, metrics: Out, profile: Out) -> None:
+    """A gap is told where the teacher has BatchNorm."""
+    layers = [] if bns_gap is None else bns_gap.tolist()
     write_tsv(profile, ("layer", "bns_gap"), enumerate(layers))
-    summary = {
-        "samples": len(whole.difficulty),
-        "bns": sum(layers) / len(layers),
-        "difficulty": whole.difficulty.mean().item(),
-    }
-    write_json(metrics, summary)
+    bns = {"bns": sum(layers) / len(layers)} if layers else {}
+    write_json(
+        metrics,
+        {"samples": len(difficulty), **bns, "difficulty": difficulty.mean().item()},
+    )
 
 
 if __name__ == "__main__":

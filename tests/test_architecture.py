@@ -42,6 +42,11 @@ def test_only_the_teacher_and_what_measures_can_open_a_dataset():
     assert opening - {"inputs"} == {"teacher", "evaluate", "export"}
 
 
+def test_only_the_stage_that_makes_the_bank_can_import_pictures():
+    opening = {s for s in stage_names() if "hast.bank.pictures" in closure(f"stages.{s}")}
+    assert opening == {"synthesize"}
+
+
 def test_only_the_dataset_module_knows_a_dataset_library():
     knowing = [p for p in FILES if "sklearn" in p.read_text() or "ImageFolder" in p.read_text()]
     assert knowing == [ROOT / "hast/files/datasets.py"]

@@ -69,7 +69,7 @@ def test_init_says_that_it_takes_averaged_weights_and_takes_the_others_if_told(m
     [
         (["python:mine:build"], "must be given.*--input-shape, --mean and --std"),
         (["python:mine:nothing", *SPEC], "cannot be imported"),
-        (["python:torch.nn:Identity", *SPEC], "no BatchNorm|has no BatchNorm"),
+        (["python:torch.nn:Identity", *SPEC], "Identity has no parameters"),
         (["python:mine:build", *SPEC, "--data-root", "nowhere"], "must be a folder .* got nowhere"),
         (["python:mine:build", *SPEC, "--data-root", "four"], "four/test holds 4 classes .* 3"),
         (["python:mine:build", *SPEC, "--data-root", "empty"], "no valid file for the classes a"),
@@ -88,6 +88,24 @@ def test_init_that_cannot_work_says_why_and_writes_nothing(mine, arguments, mess
     with pytest.raises(InputError, match=message):
         raise run("init", *arguments).exception
     assert not (mine / "params.yaml").exists()
+
+
+def test_init_says_that_a_network_without_batch_norm_needs_pictures(mine, hast_here):
+    command = ["init", "python:pictures:convnext", "--input-shape", "3x32x32", *SPEC[2:]]
+    done = hast_here(*command)
+    assert done.returncode == 0, done.stderr
+    assert "0 BatchNorm layers, 2 blocks to align" in done.stdout
+    assert "bank.source in params.yaml to a folder of unlabelled pictures" in done.stdout
+    check_params(mine / "params.yaml")
+    assert read_yaml(mine / "params.yaml")["calibrate"]["images"] == "bank"
+
+
+@pytest.mark.filterwarnings("default::hast.errors.HastWarning")
+def test_inspect_tells_how_much_of_a_transformer_stays_as_it_is(hast_here):
+    done = hast_here("inspect", "python:pictures:vit", "--input-shape", "3x32x32")
+    assert done.returncode == 0, done.stderr
+    assert "0 BatchNorm layers" in done.stdout
+    assert "self_attention" in done.stderr
 
 
 def test_init_asks_on_a_terminal(mine, monkeypatch):

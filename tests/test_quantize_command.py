@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import stage_runs as runs
 import torch
-from own_network import SPEC, make_images, run
+from own_network import FACTORY, SPEC, make_images, run
 
 import hast
 from hast.bank.stored import StoredBank
@@ -74,6 +74,20 @@ def test_with_test_images_it_says_what_is_lost_and_that_they_selected(mine):
     again = run("quantize", "python:mine:build", *options, "--bits", "w8a8", "--out", "wide")
     assert "of 6 test images" in again.stdout
     assert "selected" not in again.stdout
+
+
+def test_pictures_are_a_bank_also_for_a_network_without_batch_norm(mine, hast_here):
+    (mine / "plain.py").write_text(FACTORY.replace("nn.BatchNorm2d(4), ", ""))
+    make_images(mine / "pictures", classes=10)
+    options = [*SPEC, *FAST, "--bits", "w8a8"]
+    refused = hast_here("quantize", "python:plain:build", *options)
+    assert refused.returncode == 2
+    assert "has no BatchNorm layer" in refused.stderr
+    assert "--bank FOLDER" in refused.stderr
+    done = hast_here("quantize", "python:plain:build", *options, "--bank", "pictures", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["held_back"]["agreement"] == 1.0
+    assert read_yaml(Path("packed/params.yaml"))["bank"]["source"] == "pictures"
 
 
 @pytest.mark.parametrize(

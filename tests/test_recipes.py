@@ -126,3 +126,4 @@ def test_a_quick_run_of_a_heavier_network_makes_less():
     assert heavy["quantize"]["steps"] == 200
     assert heavy["quantize"]["milestones"] == [100, 150]
     assert large["synthesize"]["gamma"] == 0.5
+    assert (light["bank"]["crop_fraction"], large["bank"]["crop_fraction"]) == (1.0, 0.875)

@@ -18,7 +18,7 @@ from hast.engine.runtime import device_of
 from hast.loops.train_generator import build_generator
 from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
-from hast.networks.classifier import check_classifier
+from hast.networks.classifier import check_classifier, require_batch_norm
 from hast.networks.generator import Generator
 from hast.pipeline.bank import make_bank
 from hast.pipeline.work import engine_for
@@ -46,8 +46,12 @@ def train_generator(
         device: where to compute; by default where the teacher is.
         progress: show a bar, or lines where there is no terminal.
         settings: other fields of `hast.config.generator.GeneratorConfig`.
+
+    Raises:
+        InputError: a wrong setting, or a teacher without BatchNorm.
     """
     source = frozen_copy(teacher, spec, device)
+    require_batch_norm(source, spec.input_shape)
     values = {"steps": steps, "seed": seed, **settings}
     config = parse_section(values, GeneratorConfig, name="train_generator")
     generator = build_generator(spec, config).to(device_of(source))
@@ -86,6 +90,9 @@ def synthesize(
 
     Returns:
         A bank on the CPU; `hast.save_bank` writes it.
+
+    Raises:
+        InputError: a wrong setting, or a teacher without BatchNorm: see `import_pictures`.
     """
     source = frozen_copy(teacher, spec, device)
     values = {"samples": samples, "steps": steps, "seed": seed, **settings}

@@ -76,7 +76,7 @@ def facts_rows(facts: BankFacts) -> list[tuple[str, str]]:
         ("BNS gap", "not measured" if facts.bns_gap is None else f"mean {facts.bns_gap:.4g}"),
         ("size", f"{facts.bytes:,} bytes in {facts.files} files"),
         ("content", facts.digest),
-        ("synthesis", _listed(facts.synthesis) or "differs between the parents"),
+        ("synthesis", _listed(facts.synthesis) or "none, or not the same for all samples"),
         ("generator", facts.generator or "not used"),
         ("libraries", _listed(facts.libraries)),
     ]
@@ -86,6 +86,11 @@ def facts_rows(facts: BankFacts) -> list[tuple[str, str]]:
         rows += [
             ("from", f"{parent['digest']}, {parent['samples']:,} samples")
             for parent in derived["parents"]
+        ]
+        rows += [
+            ("of pictures", _listed(pictures))
+            for parent in derived["parents"]
+            for pictures in parent.get("pictures", ())
         ]
     return rows
 

@@ -1,8 +1,9 @@
-"""A bank of synthetic samples in memory, and the card that says where it comes from."""
+"""A bank of samples in memory, and the card that says where it comes from."""
 
 import hashlib
 from typing import Any, Literal, NamedTuple
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from hast.config.bank import Dtype
@@ -22,14 +23,21 @@ class Parent(Section):
     synthesis: dict[str, Any]
     generator: str | None = None
     libraries: dict[str, str] = {}
+    pictures: tuple[dict[str, Any], ...] = ()  # the imports that its samples come from, if any
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No word of pictures where there are none: then older programs read the bank."""
+        values: dict[str, Any] = plain(self)
+        return values if self.pictures else {k: v for k, v in values.items() if k != "pictures"}
 
 
 class Derivation(Section):
-    """How a bank was made from others."""
+    """How a bank was made from others, or from pictures."""
 
-    operation: Literal["filter", "merge"]
+    operation: Literal["filter", "merge", "import"]
     parameters: dict[str, Any] = {}
-    parents: tuple[Parent, ...]
+    parents: tuple[Parent, ...] = ()
 
 
 class BankCard(Section):
@@ -41,10 +49,21 @@ class BankCard(Section):
     dtype: Dtype = "uint8"  # of the images as they are stored
     spec: ModelSpec
     teacher: str  # fingerprint
-    synthesis: dict[str, Any]  # parameters, seed included; empty where the parents' differ
+    synthesis: dict[str, Any]  # parameters, seed included; empty of pictures, or if parents differ
     generator: str | None = None  # fingerprint, where the pixels started from its images
     libraries: dict[str, str] = {}  # versions
-    derived: Derivation | None = None  # from other banks
+    derived: Derivation | None = None  # from other banks, or pictures
+
+    def pictures(self) -> tuple[dict[str, Any], ...]:
+        """Parameters of each import that samples come from, as far back as it lies."""
+        if self.derived is None:
+            return ()
+        if self.derived.operation == "import":
+            return (self.derived.parameters,)
+        found: list[dict[str, Any]] = []
+        for parent in self.derived.parents:
+            found += [pictures for pictures in parent.pictures if pictures not in found]
+        return tuple(found)
 
     def key(self) -> str:
         """Names the bank that these inputs make."""

@@ -167,7 +167,7 @@ def _derived(
 ) -> BankCard:
     histories = [{name: getattr(bank.card, name) for name in _HISTORY} for bank in banks]
     parents = tuple(
-        Parent(digest=bank.digest, samples=len(bank), **history)
+        Parent(digest=bank.digest, samples=len(bank), pictures=bank.card.pictures(), **history)
         for bank, history in zip(banks, histories, strict=True)
     )
     first = histories[0]

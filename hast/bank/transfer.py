@@ -20,6 +20,7 @@ from hast.bank.stored import MANIFEST, STORE, StoredBank
 from hast.bank.writer import BankWriter
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
+from hast.files.pictures import digest_of, pictures_in
 from hast.files.placing import disk_errors, write_atomically
 
 _MAX_MANIFEST = 64 << 20
@@ -122,19 +123,24 @@ def fetch_shard(writer: BankWriter, shard: slice, store: str) -> bool:
     return True
 
 
-def source_digest(source: str) -> str:
-    """sha256 of the manifest at a folder or URL: it changes when the bank does.
+def source_digests(source: str) -> dict[str, str | None]:
+    """What changes when the bank at a folder or URL does, or when the pictures in a folder do:
+    sha256 of its `manifest`, or of the `pictures`.
 
     Raises:
-        InputError: there is no bank.
+        InputError: there are neither.
     """
     content = remote_manifest(Remote(source))
-    if content is None:
+    pictures = pictures_in(Path(source)) if content is None else []
+    if content is None and not pictures:
         raise InputError(
-            f"bank.source: {source}/{MANIFEST} is not there; fetch the bank (`dvc pull`,"
-            " `dvc import`, `hast bank pull`), or mend the name"
+            f"bank.source: {source} holds no {MANIFEST} and no pictures; fetch the bank"
+            " (`dvc pull`, `dvc import`, `hast bank pull`), or mend the name"
         )
-    return hashlib.sha256(content).hexdigest()
+    return {
+        "manifest": None if content is None else hashlib.sha256(content).hexdigest(),
+        "pictures": digest_of(pictures) if pictures else None,
+    }
 
 
 def remote_manifest(remote: Remote) -> bytes | None:

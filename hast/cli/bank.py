@@ -9,11 +9,15 @@ from rich.console import Console
 from torch import Tensor
 
 from hast.bank.facts import bank_facts, facts_table
+from hast.bank.pictures import import_pictures
+from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
 from hast.bank.tools import Measure, Preference, check_duplicates, filter_bank, merge_banks
 from hast.bank.transfer import files_at, pull_bank, push_bank
-from hast.config.bank import Dtype
+from hast.config.bank import BankConfig, Dtype
+from hast.config.section import parse_section
 from hast.config.spec import ModelSpec
+from hast.engine.engine import select_device
 from hast.engine.progress import drain
 from hast.errors import InputError
 from hast.files.placing import write_atomically
@@ -122,6 +126,29 @@ def merge(
     made = merge_banks(banks, out, overwrite=overwrite)
     given = sum(StoredBank(bank, verify=False).card.samples for bank in banks)
     print(f"{out}: {made.samples} samples, {given - made.samples} duplicates left out")
+
+
+@app.command(name="import")
+def import_(
+    pictures: Annotated[Path, typer.Argument(help="Folder of pictures, however deep.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new bank.")],
+    teacher: Annotated[Path, typer.Option(help="Its folder; its answers are the labels.")],
+    dtype: Annotated[Dtype, typer.Option(help="Of the bank's images.")] = "uint8",
+    crop_fraction: Annotated[
+        float, typer.Option(help="Of what covers the input; 0.875 is usual at 224 x 224.")
+    ] = 1.0,
+    device: Annotated[
+        str, typer.Option(envvar="HAST_DEVICE", help="auto, cpu, cuda[:i] or mps.")
+    ] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a bank of unlabelled pictures in place of synthetic samples."""
+    values = {"dtype": dtype, "crop_fraction": crop_fraction}
+    config = parse_section(values, BankConfig, name="import")
+    check_free(out, overwrite=overwrite)
+    source = load_teacher(teacher, select_device(device))
+    made = import_pictures(pictures, out, source.network, source.spec, config, overwrite=overwrite)
+    print(f"{out}: {len(made)} samples")
 
 
 @app.command()

@@ -28,6 +28,7 @@ from hast.files.classifiers import Classifier
 from hast.files.datasets import check_classes, class_folders
 from hast.networks.batch_norm import batch_norms
 from hast.networks.blocks import find_blocks
+from hast.networks.classifier import batch_norm_calls
 from hast.networks.sources import is_trained_here
 from hast.pipeline.settings import network_settings
 
@@ -91,6 +92,12 @@ def init(
     print(f"  {said_of_sizes(values)}")
     used = out == Path("params.yaml")
     print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
+    if not batch_norm_calls(found.network, found.spec.input_shape):
+        print(
+            "nothing can be synthesized, for its forward calls no BatchNorm layer: first set"
+            f" bank.source in {out} to a folder of unlabelled pictures, some hundred like those it"
+            " was trained on"
+        )
 
 
 def _say(found: Classifier, teacher: dict[str, Any], folder: Any) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +20,10 @@ from hast.api.zero_shot import (
     quantize_within,
     top1_drop,
 )
+from hast.bank.pictures import import_pictures
 from hast.bank.record import Bank
 from hast.bank.stored import StoredBank
+from hast.bank.transfer import source_digests
 from hast.cli.network import (
     InputShape,
     Json,
@@ -33,6 +38,7 @@ from hast.cli.network import (
     said_of_sizes,
     teacher_section,
 )
+from hast.config.bank import BankConfig
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.config.section import parse_section, write_yaml
@@ -71,7 +77,7 @@ def quantize(
     ] = None,
     attempts: Annotated[int, typer.Option(min=1, help="Students to try for it, at most.")] = 8,
     bank: Annotated[
-        Path | None, typer.Option(help="Samples to use; none synthesizes them.")
+        Path | None, typer.Option(help="A bank, or a folder of pictures; none synthesizes one.")
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder with test/CLASS/IMAGE, to measure the accuracy.")
@@ -109,38 +115,30 @@ def quantize(
     network, spec = load_named(teacher)
     place(network, select_device(device))
     values = network_settings(
-        network, spec, recipe=recipe, size=size, seed=seed, minutes=minutes,
-        teacher=teacher,
+        network, spec, recipe=recipe, size=size, seed=seed, minutes=minutes, teacher=teacher,
+        bank_source=None if bank is None else str(bank),
         data_root=None if data_root is None else str(data_root),
     )  # fmt: skip
     dataset = parse_section(values["dataset"], DatasetConfig, name="dataset")
     images = open_batches(dataset, "test", spec)  # before any work
 
     print(f"{source}: {said_of_sizes(values)}", file=sys.stderr)
-    generator, samples = _samples(network, spec, values, bank)
-    arguments = {"generator": generator, **arguments_of(values)}
-    trials: tuple[Trial, ...] = ()
-    if width is not None:
-        candidate = Candidate(width)
-        student = make_student(network, spec, samples, **width._asdict(), **arguments)
-    else:
-        assert allowed is not None
-        by_test = top1_drop(network, images) if len(images) else None
-        (candidate, student, *_), trials = quantize_within(
-            network, spec, samples, max_drop=allowed, attempts=attempts, drop=by_test, **arguments
+    with _samples(network, spec, values) as (generator, samples):
+        arguments = {"generator": generator, **arguments_of(values)}
+        candidate, student, trials = _student(
+            network, spec, samples, arguments, width, allowed, attempts, images
         )
+        lost, margin = held_back_drop(network, samples, arguments)(student)
     values["bit_widths"] = [str(candidate.bits)]
     values["layers"]["overrides"] = _plain(candidate)
     save(student, out)
     write_yaml(out / PARAMS, values, comment=f"hast quantize {source}")
-
-    agreement = held_back_drop(network, samples, arguments)(student)
     made = {
         "bits": str(candidate.bits),
         "overrides": _plain(candidate),
         "size_bytes": packed_size(student),
         "full_size_bytes": packed_size(network),
-        "held_back": {"agreement": 1 - agreement[0], "margin": agreement[1]},
+        "held_back": {"agreement": 1 - lost, "margin": margin},
         "test": _measured(network, student, images) | {"selected_by": bool(trials)},
         "trials": [
             {"bits": str(t.candidate.bits), "overrides": _plain(t.candidate)}
@@ -156,14 +154,37 @@ def quantize(
     _say(made, out)
 
 
+@contextmanager
 def _samples(
-    network: nn.Module, spec: ModelSpec, values: dict[str, Any], bank: Path | None
-) -> tuple[Generator | None, Bank | StoredBank]:
-    if bank is None:
-        return make_samples(network, spec, values)
-    values["bank"]["source"] = str(bank)
-    values["calibrate"]["images"] = "bank"
-    return None, StoredBank(bank, teacher=fingerprint(network.state_dict()), spec=spec)
+    network: nn.Module, spec: ModelSpec, values: dict[str, Any]
+) -> Iterator[tuple[Generator | None, Bank | StoredBank]]:
+    """A generator, where something uses it, and the bank: given, of pictures, or synthesized."""
+    config = parse_section(values["bank"], BankConfig, name="bank")
+    if config.source is None:
+        yield make_samples(network, spec, values)
+    elif source_digests(config.source)["manifest"]:
+        teacher = fingerprint(network.state_dict())
+        yield None, StoredBank(config.source, teacher=teacher, spec=spec)
+    else:
+        with TemporaryDirectory() as folder:
+            target = Path(folder) / "bank"
+            yield None, import_pictures(Path(config.source), target, network, spec, config)
+
+
+def _student(
+    network: nn.Module, spec: ModelSpec, samples: Bank | StoredBank, arguments: dict[str, Any],
+    width: BitWidth | None, allowed: float | None, attempts: int, images: Batches,
+) -> tuple[Candidate, nn.Module, tuple[Trial, ...]]:  # fmt: skip
+    """With the bits that are given, or with the fewest that lose no more than is allowed."""
+    if width is not None:
+        student = make_student(network, spec, samples, **width._asdict(), **arguments)
+        return Candidate(width), student, ()
+    assert allowed is not None
+    best, trials = quantize_within(
+        network, spec, samples, max_drop=allowed, attempts=attempts,
+        drop=top1_drop(network, images) if len(images) else None, **arguments,
+    )  # fmt: skip
+    return best.candidate, best.student, trials
 
 
 def _measured(network: nn.Module, student: nn.Module, images: Batches) -> dict[str, Any]:

@@ -36,6 +36,7 @@ _IMAGENET_SECTIONS: Settings = {
         "gamma": 0.5,
         "augment_probability": 0.5,
     },
+    "bank": {"crop_fraction": 0.875},
     "quantize": {"batch_size": 16, "learning_rate": 1e-6, "milestones": [20000]},
     "export": {"samples": 256, "reference_samples": 4},  # the references take seconds an image
 }
@@ -169,6 +170,7 @@ def own_network(
     bit_widths: list[str],
     recipe: str = "hast",
     size: str = "quick",
+    synthesizes: bool = True,
 ) -> dict[str, Any]:
     """The content of a params file for a network that nobody tuned anything for.
 
@@ -180,6 +182,8 @@ def own_network(
             and steps, so that it still ends in minutes.
         data_root: folder with the test images; without it there is no final measurement.
         bit_widths, recipe, size: see `hast.config.bit_width` and `hast.config.recipes`.
+        synthesizes: whether it has the BatchNorm that a generator is trained by; without, the
+            bank's pictures set the activation ranges.
     """
     large = input_shape[1] * input_shape[2] >= _LARGE_IMAGE
     crop = {"crop_fraction": 0.875} if large else {}
@@ -192,6 +196,8 @@ def own_network(
     # Placement `relu` misses activations that are functions and not modules.
     layers = {"placement": "inputs"}
     own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
+    if not synthesizes:
+        own["calibrate"] = {"images": "bank"}
     return {"bit_widths": bit_widths, **_composed([*parts, own], recipe)}
 
 

@@ -13,7 +13,8 @@ from hast.config.recipes import Settings, merged
 
 _IMAGES_A_STEP = 96 / 150
 _PREFIX = 1.25  # half a pass of the student and three quarters of the teacher, for each block
-_RANGES = 0.1  # of the student's half, at most
+_GENERATOR = 0.2  # of the bank's share
+_RANGES = 0.1  # of the student's share, at most
 _MOST = {"samples": 5120, "steps": 1000, "finetuning": 29400, "generator": 800}  # the paper's
 _LEAST_FINETUNING = 50  # steps; fewer move a network and leave it there
 
@@ -26,45 +27,47 @@ def sizes_within(values: Settings, passes: float, *, units: int) -> Settings:
         passes: forward passes of one image for the bank and one student.
         units: blocks that reconstruction goes through.
     """
-    bank, student = passes / 2, passes / 2
-    if _uses_generator(values):
+    if values["bank"]["source"] is not None:  # made already
+        return merged([values, _student_sizes(values, passes, units)])
+    values = merged([values, _bank_sizes(values, passes / 2)])
+    return merged([values, _student_sizes(values, passes / 2, units)])
+
+
+def _bank_sizes(values: Settings, passes: float) -> Settings:
+    sizes: Settings = {}
+    if "generator" in (values["synthesize"]["init"], values["calibrate"]["images"]):
         batch = values["generator"]["batch_size"]
-        steps = _within(0.2 * bank / (3 * batch), 20, _MOST["generator"])
-        values = merged([values, {"generator": {"steps": steps}}])
-        bank -= 3 * steps * batch
-    samples = 16 * _within(math.sqrt(bank / 3 * _IMAGES_A_STEP) / 16, 2, _MOST["samples"] // 16)
-    steps = _within(bank / 3 / samples, 20, _MOST["steps"])
-    pixels = {
+        steps = _within(_GENERATOR * passes / (3 * batch), 20, _MOST["generator"])
+        sizes["generator"] = {"steps": steps}
+        passes -= 3 * steps * batch
+    samples = 16 * _within(math.sqrt(passes / 3 * _IMAGES_A_STEP) / 16, 2, _MOST["samples"] // 16)
+    sizes["synthesize"] = {
         "samples": samples,
-        "steps": steps,
+        "steps": _within(passes / 3 / samples, 20, _MOST["steps"]),
         "batch_size": min(samples, values["synthesize"]["batch_size"]),
     }
-    ranges = dict(values["calibrate"])
-    batches = _within(_RANGES * student / ranges["batch_size"], 4, ranges["batches"])
-    ranges["batches"] = batches
-    student -= batches * ranges["batch_size"]
-    blocks = dict(values["reconstruct"])
+    if values["reconstruct"]["steps"]:
+        sizes["reconstruct"] = {"samples": min(values["reconstruct"]["samples"], samples)}
+    return sizes
+
+
+def _student_sizes(values: Settings, passes: float, units: int) -> Settings:
+    ranges, blocks, training = (values[s] for s in ("calibrate", "reconstruct", "quantize"))
+    batches = _within(_RANGES * passes / ranges["batch_size"], 4, ranges["batches"])
+    passes -= batches * ranges["batch_size"]
+    sizes: Settings = {"calibrate": {"batches": batches}}
     if blocks["steps"]:
-        blocks["samples"] = min(blocks["samples"], samples)
-        student -= _PREFIX * units * blocks["samples"]
-        blocks["steps"] = _within(student / (3 * blocks["batch_size"]), 20, blocks["steps"])
-        student -= 3 * blocks["steps"] * blocks["batch_size"]
-    training = dict(values["quantize"])
+        passes -= _PREFIX * units * blocks["samples"]
+        steps = _within(passes / (3 * blocks["batch_size"]), 20, blocks["steps"])
+        passes -= 3 * steps * blocks["batch_size"]
+        sizes["reconstruct"] = {"steps": steps}
     if training["steps"]:
-        batch = training["batch_size"]
-        steps = _within(student / (10 * batch), 0, _MOST["finetuning"])
-        if blocks["steps"] and steps < _LEAST_FINETUNING:
-            steps = 0
-        training["steps"] = max(steps, 0 if blocks["steps"] else _LEAST_FINETUNING)
-        training["milestones"] = sorted({steps // 2, steps * 3 // 4} - {0})
-    sizes = {
-        "synthesize": pixels, "calibrate": ranges, "reconstruct": blocks, "quantize": training,
-    }  # fmt: skip
-    return merged([values, sizes])
-
-
-def _uses_generator(values: Settings) -> bool:
-    return "generator" in (values["synthesize"]["init"], values["calibrate"]["images"])
+        steps = _within(passes / (10 * training["batch_size"]), 0, _MOST["finetuning"])
+        if steps < _LEAST_FINETUNING:
+            steps = 0 if blocks["steps"] else _LEAST_FINETUNING
+        milestones = sorted({steps // 2, steps * 3 // 4} - {0})
+        sizes["quantize"] = {"steps": steps, "milestones": milestones}
+    return sizes
 
 
 def _within(value: float, least: int, most: int) -> int:

@@ -7,28 +7,23 @@ The libraries that read data take seconds to import, so that happens where image
 commands and the checks of a params file only need the section.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from hast.config.dataset import DatasetConfig
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
+from hast.files.pictures import PictureFiles
 
 if TYPE_CHECKING:
     from torchvision.datasets import ImageFolder
 
 Split = Literal["train", "test"]
 _BATCH_SIZE = 256
-_MAX_READERS = 16  # threads; more wait for the interpreter
 _DIGITS_MAX_PIXEL = 16
 
 
@@ -136,70 +131,24 @@ def class_folders(config: DatasetConfig, split: Split) -> "ImageFolder":
 
 
 @dataclass(frozen=True)
-class _ImageFiles:
-    """Batches of image files; threads read the next one while the last one is used.
+class _LabelledFiles:
+    """Batches of image files and their labels."""
 
-    Threads suffice, for Pillow lets go of the interpreter while it decodes and scales. Processes
-    would have to import torch first, which takes longer than to read thousands of images, or to be
-    forked from one in which torch's own threads run, which may hang.
-    """
-
-    files: Sequence[tuple[str, int]]  # path and label
-    spec: ModelSpec
-    crop_fraction: float
+    images: PictureFiles
+    labels: Tensor  # (N,)
 
     def __len__(self) -> int:
-        return -(-len(self.files) // _BATCH_SIZE)
+        return len(self.images)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        starts = range(0, len(self.files), _BATCH_SIZE)
-        parts = [self.files[start : start + _BATCH_SIZE] for start in starts]
-        pool = ThreadPoolExecutor(min(torch.get_num_threads(), _MAX_READERS))
-        try:
-            coming = pool.map(self._read, parts[0])
-            for part, following in zip_longest(parts, parts[1:], fillvalue=()):
-                pixels = torch.from_numpy(np.stack([*coming])).permute(0, 3, 1, 2)
-                coming = pool.map(self._read, following)
-                # A copy, for contiguous() leaves one channel with strides of channels last. And
-                # torchvision's way: times 1 / 255 is not to the bit what divided by 255 is.
-                images = torch.empty(pixels.shape).copy_(pixels).mul_(1 / 255)
-                yield self.spec.normalize(images), torch.tensor([label for _, label in part])
-        finally:  # also at an unreadable image, at Ctrl-C, and where nobody wants the rest
-            pool.shutdown(cancel_futures=True)
-
-    def _read(self, file: tuple[str, int]) -> NDArray[np.uint8]:
-        """The middle of one image (H, W, C)."""
-        channels, height, width = self.spec.input_shape
-        image = _read_image(file[0])
-        image = image.convert("L") if channels == 1 else image
-        image = _cover(image, height=height, width=width, fraction=self.crop_fraction)
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        middle = image.crop((left, top, left + width, top + height))
-        return np.asarray(middle).reshape(height, width, channels)
+        yield from zip(self.images, self.labels.split(_BATCH_SIZE), strict=True)
 
 
 def _folder_batches(
     config: DatasetConfig, split: Split, spec: ModelSpec, at_most: int | None
 ) -> Batches:
-    channels = spec.input_shape[0]
-    if channels not in (1, 3):
-        raise InputError(f"images have 1 or 3 channels but the teacher expects {channels}")
     folder = class_folders(config, split)
     check_classes(folder, spec.num_classes)
-    files = [folder.samples[i] for i in _spaced(len(folder), at_most)]
-    return _ImageFiles(files, spec, config.crop_fraction)
-
-
-def _read_image(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable image ({error})") from error
-
-
-def _cover(image: Image.Image, *, height: int, width: int, fraction: float) -> Image.Image:
-    """Scale an image so that its centre crop of height x width lies inside it."""
-    scale = max(height / image.height, width / image.width) / fraction
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    files, labels = zip(*(folder.samples[i] for i in _spaced(len(folder), at_most)), strict=True)
+    images = PictureFiles(files, spec, config.crop_fraction, _BATCH_SIZE)
+    return _LabelledFiles(images, torch.tensor(labels))

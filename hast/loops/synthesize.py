@@ -36,6 +36,7 @@ from hast.math.noise import pink_noise
 from hast.math.plateau import Plateau, reduce_on_plateau
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
+from hast.networks.classifier import require_batch_norm
 from hast.networks.generator import Generator
 
 _CAUSE = "learning_rate too high, or NaN in the teacher's weights"
@@ -82,11 +83,12 @@ def synthesize(
         engine: how the loss is computed.
 
     Raises:
-        InputError: `init` is `generator` but there is none.
+        InputError: `init` is `generator` but there is none, or the teacher has no BatchNorm.
         NonFiniteLossError: the loss became NaN or infinite.
     """
     if config.init == "generator" and generator is None:
         raise InputError("synthesize: init 'generator' needs a generator, got none")
+    require_batch_norm(teacher, spec.input_shape)
     device = device_of(teacher)
     with tap_batch_norm_inputs(teacher) as tap, folded_statistics(teacher):
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from hast.errors import InputError
 from hast.math.statistics import ChannelStatistics, channel_statistics
 from hast.networks.hooks import copies_input, removed_at_exit
 
@@ -39,21 +38,8 @@ def freeze(network: NetworkT) -> NetworkT:
 
 
 def batch_norms(network: nn.Module) -> list[BatchNorm]:
-    """All BatchNorm layers with running statistics, subclasses included, in definition order.
-
-    Raises:
-        InputError: there is none; the method reads the training statistics out of them.
-    """
-    layers = [
-        m for m in network.modules() if isinstance(m, BatchNorm) and m.running_mean is not None
-    ]
-    if not layers:
-        raise InputError(
-            f"{type(network).__name__} has no BatchNorm layer with running statistics, but sample"
-            " synthesis matches them; use a network with BatchNorm that is not folded into the"
-            " convolutions"
-        )
-    return layers
+    """All BatchNorm layers with running statistics, subclasses included, in definition order."""
+    return [m for m in network.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
 
 
 def is_plain(module: nn.Module) -> bool:

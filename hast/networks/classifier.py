@@ -13,21 +13,20 @@ def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """Number of logits that the network answers to an image.
 
     Raises:
-        InputError: it has no BatchNorm, cannot take the shape, or answers something else than one
+        InputError: it has no parameters, cannot take the shape, or answers something else than one
             row of finite logits for each image.
     """
     name, shape = type(network).__name__, "x".join(map(str, input_shape))
-    batch_norms(network)
+    if next(network.parameters(), None) is None:
+        raise InputError(f"{name} has no parameters, so there is nothing to quantize")
     try:
-        with torch.no_grad(), tap_batch_norm_inputs(network.eval()) as tap:
-            logits = network(torch.zeros(2, *input_shape, device=device_of(network)))
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(2, *input_shape, device=device_of(network)))
     except Exception as error:  # a forward may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{name} cannot take {shape} images ({reason}); set input_shape"
         ) from error
-    if not tap.batch:
-        raise InputError(f"{name} has BatchNorm layers but its forward never calls them")
     if not isinstance(logits, Tensor):
         raise InputError(
             f"{name} must answer one tensor of logits, got a {type(logits).__name__}; wrap it in a"
@@ -41,6 +40,33 @@ def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     if not torch.isfinite(logits).all():
         raise InputError(f"{name} answers NaN or infinity to a zero image; check its weights")
     return logits.shape[1]
+
+
+def batch_norm_calls(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """How often a forward pass of a network in eval mode reads stored BatchNorm statistics."""
+    with torch.no_grad(), tap_batch_norm_inputs(network) as tap:
+        network(torch.zeros(1, *input_shape, device=device_of(network)))
+    return len(tap.batch)
+
+
+def require_batch_norm(network: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """Check that there are statistics to match, without which nothing can be synthesized.
+
+    Raises:
+        InputError: there is no BatchNorm layer, or the forward never calls one.
+    """
+    if batch_norm_calls(network, input_shape):
+        return
+    lacks = (
+        "has BatchNorm layers but its forward never calls them, and their statistics are"
+        if batch_norms(network)
+        else "has no BatchNorm layer with running statistics, which are"
+    )
+    raise InputError(
+        f"{type(network).__name__} {lacks} what synthesis and the generator match; take a folder of"
+        " pictures as the bank: bank.source: FOLDER with calibrate.images: bank, hast quantize"
+        " --bank FOLDER, or hast.import_pictures"
+    )
 
 
 def check_classifier(network: nn.Module, spec: ModelSpec) -> None:

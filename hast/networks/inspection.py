@@ -45,7 +45,7 @@ def inspection(
     """Build a network with random weights and look what the method finds in it.
 
     Raises:
-        InputError: the source, the shape or a rule is wrong, or the network has no BatchNorm.
+        InputError: the source, the shape or a rule is wrong.
     """
     network, known = build_network(source, arguments)
     freeze(network)

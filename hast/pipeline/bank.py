@@ -49,9 +49,10 @@ def make_bank(
     images = as_stored(pixels, dtype)
     labels = torch.cat([step.labels for step in results]).cpu()
     size = config.batch_size
-    parts = profile_batches(teacher, zip(images.split(size), labels.split(size), strict=True))
+    pairs = zip(images.split(size), labels.split(size), strict=True)
+    whole = whole_profile(profile_batches(teacher, pairs))
     card = bank_card(fingerprint(teacher.state_dict()), spec, config, dtype, generator)
-    return Bank(images, labels, card, *whole_profile(parts))
+    return Bank(images, labels, card, whole.difficulty, whole.bns_gap)
 
 
 def bank_card(

@@ -60,7 +60,7 @@ class Run(NamedTuple):
     params: dict[str, Any]
     teacher: TeacherCard
     bank: StoredBank
-    gaps: list[float]  # BNS gap by layer
+    gaps: list[float]  # BNS gap by layer; empty where the teacher has no BatchNorm
     generator_curve: dict[str, list[float]]
     widths: list[Width]
     exports: dict[str, dict[str, Any]]  # metrics of `export` by width, where there are any
@@ -79,7 +79,7 @@ def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
         params=read_yaml(params),
         teacher=load_card(sources.teacher, TeacherCard),
         bank=bank,
-        gaps=_columns(sources.plots / "bns.tsv")["bns_gap"],
+        gaps=_columns(sources.plots / "bns.tsv").get("bns_gap", []),
         generator_curve=_columns(sources.plots / "generator.tsv"),
         widths=[
             Width(

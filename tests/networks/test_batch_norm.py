@@ -5,6 +5,7 @@ from torch import nn
 from hast.errors import InputError
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import batch_norms, folded_statistics, freeze, tap_batch_norm_inputs
+from hast.networks.classifier import require_batch_norm
 
 
 def test_folded_layers_answer_as_before_and_are_themselves_again_after(teacher):
@@ -49,6 +50,7 @@ def test_hooks_are_gone_afterwards_also_after_an_error(teacher):
         nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, track_running_stats=False)),
     ],
 )
-def test_a_network_without_stored_statistics_is_refused(network):
-    with pytest.raises(InputError, match="no BatchNorm layer with running statistics"):
-        batch_norms(network)
+def test_where_no_statistics_are_stored_none_are_found_and_what_needs_them_is_refused(network):
+    assert batch_norms(network) == []
+    with pytest.raises(InputError, match=r"no BatchNorm layer .* bank\.source: FOLDER"):
+        require_batch_norm(network, (1, 4, 4))

@@ -17,7 +17,7 @@ from hast.loops.finetune import finetune
 from hast.loops.synthesize import synthesize
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
-from hast.networks.classifier import check_classifier
+from hast.networks.classifier import check_classifier, require_batch_norm
 from hast.networks.provenance import provenance_of
 from hast.networks.quantizers import WeightQuantizer
 from hast.networks.sources import build_network
@@ -122,8 +122,9 @@ def test_the_method_works_on(source):
 @pytest.mark.parametrize("source", WITHOUT_BATCH_NORM)
 def test_a_network_without_batch_norm_gets_the_clear_error(source):
     network, spec = build(source, WITHOUT_BATCH_NORM[source])
+    check_classifier(network, spec)
     with pytest.raises(InputError, match="has no BatchNorm layer with running statistics"):
-        check_classifier(network, spec)
+        require_batch_norm(network, spec.input_shape)
 
 
 def test_weights_of_a_standardised_convolution_keep_few_values_a_channel(monkeypatch):

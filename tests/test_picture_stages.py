@@ -1,0 +1,93 @@
+"""The stages where `bank.source` is a folder of pictures, for networks without BatchNorm too."""
+
+import shutil
+
+import pytest
+from conftest import edit_params
+from pictures import BUILDERS, make_pictures
+from stage_runs import A, M, run, run_student, run_synthesize, run_teacher
+
+from hast.bank.stored import StoredBank
+from hast.errors import InputError
+from hast.files.tables import read_json, read_tsv
+
+pytestmark = pytest.mark.filterwarnings("ignore::hast.errors.HastWarning")  # of attention
+TEACHER = {
+    "weights": None, "source_args": {},
+    "spec": {"input_shape": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3},
+}  # fmt: skip
+
+
+@pytest.fixture(params=[*BUILDERS])
+def own(request, project):
+    """A project with a network of the user's own that has no BatchNorm, and with pictures."""
+    source = f"python:pictures:{request.param}"
+    edit_params(project, lambda p: p["teacher"].update(TEACHER, source=source))
+    edit_params(project, lambda p: p["bank"].update(source="pictures"))
+    edit_params(project, lambda p: p["calibrate"].update(images="bank"))
+    edit_params(project, lambda p: p["dataset"].update(name="none"))
+    make_pictures(project / "pictures", 24)
+    return project
+
+
+def test_every_stage_runs_and_no_gap_is_told(own):
+    edit_params(own, lambda p: p["layers"].update(quantizer="learned"))
+    edit_params(own, lambda p: p["quantize"].update(optimizer="adamw"))
+    edit_params(own, lambda p: p["reconstruct"].update(steps=2, samples=16))
+    edit_params(own, lambda p: p["sensitivity"].update(enabled=True, samples=8))
+    run_teacher()
+    assert read_json(M / "teacher.json")["batch_norm_layers"] == 0
+    run("generator")
+    assert (A / "generator/not-trained.json").is_file()
+    run_synthesize()
+    bank = StoredBank(A / "bank")
+    assert bank.bns_gap is None
+    assert bank.card.derived.operation == "import"
+    assert [*read_json(M / "synthesize.json")] == ["samples", "difficulty"]
+    assert read_tsv(own / "plots/bns.tsv") == []
+    run_student("w4a4")
+    run("report")
+    page = (own / "report/index.html").read_text()
+    assert "BNS gap" not in page
+    assert "made from the teacher alone" not in page
+    assert " nan" not in page.lower()
+
+
+def test_a_changed_picture_is_noticed(own):
+    def noted():
+        run("inputs")
+        return read_json(A / "inputs/bank.json")
+
+    first = noted()
+    assert first["manifest"] is None
+    assert noted() == first
+    (own / "pictures/notes.txt").write_text("other notes")
+    assert noted() == first
+    picture = next((own / "pictures").rglob("*.png"))
+    shutil.copy(next((own / "pictures").rglob("*.JPG")), picture)
+    assert noted() != first
+
+
+def test_pictures_that_change_under_a_run_end_it(own):
+    run_teacher()
+    next((own / "pictures").rglob("*.png")).unlink()
+    with pytest.raises(InputError, match=r"bank\.source: pictures changed while the pipeline ran"):
+        run_synthesize()
+
+
+@pytest.mark.parametrize("stage", ["generator", "synthesize"])
+def test_what_needs_batch_norm_says_what_to_do_before_any_work(own, stage):
+    edit_params(own, lambda p: p["bank"].update(source=None))
+    edit_params(own, lambda p: p["calibrate"].update(images="generator"))
+    run_teacher()
+    with pytest.raises(InputError, match=r"no BatchNorm .* bank\.source: FOLDER with calibrate"):
+        run(stage)
+    assert not (own / ".partial").exists()
+
+
+def test_a_source_with_neither_bank_nor_pictures_is_refused_by_the_first_stage(project):
+    (project / "nothing").mkdir()
+    for source in ("nothing", "nowhere"):
+        edit_params(project, lambda p, source=source: p["bank"].update(source=source))
+        with pytest.raises(InputError, match=f"{source} holds no manifest.json and no pictures"):
+            run("inputs")
