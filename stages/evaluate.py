@@ -6,23 +6,20 @@ measures on the bank say how far the student's fidelity carries beyond what it w
 
 from typing import Any
 
-from torch import nn
-
 from hast.bank.stored import StoredBank
 from hast.config.dataset import DatasetConfig
 from hast.config.section import load_section
 from hast.engine.engine import select_device
-from hast.engine.progress import track
+from hast.files.answers import TEACHER, TOGETHER, load_answers
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
 from hast.files.teachers import load_teacher
-from hast.loops.evaluate import Predictions, joined, nothing_predicted, predict
+from hast.loops.evaluate import Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
-_TOGETHER = 256  # images of the bank
 _COMPARED = 256  # images of the bank on which layers are compared
 
 
@@ -31,6 +28,7 @@ def run(
     bits: Bits,
     inputs: In,
     teacher: In,
+    answers: In,
     bank: In,
     calibrated: In,
     student: In,
@@ -51,21 +49,26 @@ def run(
     source = load_teacher(teacher, where)
     samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
     networks = {
-        "teacher": source.network,
         "calibrated": load_student(calibrated, source, where),
         "student": load_student(student, source, where),
     }
 
-    batches = open_batches(config, "test", source.spec)
-    records = track(predict(networks, batches), total=len(batches), label=f"evaluate {bits}")
-    seen = joined(records) if len(batches) else nothing_predicted(networks)
-    write_tsv(predictions, *_table(seen))
-    on_bank = _on_bank(networks, samples, label=f"evaluate {bits} on the bank")
+    images = open_batches(config, "test", source.spec)
+    test = predict_all(networks, images, total=len(images), label=f"evaluate {bits}")
+    parts = -(-len(samples) // TOGETHER)
+    label = f"evaluate {bits} on the bank"
+    on_bank = predict_all(networks, samples.batches(TOGETHER), total=parts, label=label)
+    test, on_bank = (
+        Predictions(seen.labels, load_answers(answers, name).by_network | seen.by_network)
+        for name, seen in (("test", test), ("bank", on_bank))
+    )
+    write_tsv(predictions, *_table(test))
+    networks = {TEACHER: source.network, **networks}
     write_json(
         metrics,
         {
-            name: _measures(seen, name)
-            | {"size_bytes": packed_size(network), "samples": len(seen.labels)}
+            name: _measures(test, name)
+            | {"size_bytes": packed_size(network), "samples": len(test.labels)}
             for name, network in networks.items()
         }
         | {"bank": {name: _measures(on_bank, name) for name in networks}},
@@ -74,17 +77,11 @@ def run(
     write_tsv(layers, LayerError._fields, errors)
 
 
-def _on_bank(networks: dict[str, nn.Module], bank: StoredBank, *, label: str) -> Predictions:
-    pairs = zip(bank.images.split(_TOGETHER), bank.labels.split(_TOGETHER), strict=True)
-    total = -(-len(bank.images) // _TOGETHER)
-    return joined(track(predict(networks, pairs), total=total, label=label))
-
-
 def _measures(seen: Predictions, name: str) -> dict[str, float]:
     """Shares in [0, 1]; nothing where there were no images."""
     if not len(seen.labels):
         return {}
-    shares = seen.evaluation(name, reference="teacher")._asdict()
+    shares = seen.evaluation(name, reference=TEACHER)._asdict()
     return {key: shares[key] for key in ("top1", "top5", "agreement")}
 
 

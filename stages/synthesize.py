@@ -80,7 +80,8 @@ def run(
             _report(made.difficulty, made.bns_gap, metrics, profile)
             return
         _take(kind.source, noted["manifest"], source, out, overwrite=overwrite)
-        whole = _profile(source, _stored_batches(StoredBank(out)))
+        taken = StoredBank(out)
+        whole = _profile(source, taken.batches(batch_size_of(taken.card)))
         _report(whole.difficulty, whole.bns_gap, metrics, profile)
         return
     require_batch_norm(source.network, source.spec.input_shape)
@@ -120,11 +121,6 @@ def _batches(writer: BankWriter, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     for shard in writer.shards():
         images, labels = writer.read(shard)
         yield from zip(images.split(size), labels.split(size), strict=True)
-
-
-def _stored_batches(bank: StoredBank) -> Iterator[tuple[Tensor, Tensor]]:
-    size = batch_size_of(bank.card)
-    yield from zip(bank.images.split(size), bank.labels.split(size), strict=True)
 
 
 def _profile(source: Teacher, batches: Iterable[tuple[Tensor, Tensor]]) -> Profile:

@@ -35,6 +35,7 @@ def run_generator() -> None:
 
 def run_synthesize(**options: Any) -> None:
     run("synthesize", overwrite=True, **options)
+    run("answers")
 
 
 def run_student(bits: str = "w4a4") -> None:

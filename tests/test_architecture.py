@@ -39,7 +39,7 @@ def test_imports_go_down(module):
 def test_only_the_teacher_and_what_measures_can_open_a_dataset():
     opening = {s for s in stage_names() if "hast.files.datasets" in closure(f"stages.{s}")}
     # `inputs` imports the section's model, and looks at no image.
-    assert opening - {"inputs"} == {"teacher", "evaluate", "export"}
+    assert opening - {"inputs"} == {"teacher", "answers", "evaluate", "export"}
 
 
 def test_only_the_stage_that_makes_the_bank_can_import_pictures():

@@ -18,7 +18,7 @@ MATRIX = ("calibrate", "reconstruct", "score", "quantize", "evaluate", "export")
 ALWAYS = {"inputs"}  # looks at files that parameters name
 STAGES = (
     ALWAYS
-    | {"teacher", "generator", "synthesize", "sensitivity", "report"}
+    | {"teacher", "generator", "synthesize", "answers", "sensitivity", "report"}
     | {f"{stage}@{width}" for stage in MATRIX for width in WIDTHS}
 )
 
@@ -132,7 +132,7 @@ def test_two_builds_in_the_default_formats_are_identical_and_each_shows_its_late
         ("layers.first_last_bits", 8, all_widths("calibrate")),
         ("calibrate.range_momentum", 0.5, all_widths("calibrate")),
         ("quantize.alignment_weight", 500.0, all_widths("quantize")),
-        ("dataset.root", "elsewhere", all_widths("evaluate") | all_widths("export")),
+        ("dataset.root", "elsewhere", {"answers"} | all_widths("evaluate") | all_widths("export")),
         ("bit_widths", ["w3a3", "w4a4"], {"report"}),
     ],
 )

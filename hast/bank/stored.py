@@ -14,10 +14,12 @@ chunk of `images`, one file: the unit of writing, of resuming and of work for on
 content gives the same bytes.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hast.bank.card import read_card
 from hast.bank.manifest import sha256_of, verify_manifest
@@ -99,6 +101,10 @@ class StoredBank:
             slice(start, min(start + self.shard_size, len(self)))
             for start in range(0, len(self), self.shard_size)
         ]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images, decoded when they are asked for, and labels."""
+        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
 
     def _check_values(self) -> None:
         classes = self.card.spec.num_classes

@@ -44,11 +44,10 @@ from hast.config.dataset import DatasetConfig
 from hast.config.section import parse_section, write_yaml
 from hast.config.spec import ModelSpec
 from hast.engine.engine import place, select_device
-from hast.engine.progress import track
 from hast.errors import InputError
 from hast.files.checkpoints import save
 from hast.files.datasets import Batches, open_batches
-from hast.loops.evaluate import joined, predict
+from hast.loops.evaluate import predict_all
 from hast.math.intervals import paired_drop
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
@@ -190,12 +189,8 @@ def _student(
 def _measured(network: nn.Module, student: nn.Module, images: Batches) -> dict[str, Any]:
     if not len(images):
         return {"samples": 0}
-    seen = joined(
-        track(
-            predict({"teacher": network, "student": student}, images),
-            total=len(images), label="evaluate",
-        )
-    )  # fmt: skip
+    both = {"teacher": network, "student": student}
+    seen = predict_all(both, images, total=len(images), label="evaluate")
     right = [said.answer == seen.labels for said in seen.by_network.values()]
     drop, margin = paired_drop(*right)
     top1 = {name: seen.evaluation(name, reference="teacher").top1 for name in seen.by_network}

@@ -1,7 +1,7 @@
 """Labelled images for training the built-in teacher and for the final measurement.
 
-Only the stages `teacher`, `evaluate` and `export` may import this module, the last two to measure:
-everything that trains a student is data-free.
+Only the stage `teacher` may import this module to train, and `answers`, `evaluate` and `export` to
+measure: everything that trains a student is data-free.
 
 The libraries that read data take seconds to import, so that happens where images are opened: most
 commands and the checks of a params file only need the section.

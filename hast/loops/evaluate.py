@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.engine.progress import track
 from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
 
@@ -79,10 +80,24 @@ def joined(parts: Iterable[Predictions]) -> Predictions:
     )
 
 
-def nothing_predicted(names: Iterable[str]) -> Predictions:
-    """What networks say about no images."""
+def predict_all(
+    networks: Mapping[str, nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    total: int,
+    label: str,
+) -> Predictions:
+    """`predict` on all batches, as one record, with progress.
+
+    Args:
+        networks, batches: as of `predict`.
+        total: number of batches; with none there is nothing to ask.
+        label: of the progress.
+    """
+    if total:
+        return joined(track(predict(networks, batches), total=total, label=label))
     none = Prediction(torch.empty(0).long(), torch.empty(0).bool(), torch.empty(0))
-    return Predictions(torch.empty(0).long(), dict.fromkeys(names, none))
+    return Predictions(torch.empty(0).long(), dict.fromkeys(networks, none))
 
 
 def _predict(logits: Tensor, labels: Tensor) -> Prediction:

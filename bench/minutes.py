@@ -1,0 +1,166 @@
+"""What a time buys: students made within some minutes, on synthetic and on real images.
+
+    python -m bench.minutes --source python:hast.networks.efficientnet_lite0:efficientnet_lite0 \
+        --shape 3x224x224 --mean 0.498,0.498,0.498 --std 0.502,0.502,0.502 --crop-fraction 0.875 \
+        --images FOLDER --real 200 --widths w8a8,w4a8,w4a4 --minutes 15
+
+Sizes are chosen once, as `hast quantize --minutes` does, and then hold for all rows. So many `--real`
+images of the test folder, drawn with seed 0, are a bank of their own for comparison; every row is
+measured on the others, paired with the teacher. Writes bench/out/NAME.json after every student; the
+same command again goes on where it was stopped.
+"""
+
+import time
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from bench.experiment import (
+    Images,
+    Mean,
+    Shape,
+    Source,
+    Std,
+    Teacher,
+    Weights,
+    Widths,
+    correct_answers,
+    open_teacher,
+    parse_widths,
+)
+from bench.machine import describe
+from bench.run import OUT
+from hast.api.students import quantize
+from hast.api.zero_shot import arguments_of, held_back_drop, make_samples
+from hast.bank.pictures import import_pictures
+from hast.bank.record import Bank
+from hast.bank.stored import StoredBank
+from hast.config.bank import BankConfig
+from hast.engine.runtime import device_of, seeded
+from hast.files.pictures import pictures_in
+from hast.files.tables import read_json, write_json
+from hast.math.intervals import paired_drop
+from hast.pipeline.settings import network_settings
+
+_COLUMNS = ("bank", "width", "seed", "minutes", "top-1", "loses", "agreement, held back")
+
+
+def main(
+    source: Source,
+    images: Images,
+    mean: Mean,
+    std: Std,
+    weights: Weights = None,
+    shape: Shape = "",
+    crop_fraction: float = 1.0,
+    real: Annotated[int, typer.Option(help="Test images to spend as a bank.")] = 200,
+    widths: Widths = "w8a8,w4a8,w4a4",
+    minutes: float = 15.0,
+    recipe: str = "best",
+    seeds: int = 3,
+    banks: Annotated[str, typer.Option(help="Separated by commas.")] = "synthetic,real",
+    out: str = "minutes",
+    device: str = "auto",
+) -> None:
+    teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
+    path = OUT / f"{out}.json"
+    if path.exists():
+        kept = read_json(path)
+    else:
+        settings = network_settings(
+            teacher.network, teacher.spec, recipe=recipe, size="quick", seed=0, minutes=minutes
+        )
+        machine = describe(device_of(teacher.network))
+        kept = {"machine": machine, "settings": settings, "rows": []}
+    files = pictures_in(images / "test")
+    drawn = torch.randperm(len(files), generator=seeded(0, "bench", "real"))
+    spent, rest = drawn[:real], drawn[real:].sort().values
+    before = correct_answers(teacher.network, teacher)[0][rest]
+    kept["teacher"] = 100 * before.double().mean().item()
+    for seed, kind in product(range(seeds), banks.split(",")):
+        missing = [w for w in parse_widths(widths) if not _has(kept, kind, str(w), seed)]
+        if not missing:
+            continue
+        settings = _seeded(kept["settings"], seed)
+        with TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            bank: Bank | StoredBank
+            if kind == "real":
+                bank = _imported([files[i] for i in spent.tolist()], Path(folder), teacher)
+            else:
+                bank = make_samples(teacher.network, teacher.spec, settings)[1]
+            made = time.perf_counter() - start
+            for width in missing:
+                start = time.perf_counter()
+                student = quantize(
+                    teacher.network, teacher.spec, bank, **width._asdict(), **arguments_of(settings)
+                )
+                seconds = made + time.perf_counter() - start
+                after = correct_answers(student, teacher)[0][rest]
+                row = _row(student, teacher, bank, settings, before, after)
+                row |= {"bank": kind, "width": str(width), "seed": seed, "minutes": seconds / 60}
+                kept["rows"].append(row)
+                write_json(path, kept)
+                print(row, flush=True)
+    print(f"Teacher: {kept['teacher']:.2f} on {len(rest)} images", *_table(kept), sep="\n")
+
+
+def _imported(files: list[Path], folder: Path, teacher: Teacher) -> StoredBank:
+    """A bank of some of the test images."""
+    pictures = folder / "pictures"
+    for file in files:
+        place = pictures / file.parent.name / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file.resolve())
+    config = BankConfig(crop_fraction=teacher.crop_fraction)
+    return import_pictures(pictures, folder / "bank", teacher.network, teacher.spec, config)
+
+
+def _row(
+    student: nn.Module, teacher: Teacher, bank: Bank | StoredBank, settings: dict[str, Any],
+    before: torch.Tensor, after: torch.Tensor,
+) -> dict[str, Any]:  # fmt: skip
+    lost, margin = paired_drop(before, after)
+    other, spread = held_back_drop(teacher.network, bank, arguments_of(settings))(student)
+    return {
+        "top1": 100 * after.double().mean().item(),
+        "drop": 100 * lost,
+        "drop_margin": 100 * margin,
+        "agreement": 100 * (1 - other),
+        "agreement_margin": 100 * spread,
+    }
+
+
+def _seeded(settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {
+        name: section | {"seed": seed}
+        if isinstance(section, dict) and "seed" in section
+        else section
+        for name, section in settings.items()
+    }
+
+
+def _has(kept: dict[str, Any], bank: str, width: str, seed: int) -> bool:
+    asked = (bank, width, seed)
+    return any((row["bank"], row["width"], row["seed"]) == asked for row in kept["rows"])
+
+
+def _table(kept: dict[str, Any]) -> list[str]:
+    lines = [f"| {' | '.join(_COLUMNS)} |", "| --- | --- " + "| ---: " * 5 + "|"]
+    for row in sorted(kept["rows"], key=lambda r: (r["width"], r["bank"], r["seed"]), reverse=True):
+        cells = [
+            row["bank"], row["width"].upper(), str(row["seed"]), f"{row['minutes']:.1f}",
+            f"{row['top1']:.2f}", f"{row['drop']:.2f} ± {row['drop_margin']:.2f}",
+            f"{row['agreement']:.1f} ± {row['agreement_margin']:.1f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    typer.run(main)
