@@ -39,7 +39,6 @@ from bench.experiment import (
 )
 from bench.run import OUT
 from hast.api.samples import train_generator
-from hast.config import presets
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.config.finetune import FinetuneConfig
@@ -110,7 +109,6 @@ def main(
     widths: Widths = "w4a4,w3a3",
     size: str = "quick",
     crop_fraction: float = 1.0,
-    preset: Annotated[str, typer.Option(help="Whose numbers; none takes the recipe's.")] = "",
     samples: int = 0,
     steps: int = 0,
     seeds: int = 3,
@@ -128,7 +126,7 @@ def main(
     overrides: Settings = {"synthesize": {"samples": samples}} if samples else {}
     if steps:
         overrides["quantize"] = {"steps": steps, "milestones": [steps // 2, steps * 3 // 4]}
-    variant_settings = {name: settings_of(name, size, preset, overrides) for name in names}
+    variant_settings = {name: settings_of(name, size, overrides) for name in names}
     for name, settings in variant_settings.items():
         results.define(name, settings)
     for seed in range(first_seed, first_seed + seeds):
@@ -141,14 +139,10 @@ def main(
     results.show()
 
 
-def settings_of(name: str, size: str, preset: str, overrides: Settings) -> Settings:
+def settings_of(name: str, size: str, overrides: Settings) -> Settings:
     """All that makes a variant what it is, by section."""
     recipe, changes = VARIANTS[name]
-    base = recipe_settings(recipe, size)
-    if preset:
-        given = presets.preset(preset, recipe=recipe, size=size)
-        base = {section: given[section] for section in base}
-    return merged([base, changes, overrides])
+    return merged([recipe_settings(recipe, size), changes, overrides])
 
 
 def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -> dict[str, float]:
