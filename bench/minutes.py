@@ -4,10 +4,10 @@
         --shape 3x224x224 --mean 0.498,0.498,0.498 --std 0.502,0.502,0.502 --crop-fraction 0.875 \
         --images FOLDER --real 200 --widths w8a8,w4a8,w4a4 --minutes 15
 
-Sizes are chosen once, as `hast quantize --minutes` does, and then hold for all rows. `--real` images
-of the test folder, drawn with seed 0, are a bank of their own to compare with; all rows are measured
-on the others, paired with the teacher. Writes bench/out/NAME.json after every student; the same
-command again goes on where it was stopped.
+Sizes are chosen once, as `hast quantize --minutes` does, and then hold for all rows. Some of the
+test images, `--real` of them drawn with seed 0, are a bank of their own to compare with; all rows
+are measured on the others, paired with the teacher. Writes bench/out/NAME.json after every student;
+the same command again goes on where it was stopped.
 """
 
 import time
