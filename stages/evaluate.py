@@ -59,7 +59,7 @@ def run(
     label = f"evaluate {bits} on the bank"
     on_bank = predict_all(networks, samples.batches(TOGETHER), total=parts, label=label)
     test, on_bank = (
-        Predictions(seen.labels, load_answers(answers, name).by_network | seen.by_network)
+        Predictions(seen.labels, load_answers(answers, name, seen.labels) | seen.by_network)
         for name, seen in (("test", test), ("bank", on_bank))
     )
     write_tsv(predictions, *_table(test))

@@ -5,8 +5,10 @@ It is asked once, and not once for every width whose student is compared with it
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from hast.errors import InputError
 from hast.files.placing import write_atomically
@@ -26,15 +28,18 @@ def save_answers(path: Path, answers: dict[str, Predictions]) -> None:
     write_atomically(path, save(tensors))
 
 
-def load_answers(path: Path, images: str) -> Predictions:
-    """Read the predictions for the images of this name.
+def load_answers(path: Path, images: str, labels: Tensor) -> dict[str, Prediction]:
+    """Read what it says about the images of this name, which have these labels.
 
     Raises:
-        InputError: the file is missing or malformed.
+        InputError: the file is missing or malformed, or of other images.
     """
     try:
         tensors = load_file(path)
-        fields = (tensors[f"{images}.{name}"] for name in Prediction._fields)
-        return Predictions(tensors[f"{images}.labels"], {TEACHER: Prediction(*fields)})
+        said = Prediction(*(tensors[f"{images}.{name}"] for name in Prediction._fields))
+        same = torch.equal(tensors[f"{images}.labels"], labels)
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path}: cannot be read ({error}); rerun `dvc repro answers`") from None
+    if not same:
+        raise InputError(f"{path}: is of other {images} images; rerun `dvc repro answers`")
+    return {TEACHER: said}

@@ -164,6 +164,9 @@ def test_it_prints_on_white_paper_without_the_menu_and_with_what_is_folded(brows
 
 def test_without_test_images_it_says_what_is_not_known(browser, finished):
     edit_params(Path(), lambda p: p["dataset"].update(name="none"))
+    with pytest.raises(InputError, match="is of other test images; rerun `dvc repro answers`"):
+        run("evaluate", "w4a4")
+    run("answers")
     for width in WIDTHS:
         run("evaluate", width)
     curve = Path("plots/generator.tsv")  # as it is where a bank of others is taken
