@@ -1,4 +1,4 @@
-"""What a time buys: students made within some minutes, on synthetic and on real images.
+"""What a time buys: students made within some minutes, by recipe, on synthetic and on real images.
 
     python -m bench.minutes --source python:hast.networks.efficientnet_lite0:efficientnet_lite0 \
         --shape 3x224x224 --mean 0.498,0.498,0.498 --std 0.502,0.502,0.502 --crop-fraction 0.875 \
@@ -41,13 +41,22 @@ from hast.bank.pictures import import_pictures
 from hast.bank.record import Bank
 from hast.bank.stored import StoredBank
 from hast.config.bank import BankConfig
+from hast.config.recipes import Settings, merged
 from hast.engine.runtime import device_of, seeded
 from hast.files.pictures import pictures_in
 from hast.files.tables import read_json, write_json
 from hast.math.intervals import paired_drop
 from hast.pipeline.settings import network_settings
 
-_COLUMNS = ("bank", "width", "seed", "minutes", "top-1", "loses", "agreement, held back")
+_NO_STEPS: Settings = {"reconstruct": {"steps": 0}, "quantize": {"steps": 0, "milestones": []}}
+# Recipe, changes by section, and whether the bank is of real images.
+VARIANTS: dict[str, tuple[str, Settings, bool]] = {
+    "best": ("best", {}, False),
+    "best, ranges only": ("best", _NO_STEPS, False),
+    "best, real images": ("best", {}, True),
+    "hast": ("hast", {}, False),
+}
+_COLUMNS = ("", "width", "seed", "minutes", "top-1", "loses", "agreement, held back")
 
 
 def main(
@@ -61,49 +70,49 @@ def main(
     real: Annotated[int, typer.Option(help="Test images to spend as a bank.")] = 200,
     widths: Widths = "w8a8,w4a8,w4a4",
     minutes: float = 15.0,
-    recipe: str = "best",
+    variants: Annotated[str, typer.Option(help="Separated by semicolons.")] = "best",
     seeds: int = 3,
-    banks: Annotated[str, typer.Option(help="Separated by commas.")] = "synthetic,real",
     out: str = "minutes",
     device: str = "auto",
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
     path = OUT / f"{out}.json"
-    if path.exists():
-        kept = read_json(path)
-    else:
-        settings = network_settings(
-            teacher.network, teacher.spec, recipe=recipe, size="quick", seed=0, minutes=minutes
-        )
-        machine = describe(device_of(teacher.network))
-        kept = {"machine": machine, "settings": settings, "rows": []}
+    kept = read_json(path) if path.exists() else {"settings": {}, "rows": []}
+    kept["machine"] = describe(device_of(teacher.network))
     files = pictures_in(images / "test")
     drawn = torch.randperm(len(files), generator=seeded(0, "bench", "real"))
-    spent, rest = drawn[:real], drawn[real:].sort().values
+    spent, rest = [files[i] for i in drawn[:real].tolist()], drawn[real:].sort().values
     before = correct_answers(teacher.network, teacher)[0][rest]
     kept["teacher"] = 100 * before.double().mean().item()
-    for seed, kind in product(range(seeds), banks.split(",")):
-        missing = [w for w in parse_widths(widths) if not _has(kept, kind, str(w), seed)]
+    for seed, name in product(range(seeds), variants.split(";")):
+        missing = [w for w in parse_widths(widths) if not _has(kept, name, str(w), seed)]
         if not missing:
             continue
-        settings = _seeded(kept["settings"], seed)
+        recipe, changes, is_real = VARIANTS[name]
+        if recipe not in kept["settings"]:
+            kept["settings"][recipe] = network_settings(
+                teacher.network, teacher.spec, recipe=recipe, size="quick", seed=0, minutes=minutes
+            )
+        settings = _seeded(merged([_sections(kept["settings"][recipe]), changes]), seed)
         with TemporaryDirectory() as folder:
             start = time.perf_counter()
             bank: Bank | StoredBank
-            if kind == "real":
-                bank = _imported([files[i] for i in spent.tolist()], Path(folder), teacher)
+            generator = None
+            if is_real:
+                bank = _imported(spent, Path(folder), teacher)
             else:
-                bank = make_samples(teacher.network, teacher.spec, settings)[1]
+                generator, bank = make_samples(teacher.network, teacher.spec, settings)
             made = time.perf_counter() - start
             for width in missing:
                 start = time.perf_counter()
                 student = quantize(
-                    teacher.network, teacher.spec, bank, **width._asdict(), **arguments_of(settings)
-                )
+                    teacher.network, teacher.spec, bank, generator=generator, **width._asdict(),
+                    **arguments_of(settings),
+                )  # fmt: skip
                 seconds = made + time.perf_counter() - start
                 after = correct_answers(student, teacher)[0][rest]
                 row = _row(student, teacher, bank, settings, before, after)
-                row |= {"bank": kind, "width": str(width), "seed": seed, "minutes": seconds / 60}
+                row |= {"variant": name, "width": str(width), "seed": seed, "minutes": seconds / 60}
                 kept["rows"].append(row)
                 write_json(path, kept)
                 print(row, flush=True)
@@ -136,25 +145,25 @@ def _row(
     }
 
 
-def _seeded(settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    return {
-        name: section | {"seed": seed}
-        if isinstance(section, dict) and "seed" in section
-        else section
-        for name, section in settings.items()
-    }
+def _sections(settings: dict[str, Any]) -> Settings:
+    return {name: section for name, section in settings.items() if isinstance(section, dict)}
 
 
-def _has(kept: dict[str, Any], bank: str, width: str, seed: int) -> bool:
-    asked = (bank, width, seed)
-    return any((row["bank"], row["width"], row["seed"]) == asked for row in kept["rows"])
+def _seeded(settings: Settings, seed: int) -> Settings:
+    return {name: s | {"seed": seed} if "seed" in s else s for name, s in settings.items()}
+
+
+def _has(kept: dict[str, Any], variant: str, width: str, seed: int) -> bool:
+    asked = (variant, width, seed)
+    return any((row["variant"], row["width"], row["seed"]) == asked for row in kept["rows"])
 
 
 def _table(kept: dict[str, Any]) -> list[str]:
     lines = [f"| {' | '.join(_COLUMNS)} |", "| --- | --- " + "| ---: " * 5 + "|"]
-    for row in sorted(kept["rows"], key=lambda r: (r["width"], r["bank"], r["seed"]), reverse=True):
+    rows = sorted(kept["rows"], key=lambda r: (r["variant"], r["seed"]))
+    for row in sorted(rows, key=lambda r: str(r["width"]), reverse=True):
         cells = [
-            row["bank"], row["width"].upper(), str(row["seed"]), f"{row['minutes']:.1f}",
+            row["variant"], row["width"].upper(), str(row["seed"]), f"{row['minutes']:.1f}",
             f"{row['top1']:.2f}", f"{row['drop']:.2f} ± {row['drop_margin']:.2f}",
             f"{row['agreement']:.1f} ± {row['agreement_margin']:.1f}",
         ]  # fmt: skip
