@@ -1,21 +1,23 @@
 """How many images and steps fit into a time: what `--minutes` writes, as plain numbers.
 
-Work is counted in forward passes of one image through the network; a backward pass costs two. Half
-of it goes to the bank. Images and steps grow together, for images of too few steps teach what the
-network is not, and a few perfect ones teach little; their ratio is that of EfficientNet-Lite0's
-quick setting (docs/results.md). The other half goes to the student: to reconstruction where the
-recipe has it, up to the recipe's steps, and what is left to fine-tuning, where it has that.
+Work is counted in forward passes of one image through the network; a backward pass costs two. Two
+thirds of it go to the bank. Images and steps grow together, for images of too few steps teach what
+the network is not, and a few perfect ones teach little; their ratio is that of EfficientNet-Lite0's
+quick setting (docs/results.md). The rest goes to the student: to reconstruction where the recipe has
+it, up to the recipe's steps, and what is left to fine-tuning, where it has that.
 """
 
 import math
 
 from hast.config.recipes import Settings, merged
 
+_BANK = 2 / 3
 _IMAGES_A_STEP = 96 / 150
 _PREFIX = 1.25  # half a pass of the student and three quarters of the teacher, for each block
 _GENERATOR = 0.2  # of the bank's share
 _RANGES = 0.1  # of the student's share, at most
 _MOST = {"samples": 5120, "steps": 1000, "finetuning": 29400, "generator": 800}  # the paper's
+_MOST |= {"reconstruct": 1024}  # images; held in memory with what blocks make of them
 _LEAST_FINETUNING = 50  # steps; fewer move a network and leave it there
 
 
@@ -29,8 +31,8 @@ def sizes_within(values: Settings, passes: float, *, units: int) -> Settings:
     """
     if values["bank"]["source"] is not None:  # made already
         return merged([values, _student_sizes(values, passes, units)])
-    values = merged([values, _bank_sizes(values, passes / 2)])
-    return merged([values, _student_sizes(values, passes / 2, units)])
+    values = merged([values, _bank_sizes(values, _BANK * passes)])
+    return merged([values, _student_sizes(values, (1 - _BANK) * passes, units)])
 
 
 def _bank_sizes(values: Settings, passes: float) -> Settings:
@@ -47,7 +49,7 @@ def _bank_sizes(values: Settings, passes: float) -> Settings:
         "batch_size": min(samples, values["synthesize"]["batch_size"]),
     }
     if values["reconstruct"]["steps"]:
-        sizes["reconstruct"] = {"samples": min(values["reconstruct"]["samples"], samples)}
+        sizes["reconstruct"] = {"samples": min(_MOST["reconstruct"], samples)}
     return sizes
 
 

@@ -35,6 +35,7 @@ from hast.math.rounding import rounding_logit, soft_rounding
 
 Mode = Literal["observe", "quantize"]
 _SEEN_OF_A_BATCH = 2048  # values kept to search the range on
+_NEARLY_HALF = 0.49  # of a step: what is further from a code may round to its neighbour
 WIDE_BITS = 7  # from here on, rounding to the 8 significant bits of bf16 moves values by 1/4 step
 
 
@@ -131,9 +132,16 @@ class RoundingWeightQuantizer(nn.Module):
         return dequantize(codes, self.quantizer.qparams_of(weight))
 
     def rounded(self, weight: Tensor) -> Tensor:
-        """The weight with every code decided."""
+        """The weight nearest to the given one that rounds to nearest as was decided.
+
+        Not the decided codes themselves: from the middle of a code, half a step away from any
+        other, fine-tuning would hardly move a weight at 2 bits.
+        """
+        qparams = self.quantizer.qparams_of(weight)
         codes = self.below + (self.logit > 0)
-        return dequantize(codes, self.quantizer.qparams_of(weight)).detach()
+        position = weight / qparams.scale + qparams.zero_point
+        inside = torch.maximum(torch.minimum(position, codes + _NEARLY_HALF), codes - _NEARLY_HALF)
+        return dequantize(inside, qparams).detach()
 
 
 class ActivationQuantizer(nn.Module):

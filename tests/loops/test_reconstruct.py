@@ -38,17 +38,24 @@ def test_the_student_comes_nearer_to_the_teacher_on_other_images_too(teacher, sp
     assert after[1] < 0.9 * before[1]
 
 
-def test_weights_move_by_less_than_one_code_and_lie_on_codes(teacher, spec, images):
+def test_codes_move_by_one_at_most_and_what_is_stored_by_no_more_than_that_takes(
+    teacher, spec, images
+):
     student = start(teacher, spec, images)
     before = weight_codes(student)
+    weights = {name: student.get_submodule(name).parametrizations.weight.original.clone()
+               for name in before}  # fmt: skip
     reconstruct_student(student, teacher, images, CONFIG, show=False)
     after = weight_codes(student)
     moved = torch.cat([(after[n].codes - before[n].codes).abs().flatten() for n in before])
     assert moved.max() == 1
     assert 0.01 < moved.mean() < 0.5
-    for name, module in student.named_modules():
-        if name in after:
-            assert torch.equal(module.weight, module.parametrizations.weight.original)
+    for name, weight in weights.items():
+        module = student.get_submodule(name)
+        stored = module.parametrizations.weight.original
+        assert ((stored - weight).abs() <= (module.weight - weight).abs() + 1e-6).all()
+        moved = (stored - weight).abs().mean() / (module.weight - weight).abs().mean()
+        assert moved < 0.7  # or fine-tuning would begin half a step from any other code
 
 
 def test_one_unit_after_the_other_in_two_runs_is_the_same_to_the_bit(teacher, spec, images):
