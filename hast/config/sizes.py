@@ -3,8 +3,8 @@
 Work is counted in forward passes of one image through the network; a backward pass costs two. Two
 thirds of it go to the bank. Images and steps grow together, for images of too few steps teach what
 the network is not, and a few perfect ones teach little; their ratio is that of EfficientNet-Lite0's
-quick setting (docs/results.md). The rest goes to the student: to reconstruction where the recipe has
-it, up to the recipe's steps, and what is left to fine-tuning, where it has that.
+quick setting (docs/results.md). The rest goes to the student: to reconstruction where the recipe
+has it, up to the recipe's steps, and what is left to fine-tuning, where it has that.
 """
 
 import math
@@ -16,8 +16,9 @@ _IMAGES_A_STEP = 96 / 150
 _PREFIX = 1.25  # half a pass of the student and three quarters of the teacher, for each block
 _GENERATOR = 0.2  # of the bank's share
 _RANGES = 0.1  # of the student's share, at most
-_MOST = {"samples": 5120, "steps": 1000, "finetuning": 29400, "generator": 800}  # the paper's
-_MOST |= {"reconstruct": 1024}  # images; held in memory with what blocks make of them
+_MOST = {  # the paper's; of images to reconstruct on, what memory holds with all blocks make of them
+    "samples": 5120, "steps": 1000, "finetuning": 29400, "generator": 800, "reconstruct": 1024,
+}  # fmt: skip
 _LEAST_FINETUNING = 50  # steps; fewer move a network and leave it there
 
 
