@@ -16,7 +16,7 @@ _IMAGES_A_STEP = 96 / 150
 _PREFIX = 1.25  # half a pass of the student and three quarters of the teacher, for each block
 _GENERATOR = 0.2  # of the bank's share
 _RANGES = 0.1  # of the student's share, at most
-_MOST = {  # the paper's; of images to reconstruct on, what memory holds with all blocks make of them
+_MOST = {  # the paper's; of images to reconstruct on, what memory holds with their blocks
     "samples": 5120, "steps": 1000, "finetuning": 29400, "generator": 800, "reconstruct": 1024,
 }  # fmt: skip
 _LEAST_FINETUNING = 50  # steps; fewer move a network and leave it there
