@@ -121,7 +121,8 @@ def quantize(
     dataset = parse_section(values["dataset"], DatasetConfig, name="dataset")
     images = open_batches(dataset, "test", spec)  # before any work
 
-    print(f"{source}: {said_of_sizes(values)}", file=sys.stderr)
+    many = "" if allowed is None else f"; at most {attempts} students"
+    print(f"{source}: {said_of_sizes(values)}{many}", file=sys.stderr)
     with _samples(network, spec, values) as (generator, samples):
         arguments = {"generator": generator, **arguments_of(values)}
         candidate, student, trials = _student(
