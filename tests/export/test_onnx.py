@@ -80,6 +80,7 @@ def exported(network, tmp_path_factory):
     ("bits", "placement"),
     [
         ("w2a8", "inputs"),
+        ("w4a32", "inputs"),
         ("w3a3", "inputs"),
         ("w3a3", "relu"),
         ("w4a4", "inputs"),

@@ -15,7 +15,12 @@ def classifier():
 
 @pytest.mark.parametrize(
     ("bits", "placement", "quantizer"),
-    [("w3a3", "inputs", "minmax"), ("w4a4", "relu", "learned"), ("w8a2", "inputs", "learned")],
+    [
+        ("w3a3", "inputs", "minmax"),
+        ("w4a4", "relu", "learned"),
+        ("w8a2", "inputs", "learned"),
+        ("w4a32", "inputs", "learned"),
+    ],
 )
 def test_a_program_answers_the_same_to_the_bit_for_any_batch(
     classifier, bits, placement, quantizer, tmp_path

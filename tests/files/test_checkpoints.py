@@ -53,7 +53,7 @@ def small(compute=pooled, channels=4, **parts):
 
 @pytest.mark.parametrize("placement", ["inputs", "relu"])
 @pytest.mark.parametrize("quantizer", ["minmax", "learned"])
-@pytest.mark.parametrize("bits", ["w2a8", "w3a3", "w5a6", "w7a4", "w8a2"])
+@pytest.mark.parametrize("bits", ["w2a8", "w3a3", "w4a32", "w5a6", "w7a4", "w8a2"])
 def test_a_loaded_student_answers_the_same_to_the_bit(bits, placement, quantizer, tmp_path):
     network, spec = digits()
     student = calibrated(network, spec, bits, placement=placement, quantizer=quantizer)
