@@ -1,7 +1,7 @@
 """How many images and steps fit into a time: what `--minutes` writes, as plain numbers.
 
-Work is counted in forward passes of one image through the network; a backward pass costs two. Two
-thirds of it go to the bank. Images and steps grow together, for images of too few steps teach what
+Work is counted in forward passes of one image through the network; a backward pass costs two. Half
+of it goes to the bank. Images and steps grow together, for images of too few steps teach what
 the network is not, and a few perfect ones teach little; their ratio is that of EfficientNet-Lite0's
 quick setting (docs/results.md). The rest goes to the student: to reconstruction where the recipe
 has it, up to the recipe's steps, and what is left to fine-tuning, where it has that.
@@ -11,8 +11,9 @@ import math
 
 from hast.config.recipes import Settings, merged
 
-_BANK = 2 / 3
+_BANK = 0.5
 _IMAGES_A_STEP = 96 / 150
+_BLOCK_STEP = 7  # for an image: quantizers move more memory than the products of a block
 _PREFIX = 1.25  # half a pass of the student and three quarters of the teacher, for each block
 _GENERATOR = 0.2  # of the bank's share
 _RANGES = 0.1  # of the student's share, at most
@@ -61,8 +62,8 @@ def _student_sizes(values: Settings, passes: float, units: int) -> Settings:
     sizes: Settings = {"calibrate": {"batches": batches}}
     if blocks["steps"]:
         passes -= _PREFIX * units * blocks["samples"]
-        steps = _within(passes / (3 * blocks["batch_size"]), 20, blocks["steps"])
-        passes -= 3 * steps * blocks["batch_size"]
+        steps = _within(passes / (_BLOCK_STEP * blocks["batch_size"]), 20, blocks["steps"])
+        passes -= _BLOCK_STEP * steps * blocks["batch_size"]
         sizes["reconstruct"] = {"steps": steps}
     if training["steps"]:
         steps = _within(passes / (10 * training["batch_size"]), 0, _MOST["finetuning"])
