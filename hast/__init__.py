@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from hast.api.pictures import import_pictures
     from hast.api.samples import synthesize, train_generator
     from hast.api.students import calibrate, evaluate, quantize
-    from hast.api.zero_shot import quantize_within, quantize_zero_shot
+    from hast.api.zero_shot import quantize_within, quantize_zero_shot, top1_drop
     from hast.bank.record import Bank
     from hast.bank.stored import open_bank
     from hast.bank.tools import save_bank
@@ -44,6 +44,7 @@ __all__ = [
     "save",
     "save_bank",
     "synthesize",
+    "top1_drop",
     "train_generator",
 ]
 
@@ -65,7 +66,7 @@ _HOMES = {
     **dict.fromkeys(("synthesize", "train_generator"), "hast.api.samples"),
     **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
     **dict.fromkeys(("calibrate", "evaluate", "quantize"), "hast.api.students"),
-    **dict.fromkeys(("quantize_within", "quantize_zero_shot"), "hast.api.zero_shot"),
+    **dict.fromkeys(("quantize_within", "quantize_zero_shot", "top1_drop"), "hast.api.zero_shot"),
 }
 
 

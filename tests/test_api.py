@@ -51,7 +51,8 @@ def test_a_bank_a_student_and_its_accuracy(teacher, spec, bank, generator):
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
 
-def test_one_call_does_it_all_and_shows_progress(teacher, spec, capsys):
+def test_one_call_does_it_all_shows_progress_and_leaves_the_teacher(teacher, spec, capsys):
+    before = copy.deepcopy(teacher.train().state_dict())
     student = hast.quantize_zero_shot(
         teacher, spec, weight_bits=3, act_bits=4, steps=2,
         synthesis={"samples": 8, "steps": 2, "batch_size": 8},
@@ -60,6 +61,8 @@ def test_one_call_does_it_all_and_shows_progress(teacher, spec, capsys):
     shown = capsys.readouterr().err
     assert "synthesize" in shown
     assert "quantize w3a4: 2/2" in shown
+    assert teacher.training
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
 
 def test_the_same_seed_gives_the_same_result_and_progress_can_be_switched_off(

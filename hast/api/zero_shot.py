@@ -51,7 +51,8 @@ def quantize_zero_shot(
     Raises:
         InputError: a wrong setting.
     """
-    values = network_settings(teacher, spec, recipe=recipe, size=size, seed=seed)
+    source = frozen_copy(teacher, spec, device)
+    values = network_settings(source, spec, recipe=recipe, size=size, seed=seed)
     values["synthesize"] |= synthesis or {}
     for section, argument in _ARGUMENTS.items():
         values[section] |= settings.pop(argument, {})
@@ -152,7 +153,7 @@ def held_back_drop(
     teacher: nn.Module, bank: Bank | StoredBank, settings: Mapping[str, Any]
 ) -> Drop:
     """Measures the share of samples that nobody trains on, under the crops of fine-tuning, to which
-    a student gives another answer than the teacher. It loses no more accuracy than that.
+    a student gives another answer than the teacher: on such images it loses no more accuracy.
 
     Args:
         teacher: frozen, eval mode.
