@@ -87,6 +87,12 @@ def test_pictures_are_a_bank_also_for_a_network_without_batch_norm(mine, hast_he
     done = hast_here("quantize", "python:plain:build", *options, "--bank", "pictures", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["held_back"]["agreement"] == 1.0
+    assert "plain:build: pictures, " in done.stderr  # and no images that are not made
+    make_images(mine / "few", classes=4)
+    refused = hast_here("quantize", "python:plain:build", *options, "--bank", "few", "--out", "b")
+    assert refused.returncode == 2
+    assert "quantize.held_back: 0.1 of 8 samples is none" in refused.stderr
+    assert "calibrate" not in refused.stderr
     assert read_yaml(Path("packed/params.yaml"))["bank"]["source"] == "pictures"
 
 

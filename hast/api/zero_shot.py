@@ -167,7 +167,10 @@ def held_back_drop(
     config = parse_section(known, FinetuneConfig, name="quantize")
     held = bank.images[config.trained_on(len(bank.images)) :]
     if not len(held):
-        raise InputError("held_back: agreement needs samples that nobody trains on, got 0 of them")
+        raise InputError(
+            f"quantize.held_back: {config.held_back:g} of {len(bank.images)} samples is none, but"
+            " agreement needs samples that nobody trains on; give more samples, or hold back more"
+        )
     views = HeldBack(teacher, held, config)
 
     def drop(student: nn.Module) -> tuple[float, float]:

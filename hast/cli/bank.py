@@ -14,6 +14,7 @@ from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
 from hast.bank.tools import Measure, Preference, check_duplicates, filter_bank, merge_banks
 from hast.bank.transfer import files_at, pull_bank, push_bank
+from hast.cli.network import Device
 from hast.config.bank import BankConfig, Dtype
 from hast.config.section import parse_section
 from hast.config.spec import ModelSpec
@@ -137,9 +138,7 @@ def import_(
     crop_fraction: Annotated[
         float, typer.Option(help="Of what covers the input; 0.875 is usual at 224 x 224.")
     ] = 1.0,
-    device: Annotated[
-        str, typer.Option(envvar="HAST_DEVICE", help="auto, cpu, cuda[:i] or mps.")
-    ] = "auto",
+    device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Make a bank of unlabelled pictures in place of synthetic samples."""

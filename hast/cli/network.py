@@ -30,6 +30,7 @@ Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Choose images and steps that take about so long.")
 ]
 SourceArgs = Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")]
+Device = Annotated[str, typer.Option(envvar="HAST_DEVICE", help="auto, cpu, cuda[:i] or mps.")]
 Weights = Annotated[str | None, typer.Option(help="Checkpoint file or pretrained tag.")]
 WeightsEntry = Annotated[
     str, typer.Option(help="Of a checkpoint file; auto takes averaged weights first.")
@@ -141,7 +142,8 @@ def load_named(teacher: dict[str, Any]) -> Classifier:
 def said_of_sizes(values: dict[str, Any]) -> str:
     """How much parameters let be done, in a few words."""
     pixels, steps = values["synthesize"], values["quantize"]["steps"]
-    parts = [f"{pixels['samples']:,} images of {pixels['steps']} steps"]
+    given = values["bank"]["source"]
+    parts = [given or f"{pixels['samples']:,} images of {pixels['steps']} steps"]
     if values["reconstruct"]["steps"]:
         parts.append(f"{values['reconstruct']['steps']} steps a block")
     return ", ".join([*parts, f"{steps:,} steps of fine-tuning" if steps else "no fine-tuning"])

@@ -14,6 +14,7 @@ from torch import nn
 
 from hast.api.students import quantize as make_student
 from hast.api.zero_shot import (
+    Drop,
     arguments_of,
     held_back_drop,
     make_samples,
@@ -25,6 +26,7 @@ from hast.bank.record import Bank
 from hast.bank.stored import StoredBank
 from hast.bank.transfer import source_digests
 from hast.cli.network import (
+    Device,
     InputShape,
     Json,
     Minutes,
@@ -85,9 +87,7 @@ def quantize(
     size: Size = "quick",
     minutes: Minutes = None,
     seed: int = 0,
-    device: Annotated[
-        str, typer.Option(envvar="HAST_DEVICE", help="auto, cpu, cuda[:i] or mps.")
-    ] = "auto",
+    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace what is at OUT.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -125,15 +125,17 @@ def quantize(
     print(f"{source}: {said_of_sizes(values)}{many}", file=sys.stderr)
     with _samples(network, spec, values) as (generator, samples):
         arguments = {"generator": generator, **arguments_of(values)}
+        held_back = held_back_drop(network, samples, arguments)
+        by = top1_drop(network, images) if allowed is not None and len(images) else held_back
         candidate, student, trials = _student(
-            network, spec, samples, arguments, width, allowed, attempts, images
+            network, spec, samples, arguments, width, allowed, attempts, by
         )
-        lost, margin = held_back_drop(network, samples, arguments)(student)
+        lost, margin = held_back(student)
     values["bit_widths"] = [str(candidate.bits)]
     values["layers"]["overrides"] = _plain(candidate)
     save(student, out)
     write_yaml(out / PARAMS, values, comment=f"hast quantize {source}")
-    made = {
+    made: dict[str, Any] = {
         "bits": str(candidate.bits),
         "overrides": _plain(candidate),
         "size_bytes": packed_size(student),
@@ -150,7 +152,7 @@ def quantize(
         print(json.dumps(made, indent=2))
         return
     if trials:
-        Console().print(trials_table(trials, max_drop=allowed or 0.0))
+        Console().print(trials_table(made["trials"], max_drop=allowed or 0.0))
     _say(made, out)
 
 
@@ -173,7 +175,7 @@ def _samples(
 
 def _student(
     network: nn.Module, spec: ModelSpec, samples: Bank | StoredBank, arguments: dict[str, Any],
-    width: BitWidth | None, allowed: float | None, attempts: int, images: Batches,
+    width: BitWidth | None, allowed: float | None, attempts: int, drop: Drop,
 ) -> tuple[Candidate, nn.Module, tuple[Trial, ...]]:  # fmt: skip
     """With the bits that are given, or with the fewest that lose no more than is allowed."""
     if width is not None:
@@ -181,8 +183,7 @@ def _student(
         return Candidate(width), student, ()
     assert allowed is not None
     best, trials = quantize_within(
-        network, spec, samples, max_drop=allowed, attempts=attempts,
-        drop=top1_drop(network, images) if len(images) else None, **arguments,
+        network, spec, samples, max_drop=allowed, attempts=attempts, drop=drop, **arguments,
     )  # fmt: skip
     return best.candidate, best.student, trials
 

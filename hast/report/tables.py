@@ -8,7 +8,6 @@ from rich.table import Table
 from hast.config.bit_width import FULL_PRECISION_BITS
 from hast.files.timings import Latency, Timing
 from hast.networks.coverage import LayerBits
-from hast.pipeline.search import Trial
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
@@ -114,15 +113,15 @@ def sizes_table(sizes: Mapping[str, int]) -> Table:
     return _table("Size", ("bits", "bytes", "smaller"), rows)
 
 
-def trials_table(trials: Iterable[Trial], *, max_drop: float) -> Table:
-    """What a search for the fewest bits has tried, in its order."""
+def trials_table(trials: Iterable[Mapping[str, Any]], *, max_drop: float) -> Table:
+    """What a search for the fewest bits has tried, as `hast quantize --json` prints it."""
     rows = [
         (
-            str(trial.candidate.bits).upper(),
-            str(len(trial.candidate.overrides) or ""),
-            f"{trial.size_bytes:,}",
-            f"{trial.drop:.2%} ± {trial.margin:.2%}",
-            "yes" if trial.holds else "no",
+            trial["bits"].upper(),
+            str(len(trial["overrides"]) or ""),
+            f"{trial['size_bytes']:,}",
+            f"{trial['drop']:.2%} ± {trial['margin']:.2%}",
+            "yes" if trial["holds"] else "no",
         )
         for trial in trials
     ]
