@@ -29,6 +29,7 @@ _CIFAR10 = {
 _CIFAR100 = {"mean": [0.5071, 0.4865, 0.4409], "std": [0.2673, 0.2564, 0.2762]}
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _QUICK_MACS = 6e7  # for one image; ResNet-20 at 32 x 32 takes 4e7
+SMALLER = 0.57  # of the side of large images that are reconstructed on; 128 of 224
 _LARGE_IMAGE = 96 * 96  # pixels from which the ImageNet numbers fit better
 _IMAGENET_SECTIONS: Settings = {
     "synthesize": {
@@ -43,7 +44,7 @@ _IMAGENET_SECTIONS: Settings = {
 # Measured on EfficientNet-Lite0 (docs/results.md): layers differ in scale, and few steps must do.
 _IMAGENET_BEST: Settings = {
     "synthesize": {"bns": "relative", "learning_rate": 0.1, "augment_probability": 0.0},
-    "reconstruct": {"samples": 256, "batch_size": 16},
+    "reconstruct": {"samples": 256, "batch_size": 16, "resize": SMALLER},
 }
 _IMAGENET_QUICK_BEST: Settings = {
     "synthesize": {"samples": 96, "steps": 150},
@@ -171,6 +172,7 @@ def own_network(
     recipe: str = "hast",
     size: str = "quick",
     synthesizes: bool = True,
+    resizes: bool = True,
 ) -> dict[str, Any]:
     """The content of a params file for a network that nobody tuned anything for.
 
@@ -184,6 +186,7 @@ def own_network(
         bit_widths, recipe, size: see `hast.config.bit_width` and `hast.config.recipes`.
         synthesizes: whether it has the BatchNorm that a generator is trained by; without, the
             bank's pictures set the activation ranges.
+        resizes: whether it takes images of share `SMALLER` of its side.
     """
     large = input_shape[1] * input_shape[2] >= _LARGE_IMAGE
     crop = {"crop_fraction": 0.875} if large else {}
@@ -198,6 +201,8 @@ def own_network(
     own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
     if not synthesizes:
         own["calibrate"] = {"images": "bank"}
+    if not resizes:
+        own["reconstruct"] = {"resize": 1.0}
     return {"bit_widths": bit_widths, **_composed([*parts, own], recipe)}
 
 

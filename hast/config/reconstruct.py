@@ -18,6 +18,10 @@ class ReconstructionConfig(Section):
     """Learning rate of the rounding of weights."""
     scale_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of scales, a relative change."""
+    bias_rate: float = Field(default=1e-2, ge=0)
+    """Learning rate of biases, in norms of a channel's weights; 0 leaves them as they are."""
+    resize: float = Field(default=1.0, gt=0, le=1)
+    """Share of their side that images are resized to, smoothly; for networks that take any size."""
     drop_probability: float = Field(default=0.5, ge=0, le=1)
     """Of an activation to stay unquantized in a step (QDrop)."""
     seed: int = 0
@@ -26,4 +30,4 @@ class ReconstructionConfig(Section):
     @property
     def forward_passes(self) -> int:
         """A backward pass costs two; all blocks together are the network once."""
-        return 3 * self.steps * self.batch_size
+        return round(3 * self.steps * self.batch_size * self.resize**2)

@@ -1,17 +1,18 @@
 """How many images and steps fit into a time: what `--minutes` writes, as plain numbers.
 
 Work is counted in forward passes of one image through the network; a backward pass costs two. Half
-of it goes to the bank. Images and steps grow together, for images of too few steps teach what
-the network is not, and a few perfect ones teach little; their ratio is that of EfficientNet-Lite0's
-quick setting (docs/results.md). The rest goes to the student: to reconstruction where the recipe
-has it, up to the recipe's steps, and what is left to fine-tuning, where it has that.
+of it may go to the student: to reconstruction where the recipe has it, up to the recipe's steps,
+and what is left to fine-tuning, where it has that. The rest goes to the bank. Images and steps grow
+together, for images of too few steps teach what the network is not, and a few perfect ones teach
+little; their ratio is that of EfficientNet-Lite0's quick setting (docs/results.md).
 """
 
 import math
 
 from hast.config.recipes import Settings, merged
 
-_BANK = 0.5
+COMPILED = 1.8  # synthesis against plain passes, the minutes of the compiler included
+_STUDENT = 0.5
 _IMAGES_A_STEP = 96 / 150
 _BLOCK_STEP = 7  # for an image: quantizers move more memory than the products of a block
 _PREFIX = 1.25  # half a pass of the student and three quarters of the teacher, for each block
@@ -23,18 +24,23 @@ _MOST = {  # the paper's; of images to reconstruct on, what memory holds with th
 _LEAST_FINETUNING = 50  # steps; fewer move a network and leave it there
 
 
-def sizes_within(values: Settings, passes: float, *, units: int) -> Settings:
+def sizes_within(
+    values: Settings, passes: float, *, units: int, bank_speed: float = 1.0
+) -> Settings:
     """Complete parameters with other images and steps.
 
     Args:
         values: sections of a params file, which say what is done at all.
         passes: forward passes of one image for the bank and one student.
         units: blocks that reconstruction goes through.
+        bank_speed: how much faster synthesis takes them.
     """
     if values["bank"]["source"] is not None:  # made already
-        return merged([values, _student_sizes(values, passes, units)])
-    values = merged([values, _bank_sizes(values, _BANK * passes)])
-    return merged([values, _student_sizes(values, (1 - _BANK) * passes, units)])
+        return merged([values, _student_sizes(values, passes, units)[0]])
+    bank = _bank_sizes(values, (1 - _STUDENT) * passes * bank_speed)
+    student, left = _student_sizes(merged([values, bank]), _STUDENT * passes, units)
+    bank = _bank_sizes(values, ((1 - _STUDENT) * passes + left) * bank_speed)
+    return merged([values, student, bank])
 
 
 def _bank_sizes(values: Settings, passes: float) -> Settings:
@@ -55,15 +61,18 @@ def _bank_sizes(values: Settings, passes: float) -> Settings:
     return sizes
 
 
-def _student_sizes(values: Settings, passes: float, units: int) -> Settings:
+def _student_sizes(values: Settings, passes: float, units: int) -> tuple[Settings, float]:
+    """And the passes that are left."""
     ranges, blocks, training = (values[s] for s in ("calibrate", "reconstruct", "quantize"))
     batches = _within(_RANGES * passes / ranges["batch_size"], 4, ranges["batches"])
     passes -= batches * ranges["batch_size"]
     sizes: Settings = {"calibrate": {"batches": batches}}
     if blocks["steps"]:
-        passes -= _PREFIX * units * blocks["samples"]
-        steps = _within(passes / (_BLOCK_STEP * blocks["batch_size"]), 20, blocks["steps"])
-        passes -= _BLOCK_STEP * steps * blocks["batch_size"]
+        share = blocks["resize"] ** 2
+        passes -= _PREFIX * share * units * blocks["samples"]
+        step = _BLOCK_STEP * share * blocks["batch_size"]
+        steps = _within(passes / step, 20, blocks["steps"])
+        passes -= step * steps
         sizes["reconstruct"] = {"steps": steps}
     if training["steps"]:
         steps = _within(passes / (10 * training["batch_size"]), 0, _MOST["finetuning"])
@@ -71,7 +80,8 @@ def _student_sizes(values: Settings, passes: float, units: int) -> Settings:
             steps = 0 if blocks["steps"] else _LEAST_FINETUNING
         milestones = sorted({steps // 2, steps * 3 // 4} - {0})
         sizes["quantize"] = {"steps": steps, "milestones": milestones}
-    return sizes
+        passes -= 10 * training["batch_size"] * steps
+    return sizes, max(0.0, passes)
 
 
 def _within(value: float, least: int, most: int) -> int:

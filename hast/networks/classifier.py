@@ -42,6 +42,16 @@ def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     return logits.shape[1]
 
 
+def takes_size(network: nn.Module, spec: ModelSpec, share: float) -> bool:
+    """Whether a network answers images with sides that are this share of its own."""
+    channels, height, width = spec.input_shape
+    try:
+        classes = count_classes(network, (channels, round(share * height), round(share * width)))
+    except InputError:
+        return False
+    return classes == spec.num_classes
+
+
 def batch_norm_calls(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """How often a forward pass of a network in eval mode reads stored BatchNorm statistics."""
     with torch.no_grad(), tap_batch_norm_inputs(network) as tap:

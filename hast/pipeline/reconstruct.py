@@ -9,6 +9,7 @@ from hast.engine.engine import Engine, Images
 from hast.engine.progress import track
 from hast.errors import InputError
 from hast.loops.reconstruct import reconstruct
+from hast.networks.classifier import takes_size
 from hast.networks.provenance import spec_and_plan
 from hast.networks.units import find_units
 from hast.pipeline.work import engine_for
@@ -42,7 +43,8 @@ def reconstruct_student(
         show: show progress.
 
     Raises:
-        InputError: the student's scales are not learned.
+        InputError: the student's scales are not learned, or the network takes images of its own
+            size alone and `config.resize` makes them smaller.
     """
     if not config.steps:
         return
@@ -51,6 +53,11 @@ def reconstruct_student(
         raise InputError(
             "reconstruct: learned rounding needs layers.quantizer 'learned', got"
             f" {plan.quantizer!r}; set it (recipe best does), or reconstruct.steps: 0"
+        )
+    if config.resize < 1 and not takes_size(teacher, spec, config.resize):
+        raise InputError(
+            f"reconstruct.resize: {type(teacher).__name__} takes images of"
+            f" {'x'.join(map(str, spec.input_shape[1:]))} alone, got {config.resize:g}; set it to 1"
         )
     units = find_units(teacher, spec, plan.weights)
     engine = engine or engine_for(config, teacher, spec)

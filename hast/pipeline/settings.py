@@ -4,10 +4,12 @@ from typing import Any
 
 from torch import nn
 
-from hast.config.presets import own_network
-from hast.config.sizes import sizes_within
+from hast.config.presets import SMALLER, own_network
+from hast.config.sizes import COMPILED, sizes_within
 from hast.config.spec import ModelSpec
-from hast.networks.classifier import batch_norm_calls
+from hast.engine.engine import choose_engine
+from hast.engine.runtime import device_of
+from hast.networks.classifier import batch_norm_calls, takes_size
 from hast.networks.plan import WEIGHTED, forward_macs, probe_layers
 from hast.networks.units import find_units
 from hast.pipeline.work import measured_speed
@@ -33,6 +35,7 @@ def network_settings(
     values = own_network(
         input_shape=spec.input_shape, macs=forward_macs(network, spec), recipe=recipe, size=size,
         synthesizes=batch_norm_calls(network, spec.input_shape) > 0,
+        resizes=takes_size(network, spec, SMALLER),
         **{"teacher": {}, "data_root": None, "bit_widths": []} | known,
     )  # fmt: skip
     for section in values.values():
@@ -45,4 +48,7 @@ def network_settings(
     passes = 60 * minutes * measured_speed(network, spec)
     units = len(find_units(network, spec, probe_layers(network, spec, WEIGHTED)))
     widths = values.pop("bit_widths")
-    return {"bit_widths": widths, **sizes_within(values, passes, units=units)}
+    work = forward_macs(network, spec) * passes
+    speed = COMPILED if choose_engine(device_of(network), work=work).compile else 1.0
+    sizes = sizes_within(values, passes, units=units, bank_speed=speed)
+    return {"bit_widths": widths, **sizes}

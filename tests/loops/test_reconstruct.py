@@ -3,11 +3,13 @@ import copy
 import pytest
 import torch
 from students import observed
+from torch import nn
 
 from hast.config.reconstruct import ReconstructionConfig
 from hast.errors import InputError
 from hast.loops.reconstruct import reconstruct
 from hast.networks.codes import weight_codes
+from hast.networks.hooks import removed_at_exit
 from hast.networks.units import find_units
 from hast.pipeline.reconstruct import reconstruct_student
 
@@ -76,3 +78,28 @@ def test_without_steps_nothing_is_done_and_minmax_scales_are_refused(teacher, sp
     assert all(torch.equal(v, before[n]) for n, v in student.state_dict().items())
     with pytest.raises(InputError, match=r"needs layers\.quantizer 'learned', got 'minmax'"):
         reconstruct_student(student, teacher, images, CONFIG, show=False)
+
+
+def test_a_mean_that_rounding_adds_is_taken_back_by_biases(teacher, spec, images):
+    student, fixed = start(teacher, spec, images), start(teacher, spec, images)
+    reconstruct_student(student, teacher, images, CONFIG, show=False)
+    still = CONFIG.model_copy(update={"bias_rate": 0.0})
+    reconstruct_student(fixed, teacher, images, still, show=False)
+    biases = {n: p for n, p in teacher.named_parameters() if n.endswith("bias")}
+    assert all(torch.equal(dict(fixed.named_parameters())[n], p) for n, p in biases.items())
+    moved = [n for n, p in student.named_parameters() if n in biases and (p != biases[n]).any()]
+    assert moved
+    others = torch.randn(64, *spec.input_shape)
+    assert distance(student, teacher, others) < distance(fixed, teacher, others)
+
+
+def test_images_are_made_smaller_for_networks_that_take_them(teacher, spec, images):
+    config = CONFIG.model_copy(update={"resize": 0.5})
+    seen = []
+    with removed_at_exit([teacher.register_forward_pre_hook(lambda m, args: seen.append(args[0]))]):
+        reconstruct_student(start(teacher, spec, images), teacher, images, config, show=False)
+    assert [*seen[-1].shape[2:]] == [side // 2 for side in spec.input_shape[1:]]
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), spec.num_classes)).eval()
+    student = start(flat, spec, images)
+    with pytest.raises(InputError, match=r"Sequential takes images of 8x8 alone, got 0\.5; set"):
+        reconstruct_student(student, flat, images, config, show=False)
