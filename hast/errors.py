@@ -27,6 +27,11 @@ class HastWarning(UserWarning):
     """Something that a user would want to know, and that stops nothing."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says, for a message in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def warn(text: str) -> None:
     """Give a `HastWarning` that names the line outside of this package which led here."""
     frame, level = inspect.currentframe(), 1

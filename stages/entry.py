@@ -16,7 +16,7 @@ import typer
 from hast.engine import engine
 from hast.engine.progress import QUIET
 from hast.engine.runtime import make_deterministic
-from hast.errors import InputError, TransientError, clear_errors, clear_interrupts
+from hast.errors import InputError, TransientError, clear_errors, clear_interrupts, first_line
 from hast.files.code import code_fingerprint
 from hast.files.tables import read_json
 from hast.files.timings import record_timing
@@ -94,8 +94,8 @@ def _full_memory_may_pass() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        raise TransientError(f"{reason} Free the device, or set a smaller batch_size") from None
+        way_out = "Free the device, or set a smaller batch_size"
+        raise TransientError(f"{first_line(error)} {way_out}") from None
 
 
 def _add_option(command: Any, name: str, annotation: Any, *, default: Any) -> None:

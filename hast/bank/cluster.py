@@ -25,7 +25,7 @@ from hast.bank.remote import Remote
 from hast.bank.shards import Job, make
 from hast.bank.transfer import fetch_shard, send_shard
 from hast.bank.writer import BankWriter
-from hast.errors import InputError, TransientError
+from hast.errors import InputError, TransientError, first_line
 from hast.files.placing import write_atomically
 from hast.files.weights import CARD, WEIGHTS
 
@@ -176,7 +176,7 @@ def _raise_error_of(future: Any) -> None:
         if isinstance(error, KilledWorker):
             reason = "workers were killed again and again at one shard (out of memory? start fewer)"
         elif future.status != "error":
-            reason = f"the connection to the Dask scheduler was lost ({str(error).splitlines()[0]})"
+            reason = f"the connection to the Dask scheduler was lost ({first_line(error)})"
         else:
             raise  # what the worker raised
         raise TransientError(f"synthesize: {reason}; finished shards are kept: run again") from None

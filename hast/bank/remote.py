@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hast.bank.manifest import sha256_of
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 from hast.files.placing import disk_errors
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
@@ -32,9 +32,8 @@ class Remote:
 
             self._files, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"{url}: cannot be opened ({reason}); for remote banks run"
+                f"{url}: cannot be opened ({first_line(error)}); for remote banks run"
                 " `pip install 'hast[remote]'`, or install what fsspec needs for this kind of URL"
             ) from None
         self._root = root.rstrip("/")
@@ -150,10 +149,9 @@ class Remote:
                 final = isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
                 full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
                 if final or full or wait is None:
-                    reason = (str(error) or type(error).__name__).splitlines()[0]
                     raise InputError(
-                        f"{self.url}/{name}: {reason}; what was carried is kept: mend it and run"
-                        " again"
+                        f"{self.url}/{name}: {first_line(error)}; what was carried is kept: mend it"
+                        " and run again"
                     ) from None
                 time.sleep(wait)
         raise AssertionError

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from hast.engine.engine import bf16_is_fast, select_device
 from hast.engine.machine import device_name, git, installed_version
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 
 State = Literal["ok", "note", "problem"]
 _EXTRAS = ("pipeline", "report", "onnx", "zoo")
@@ -55,9 +55,8 @@ def _torch() -> Check:
     try:
         import torchvision
     except Exception as error:  # a torchvision that does not fit this torch raises anything
-        reason = str(error).splitlines()[0]
-        advice = "install the torchvision that belongs to this torch"
-        return Check("torch", "problem", f"torchvision cannot be imported ({reason})", advice)
+        found = f"torchvision cannot be imported ({first_line(error)})"
+        return Check("torch", "problem", found, "install the torchvision that fits this torch")
     return Check("torch", "ok", f"torch {torch.__version__}, torchvision {torchvision.__version__}")
 
 

@@ -26,7 +26,7 @@ from hast.config.section import parse_section
 from hast.engine.engine import place, select_device
 from hast.engine.machine import __version__
 from hast.engine.runtime import device_of, seeded
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 from hast.files.checkpoint_schema import VERSION, CheckpointCard, describe_plan, plan_of
 from hast.files.placing import disk_errors, side_folder
 from hast.files.weights import WEIGHTS
@@ -226,10 +226,9 @@ def _check_it_reads_back(
     except InputError:
         raise
     except Exception as error:  # the source is any code, and may build any network
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise InputError(
             f"{path}: {card.source or 'the network'} with {card.source_args} does not rebuild the"
-            f" student ({reason}); {way_out}"
+            f" student ({first_line(error)}); {way_out}"
         ) from error
     if not (torch.equal(answers, expected) if exact else _near(answers, expected)):
         difference = (answers - expected).abs().max().item()

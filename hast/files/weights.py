@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hast.config.section import Section
-from hast.errors import InputError, warn
+from hast.errors import InputError, first_line, warn
 from hast.files.placing import write_atomically
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -84,7 +84,7 @@ def _read(path: Path) -> Any:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on garbage, torch's reader raises nearly anything
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if "Weights only load failed" in reason:
             reason = "it holds pickled objects, perhaps a whole module; save its state_dict()"
         raise InputError(

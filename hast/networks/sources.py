@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from hast.config.spec import PartialSpec
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
 from hast.networks.provenance import remember
 
@@ -64,7 +64,7 @@ def build_network(source: str, arguments: Mapping[str, Any], *, tag: str | None 
         raise InputError(f"{source}: {error}") from error
     except Exception as error:  # factories and downloads raise anything
         action = f"load weights {tag!r}" if tag else f"be built with {dict(arguments)}"
-        raise InputError(f"{source}: cannot {action}: {_first_line(error)}") from error
+        raise InputError(f"{source}: cannot {action}: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{source}: must return a torch.nn.Module, got {type(network).__name__}")
     remember(network, source=source, source_args=dict(arguments))
@@ -148,7 +148,3 @@ def _optional(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         raise InputError(f"{package} is not installed; run `pip install {package}`") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
