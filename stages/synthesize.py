@@ -114,7 +114,7 @@ def run(
         sealed = writer.seal(whole.difficulty, whole.bns_gap)
         StoredBank(sealed, teacher=source.card.fingerprint)
         _report(whole.difficulty, whole.bns_gap, metrics, profile)
-        writer.publish(out, overwrite=overwrite, keep=True)
+        writer.publish(out, overwrite=overwrite)
 
 
 def _batches(writer: BankWriter, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from hast.errors import InputError
 from hast.files.placing import write_atomically
@@ -66,7 +65,7 @@ def parse_manifest(content: bytes, *, name: str) -> dict[str, str]:
         if not _stays_inside(file):
             raise InputError(f"{name}: file name {file!r} leads out of the store")
         if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
-            raise InputError(f"{name}: {file!r} must have a sha256 sum, got {_short(digest)}")
+            raise InputError(f"{name}: {file!r} must have a sha256 sum, got {digest!r:.80}")
     return files
 
 
@@ -87,11 +86,6 @@ def _stays_inside(name: str) -> bool:
     parts = name.split("/")
     plain = not any(c in name for c in "\\:\0") and PurePosixPath(name).as_posix() == name
     return plain and not name.startswith("/") and not {"", ".", ".."} & set(parts)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _hashes(store: Path) -> dict[str, str]:

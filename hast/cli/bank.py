@@ -1,7 +1,8 @@
 """`hast bank`: look at sample banks, derive new ones, carry them between places."""
 
+import json
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -17,7 +18,6 @@ from hast.bank.transfer import files_at, pull_bank, push_bank
 from hast.cli.network import Device
 from hast.config.bank import BankConfig, Dtype
 from hast.config.section import parse_section
-from hast.config.spec import ModelSpec
 from hast.engine.engine import select_device
 from hast.engine.progress import drain
 from hast.errors import InputError
@@ -45,7 +45,7 @@ def info(
     """Tell what a bank holds, for which teacher, how it was made, how hard and large it is."""
     facts = bank_facts(StoredBank(bank))
     if as_json:
-        print(facts.model_dump_json(indent=2))
+        print(json.dumps(facts, indent=2))
     else:
         Console().print(facts_table(facts))
 
@@ -175,14 +175,8 @@ def pull(
     print(f"{out}: good, {StoredBank(out, verify=False).card.samples} samples")
 
 
-class MadeFor(TypedDict, total=False):
+def _made_for(folder: Path | None) -> dict[str, Any]:
     """What a bank must agree with."""
-
-    teacher: str
-    spec: ModelSpec
-
-
-def _made_for(folder: Path | None) -> MadeFor:
     if folder is None:
         return {}
     card = load_card(folder, TeacherCard)
