@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 TRY_AGAIN = 75  # exit code of what may pass when tried again; EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit code, as shells have it: 128 + SIGINT
@@ -83,17 +83,12 @@ def clear_errors(program: str) -> Iterator[None]:
 def _clear_warnings(program: str) -> Iterator[None]:
     usual = warnings.showwarning
 
-    def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int,
-        file: TextIO | None = None, line: str | None = None,
-    ) -> None:  # fmt: skip
+    def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, HastWarning):
-            print(f"warning: {program}: {message}", file=file or sys.stderr, flush=True)
+            print(f"warning: {program}: {message}", file=sys.stderr, flush=True)
         else:
-            usual(message, category, filename, lineno, file, line)
+            usual(message, category, *place, **more)
 
-    warnings.showwarning = show
-    try:
+    with warnings.catch_warnings():
+        warnings.showwarning = show
         yield
-    finally:
-        warnings.showwarning = usual

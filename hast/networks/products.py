@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
+from hast.config.layers import Placement
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of, seeded
 from hast.networks.hooks import removed_at_exit
@@ -86,20 +87,20 @@ def products(
     network: nn.Module,
     spec: ModelSpec,
     *,
-    inputs: Mapping[str, State] | None = None,
-    outputs: Mapping[str, State] | None = None,
+    sites: Mapping[str, State] = {},
+    placement: Placement = "inputs",
 ) -> list[Product]:
     """All products of one forward pass of one image, in running order.
 
     Args:
         network: in full precision and in eval mode.
         spec: gives the shape of the image.
-        inputs, outputs: modules whose first argument, or whose output, has a quantizer or was
-            denied one.
+        sites: modules that have a quantizer or were denied one.
+        placement: whether it sees their first argument, or their output.
     """
     image = torch.rand(1, *spec.input_shape, generator=seeded(0, "products")).to(device_of(network))
     recorder = _Recorder(network, image)
-    hooks = recorder.hooks(network, inputs or {}, outputs or {})
+    hooks = recorder.hooks(network, sites, placement)
     with removed_at_exit(hooks), _nothing_fused(network), torch.no_grad(), recorder:
         network(image)
     return recorder.products
@@ -136,26 +137,27 @@ class _Recorder(TorchDispatchMode):
         self._origins: dict[int, tuple[str, ...]] = {}  # of what is computed from parameters
 
     def hooks(
-        self, network: nn.Module, inputs: Mapping[str, State], outputs: Mapping[str, State]
+        self, network: nn.Module, sites: Mapping[str, State], placement: Placement
     ) -> Iterator[RemovableHandle]:
         """Let the modules say which one is running, and mark tensors where quantizers would be."""
 
         def enter(name: str) -> Any:
             def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
                 self._running.append(name)
-                if name not in inputs:
+                if placement != "inputs" or name not in sites:
                     return None
                 if args:
-                    return (self._marked(args[0], inputs[name]), *args[1:]), kwargs
+                    return (self._marked(args[0], sites[name]), *args[1:]), kwargs
                 first = next(iter(kwargs))
-                return args, kwargs | {first: self._marked(kwargs[first], inputs[name])}
+                return args, kwargs | {first: self._marked(kwargs[first], sites[name])}
 
             return hook
 
         def leave(name: str) -> Any:
             def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
                 self._running.pop()
-                return self._marked(output, outputs[name]) if name in outputs else None
+                marks = placement != "inputs" and name in sites
+                return self._marked(output, sites[name]) if marks else None
 
             return hook
 
