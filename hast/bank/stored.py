@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hast.bank.card import read_card
 from hast.bank.manifest import sha256_of, verify_manifest
 from hast.bank.pixels import Pixels, identity_map
 from hast.bank.record import Bank, BankCard
-from hast.bank.untrusted import Layout, check_array, read_attributes
+from hast.bank.untrusted import Layout, check_array, read_attributes, read_card
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
 

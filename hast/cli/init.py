@@ -6,21 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hast.cli.network import (
-    InputShape,
-    Minutes,
-    Numbers,
-    Out,
-    Recipe,
-    Size,
-    SourceArgs,
-    Weights,
-    WeightsEntry,
-    load_named,
-    replace_params,
-    said_of_sizes,
-    teacher_section,
-)
+from hast.cli import network
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.errors import InputError
@@ -45,20 +31,20 @@ def init(
     source: Annotated[
         str | None, typer.Argument(help="Such as torchvision:resnet18; asked for if left out.")
     ] = None,
-    weights: Weights = None,
-    weights_entry: WeightsEntry = "auto",
-    source_args: SourceArgs = "{}",
-    input_shape: InputShape = None,
-    mean: Numbers = None,
-    std: Numbers = None,
+    weights: network.Weights = None,
+    weights_entry: network.WeightsEntry = "auto",
+    source_args: network.SourceArgs = "{}",
+    input_shape: network.InputShape = None,
+    mean: network.Numbers = None,
+    std: network.Numbers = None,
     data_root: Annotated[
         str | None, typer.Option(help="Folder with test/CLASS/IMAGE; without it, no accuracy.")
     ] = None,
     bits: Annotated[str, typer.Option(help="Code widths, separated by commas.")] = "w4a4,w3a3",
-    recipe: Recipe = "hast",
-    size: Size = "quick",
-    minutes: Minutes = None,
-    out: Out = Path("params.yaml"),
+    recipe: network.Recipe = "hast",
+    size: network.Size = "quick",
+    minutes: network.Minutes = None,
+    out: network.Out = Path("params.yaml"),
 ) -> None:
     """Write the parameters for your own network, after checking that it loads and fits.
 
@@ -75,10 +61,10 @@ def init(
     given = {"input_shape": input_shape, "mean": mean, "std": std}
     if source is None:
         source, weights, data_root, minutes = _ask(weights, given, data_root, minutes)
-    teacher = teacher_section(source, source_args, weights, weights_entry, **given)
+    teacher = network.teacher_section(source, source_args, weights, weights_entry, **given)
     data = DatasetConfig(name="folder", root=Path(data_root or ""))
     folders = class_folders(data, "test") if data_root else None
-    found = load_named(teacher)
+    found = network.load_named(teacher)
     if folders:
         check_classes(folders, found.spec.num_classes)
         if not found.spec.class_names:
@@ -87,9 +73,9 @@ def init(
         found.network, found.spec, recipe=recipe, size=size, seed=0, minutes=minutes,
         teacher=teacher, data_root=data_root, bit_widths=widths,
     )  # fmt: skip
-    replace_params(out, values, f"hast init {source}")
+    network.replace_params(out, values, f"hast init {source}")
     _say(found, teacher, folders)
-    print(f"  {said_of_sizes(values)}")
+    print(f"  {network.said_of_sizes(values)}")
     used = out == Path("params.yaml")
     print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
     if not batch_norm_calls(found.network, found.spec.input_shape):

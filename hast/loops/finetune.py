@@ -101,14 +101,11 @@ def finetune(
         def loss_of(x: Tensor) -> _Parts:
             answer, target = student(x).float(), teacher(x).float()
             distillation = distillation_loss(answer, target, temperature=config.temperature)
-            if not names:
-                return _Parts(config.distillation_weight * distillation, x.new_zeros(()))
-            alignment = alignment_loss(
-                [tap_q.pop(name) for name in names], [tap_f.pop(name) for name in names]
-            )
-            return _Parts(
-                config.distillation_weight * distillation, config.alignment_weight * alignment
-            )
+            alignment = x.new_zeros(())
+            if names:
+                bodies = [tap_q.pop(name) for name in names], [tap_f.pop(name) for name in names]
+                alignment = config.alignment_weight * alignment_loss(*bodies)
+            return _Parts(config.distillation_weight * distillation, alignment)
 
         wrapped = engine.wrap(loss_of, device, recompute=True)
         promote = config.promotion_step > 0

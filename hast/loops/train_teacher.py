@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hast.config.training import TrainingConfig
+from hast.config.teacher import TrainingConfig
 from hast.engine.runtime import device_of, loop, seeded
 from hast.loops.checks import check_finite
 from hast.math.augmentation import random_resized_crop
