@@ -50,28 +50,12 @@ class Remote:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
-
-        def look() -> int | None:
-            self._files.invalidate_cache()
-            try:
-                return int(self._files.info(self._path(name))["size"])
-            except FileNotFoundError:
-                return None
-
-        return self._try(name, look)
+        return self._look(name, lambda: int(self._files.info(self._path(name))["size"]))
 
     def names(self, folder: str) -> list[str]:
         """All files below a folder."""
-
-        def look() -> list[str]:
-            self._files.invalidate_cache()
-            try:
-                found = self._files.find(self._path(folder))
-            except FileNotFoundError:
-                return []
-            return sorted(path[len(self._root) + 1 :] for path in found)
-
-        return self._try(folder, look)
+        found = self._look(folder, lambda: self._files.find(self._path(folder))) or []
+        return sorted(path[len(self._root) + 1 :] for path in found)
 
     def read(self, name: str) -> bytes:
         return self._try(name, lambda: bytes(self._files.cat_file(self._path(name))))
@@ -91,15 +75,11 @@ class Remote:
     def holds(self, name: str, sha256: str) -> bool:
         """Whether a file is there and, read back, the expected one."""
 
-        def look() -> bool:
-            self._files.invalidate_cache()
-            try:
-                with self._files.open(self._path(name), "rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-            except FileNotFoundError:
-                return False
+        def digest() -> str:
+            with self._files.open(self._path(name), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
-        return self._try(name, look)
+        return self._look(name, digest) == sha256
 
     def upload(self, name: str, source: Path, sha256: str) -> None:
         """Send a file and read it back. A file that is there already is not sent again.
@@ -140,6 +120,18 @@ class Remote:
         if _OBJECT_STORES.isdisjoint(self._protocols):
             folder = self._path(name).rpartition("/")[0]
             self._try(name, lambda: self._files.makedirs(folder, exist_ok=True))
+
+    def _look(self, name: str, action: Callable[[], ResultT]) -> ResultT | None:
+        """As `_try`, past what a file system remembers; None where nothing is there."""
+
+        def fresh() -> ResultT | None:
+            self._files.invalidate_cache()
+            try:
+                return action()
+            except FileNotFoundError:
+                return None
+
+        return self._try(name, fresh)
 
     def _try(self, name: str, action: Callable[[], ResultT]) -> ResultT:
         for wait in (*_WAITS, None):

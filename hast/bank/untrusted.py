@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from hast.bank.record import FORMAT, VERSION, BankCard
+from hast.config.section import parse_section
 from hast.errors import InputError
 
 _MAX_METADATA = 1 << 20
@@ -95,11 +95,7 @@ def read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
                 f"{store}: its attributes hold {text[:40]!r}, with characters that cannot be shown"
                 " or written as UTF-8"
             )
-    try:
-        card = BankCard.model_validate(attributes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{store}: attribute {first['loc']}: {first['msg']}") from None
+    card = parse_section(attributes, BankCard, name=str(store))
     if card.spec.num_classes > _MAX_CLASSES:
         raise InputError(
             f"{store}: num_classes must be at most {_MAX_CLASSES}, got {card.spec.num_classes}"

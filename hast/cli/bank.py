@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from torch import Tensor
+from torch import nn
 
 from hast.bank.facts import bank_facts, facts_table
 from hast.bank.pictures import import_pictures
 from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
-from hast.bank.tools import Measure, Preference, check_duplicates, filter_bank, merge_banks
+from hast.bank.tools import Preference, check_duplicates, filter_bank, merge_banks
 from hast.bank.transfer import files_at, pull_bank, push_bank
 from hast.cli.network import Device
 from hast.config.bank import BankConfig, Dtype
@@ -24,8 +24,6 @@ from hast.errors import InputError
 from hast.files.placing import write_atomically
 from hast.files.teachers import TeacherCard, load_teacher
 from hast.files.weights import load_card
-from hast.loops.profile import profile_batches, whole_profile
-from hast.loops.score import SCORED_TOGETHER
 
 app = typer.Typer(help="Look at sample banks, derive new ones, carry them.", no_args_is_help=True)
 
@@ -111,7 +109,7 @@ def filter_(
         count=count,
         prefer=prefer,
         dtype=dtype,
-        measure=None if teacher is None else _measured_by(teacher, bank),
+        teacher=None if teacher is None else _teacher_of(bank, teacher),
         overwrite=overwrite,
     )
     print(f"{out}: {made.samples} samples")
@@ -183,16 +181,11 @@ def _made_for(folder: Path | None) -> dict[str, Any]:
     return {"teacher": card.fingerprint, "spec": card.spec}
 
 
-def _measured_by(folder: Path, bank: Path) -> Measure:
-    """Difficulty under the teacher that the bank was made for."""
+def _teacher_of(bank: Path, folder: Path) -> nn.Module:
+    """The teacher in a folder, which must be the one that the bank was made for."""
     teacher = load_teacher(folder, torch.device("cpu"))
     teacher.require_made_for(StoredBank(bank, verify=False).card.teacher, bank)
-
-    def measure(images: Tensor, labels: Tensor) -> Tensor:
-        batches = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
-        return whole_profile(profile_batches(teacher.network, batches)).difficulty
-
-    return measure
+    return teacher.network
 
 
 def _classes(text: str, names: tuple[str, ...]) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hast.config.export import ExportConfig, Format
 from hast.errors import InputError
 from hast.export.inputs import takes
-from hast.export.onnx_graph import export_onnx, require_onnx
+from hast.export.onnx_graph import export_onnx
 from hast.export.parity import (
     Parity,
     Predict,
@@ -46,12 +46,6 @@ def write_formats(student: nn.Module, folder: Path, config: ExportConfig) -> dic
     Raises:
         InputError: a package is missing, or the network cannot be traced.
     """
-    onnx = [name for name in config.formats if name != "program"]
-    if onnx:
-        try:
-            require_onnx()
-        except InputError as error:
-            raise InputError(f"{error}, or take {' and '.join(onnx)} out of `formats`") from None
     written: dict[Format, Path] = {}
     for name in config.formats:
         path = folder / FILES[name]

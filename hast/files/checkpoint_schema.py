@@ -15,9 +15,6 @@ from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.networks.plan import QuantizationPlan
 
-FORMAT: Literal["hast-checkpoint"] = "hast-checkpoint"
-VERSION = 1
-
 
 class Scheme(Section):
     """One uniform affine quantizer with unsigned codes 0 ... 2**num_bits - 1."""
@@ -66,8 +63,8 @@ class CheckpointCard(Section):
         libraries: versions that wrote it.
     """
 
-    format: Literal["hast-checkpoint"] = FORMAT
-    version: Literal[1] = 1
+    format: Literal["hast-checkpoint"]
+    version: Literal[1]  # another one needs another hast
     source: str | None = None
     source_args: dict[str, Any] = {}
     spec: ModelSpec

@@ -10,7 +10,6 @@ The order is that of the modules in the network, which the card says how to buil
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from hast.engine.engine import place, select_device
 from hast.engine.machine import __version__
 from hast.engine.runtime import device_of, seeded
 from hast.errors import InputError, first_line
-from hast.files.checkpoint_schema import VERSION, CheckpointCard, describe_plan, plan_of
+from hast.files.checkpoint_schema import CheckpointCard, describe_plan, plan_of
 from hast.files.placing import disk_errors, side_folder
 from hast.files.weights import WEIGHTS
 from hast.networks.batch_norm import freeze
@@ -79,6 +78,8 @@ def save(
     layout = Layout.of(product)
     tensors = serialize(layout.read(product))
     card = CheckpointCard(
+        format="hast-checkpoint",
+        version=1,
         source=source,
         source_args=dict(source_args or {}),
         spec=spec,
@@ -130,7 +131,7 @@ def read_checkpoint_card(path: Path) -> CheckpointCard:
     """
     file = path / CONFIG
     try:
-        return _parse_card(file.read_bytes(), file)
+        return parse_section(file.read_bytes(), CheckpointCard, name=str(file))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
 
@@ -156,21 +157,6 @@ def _rebuild(
 
 def _as_json(card: CheckpointCard) -> bytes:
     return card.model_dump_json(exclude_none=True).encode()
-
-
-def _parse_card(content: bytes, file: Path) -> CheckpointCard:
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
-    if not isinstance(values, dict) or values.get("format") != "hast-checkpoint":
-        raise InputError(f"{file}: is not the card of a packed checkpoint")
-    if values.get("version") != VERSION:
-        raise InputError(
-            f"{file}: has version {values.get('version')!r} but hast {__version__} reads version"
-            f" {VERSION}; install a newer hast"
-        )
-    return parse_section(values, CheckpointCard, name=str(file))
 
 
 def _frozen(student: nn.Module) -> nn.Module:
@@ -218,7 +204,7 @@ def _check_it_reads_back(
     noise = torch.randn(2, *card.spec.input_shape, generator=seeded(0, "checkpoint", "twin"))
     way_out = "name the source that made it: hast.save(..., source=..., source_args=...)"
     try:
-        read = _parse_card(_as_json(card), path / CONFIG)
+        read = parse_section(_as_json(card), CheckpointCard, name=str(path / CONFIG))
         network = _architecture(read, path, network, trusted=True)
         twin = place(_rebuild(read, path, network, deserialize(tensors)), torch.device("cpu"))
         with torch.no_grad():

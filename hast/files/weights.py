@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from hast.config.section import Section
+from hast.config.section import Section, parse_section
 from hast.errors import InputError, first_line, warn
 from hast.files.placing import write_atomically
 
@@ -163,13 +162,9 @@ def load_card(folder: Path, card: type[CardT]) -> CardT:
     """
     path = folder / CARD
     try:
-        return card.model_validate_json(path.read_text())
+        return parse_section(path.read_bytes(), card, name=f"{path}: card")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run `dvc repro` first") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise InputError(f"{path}: {where}: {first['msg']}") from None
 
 
 def _tensors(value: Any) -> dict[str, Tensor] | None:

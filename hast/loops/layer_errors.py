@@ -83,19 +83,15 @@ def _is_quantized(module: nn.Module) -> bool:
 
 def _activation_range(module: nn.Module) -> tuple[float, float]:
     """Of all quantizers at the module's call sites."""
-    ranges = []
-    for quantizer in getattr(module, SITE, ()):
-        scale, zero_point, quant_max = quantizer.qparams
-        ranges.append([(-zero_point * scale).item(), ((quant_max - zero_point) * scale).item()])
-    if not ranges:
-        return float("nan"), float("nan")
-    lows, highs = zip(*ranges, strict=True)
-    return min(lows), max(highs)
+    known = [quantizer.qparams for quantizer in getattr(module, SITE, ())]
+    lows = [(-q.zero_point * q.scale).item() for q in known]
+    highs = [((q.quant_max - q.zero_point) * q.scale).item() for q in known]
+    return min(lows, default=math.nan), max(highs, default=math.nan)
 
 
 def _weight_sqnr(module: nn.Module) -> float:
     if not parametrize.is_parametrized(module, "weight"):
-        return float("nan")
+        return math.nan
     parametrizations: Any = module.parametrizations
     with torch.no_grad():
         weight: Tensor = parametrizations.weight.original.double()
@@ -106,5 +102,5 @@ def _weight_sqnr(module: nn.Module) -> float:
 
 def _decibel(signal: float, noise: float) -> float:
     if not signal or not noise:
-        return float("nan")
+        return math.nan
     return 10.0 * math.log10(signal / noise)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hast.config.layers import Placement
 from hast.errors import InputError
 from hast.networks.quantizers import ActivationQuantizer
 
@@ -40,16 +41,13 @@ class CallSites(nn.ModuleList):
         return result
 
 
-def attach_to_input(module: nn.Module, sites: CallSites) -> None:
-    """Quantize the first argument of `module` from now on."""
+def attach(module: nn.Module, sites: CallSites, placement: Placement) -> None:
+    """Quantize the first argument of `module` from now on, or what it returns."""
     module.add_module(SITE, sites)
-    module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
-
-
-def attach_to_output(module: nn.Module, sites: CallSites) -> None:
-    """Quantize what `module` returns from now on."""
-    module.add_module(SITE, sites)
-    module.register_forward_hook(_quantize_output)
+    if placement == "inputs":
+        module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    else:
+        module.register_forward_hook(_quantize_output)
 
 
 def restart_call_counts(root: nn.Module) -> None:

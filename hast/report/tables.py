@@ -11,7 +11,6 @@ from hast.networks.coverage import LayerBits
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
-LATENCY_COLUMNS = ("network", "format", "batch 1", "batch 64")
 FORMATS = {  # of an export
     "packed": "packed checkpoint",
     "onnx": "ONNX",
@@ -143,9 +142,10 @@ def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
     return table
 
 
-def latency_rows(latency: Mapping[str, Latency]) -> list[tuple[str, ...]]:
-    """Milliseconds of every form by width, and times the speed of full precision beside it."""
-    return [
+def latency_table(latency: Mapping[str, Latency]) -> Table:
+    """Median milliseconds of a call, full precision and the forms of a student in turns, and times
+    the speed of full precision."""
+    rows = [
         (
             width.upper(),
             FORMATS.get(name, "full precision in ONNX"),
@@ -154,12 +154,8 @@ def latency_rows(latency: Mapping[str, Latency]) -> list[tuple[str, ...]]:
         for width, times in latency.items()
         for name in times
     ]
-
-
-def latency_table(latency: Mapping[str, Latency]) -> Table:
-    """Median time of a call, full precision and the forms of a student in turns."""
-    rows = latency_rows(latency)
-    return _table("ONNX Runtime on this machine's CPU", LATENCY_COLUMNS, rows, left=2)
+    columns = ("network", "format", "batch 1", "batch 64")
+    return _table("ONNX Runtime on this machine's CPU", columns, rows, left=2)
 
 
 def _speed(times: Latency, name: str, batch: str) -> str:
