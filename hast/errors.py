@@ -27,6 +27,22 @@ class HastWarning(UserWarning):
     """Something that a user would want to know, and that stops nothing."""
 
 
+@contextmanager
+def needs(packages: str) -> Iterator[None]:
+    """Say in one line how to install what an import inside lacks.
+
+    Args:
+        packages: as `pip install` takes them.
+
+    Raises:
+        InputError: a package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; run `pip install {packages}`") from None
+
+
 def first_line(error: Exception) -> str:
     """What an error of another library says, for a message in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -42,13 +58,6 @@ def warn(text: str) -> None:
 
 class NonFiniteLossError(HastError, ArithmeticError):
     """A loss became NaN or infinite."""
-
-    def __init__(self, loop: str, step: int, cause: str) -> None:
-        super().__init__(f"{loop}: the loss is not finite by step {step}; likely cause: {cause}")
-        self._arguments = (loop, step, cause)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments  # so that a worker process can hand it over
 
 
 @contextmanager
