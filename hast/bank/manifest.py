@@ -1,12 +1,11 @@
 """The manifest of a store: the sha256 of every file, beside the store."""
 
-import hashlib
 import json
 import re
 from pathlib import Path, PurePosixPath
 
 from hast.errors import InputError
-from hast.files.placing import write_atomically
+from hast.files.placing import read_errors, sha256_of, write_atomically
 
 _MAX_BYTES = 64 << 20  # some 600,000 files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -44,13 +43,10 @@ def read_manifest(manifest: Path) -> dict[str, str]:
     """
     if manifest.is_symlink():
         raise InputError(f"{manifest}: a manifest must not be a link")
-    try:
+    with read_errors(manifest):
         if manifest.stat().st_size > _MAX_BYTES:
             raise InputError(f"{manifest}: larger than {_MAX_BYTES >> 20} MB; not a manifest")
-        content = manifest.read_bytes()
-    except OSError as error:
-        raise InputError(f"{manifest}: cannot be read ({error.strerror})") from None
-    return parse_manifest(content, name=str(manifest))
+        return parse_manifest(manifest.read_bytes(), name=str(manifest))
 
 
 def parse_manifest(content: bytes, *, name: str) -> dict[str, str]:
@@ -75,11 +71,6 @@ def listed_in(content: bytes) -> dict[str, str]:
         return parse_manifest(content, name="")
     except InputError:
         return {}
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stays_inside(name: str) -> bool:

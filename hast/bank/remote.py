@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from hast.bank.manifest import sha256_of
 from hast.errors import InputError, first_line
-from hast.files.placing import disk_errors
+from hast.files.placing import disk_errors, sha256_of
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
 _ATTEMPTS = 3  # to carry a file that arrives damaged
@@ -29,8 +28,10 @@ class Remote:
         self.url = url.rstrip("/")
         try:
             from fsspec.core import url_to_fs
+            from fsspec.utils import get_protocol
 
             self._files, root = url_to_fs(url)
+            self._protocol = get_protocol(url)
         except (ImportError, ValueError) as error:
             raise InputError(
                 f"{url}: cannot be opened ({first_line(error)}); for remote banks run"
@@ -41,12 +42,7 @@ class Remote:
     @property
     def folder(self) -> Path | None:
         """Where it is on a disk of this machine; None where it is elsewhere."""
-        return Path(self._root) if "file" in self._protocols else None
-
-    @property
-    def _protocols(self) -> set[str]:
-        protocol = self._files.protocol
-        return {protocol} if isinstance(protocol, str) else set(protocol)
+        return Path(self._root) if self._protocol in ("file", "local") else None
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
@@ -117,7 +113,7 @@ class Remote:
         return f"{self._root}/{name}"
 
     def _make_folder_of(self, name: str) -> None:
-        if _OBJECT_STORES.isdisjoint(self._protocols):
+        if self._protocol not in _OBJECT_STORES:
             folder = self._path(name).rpartition("/")[0]
             self._try(name, lambda: self._files.makedirs(folder, exist_ok=True))
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hast.bank.manifest import listed_in, parse_manifest, read_manifest, sha256_of
+from hast.bank.manifest import listed_in, parse_manifest, read_manifest
 from hast.bank.place import check_free, place_bank
 from hast.bank.remote import Remote
 from hast.bank.stored import MANIFEST, STORE, StoredBank
@@ -21,7 +21,7 @@ from hast.bank.writer import BankWriter
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.files.pictures import digest_of, pictures_in
-from hast.files.placing import disk_errors, write_atomically
+from hast.files.placing import disk_errors, sha256_of, write_atomically
 
 _MAX_MANIFEST = 64 << 20
 

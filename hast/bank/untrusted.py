@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hast.bank.record import FORMAT, VERSION, BankCard
 from hast.config.section import parse_section
 from hast.errors import InputError
+from hast.files.placing import read_errors
 
 _MAX_METADATA = 1 << 20
 _MAX_SIZE = 1 << 48
@@ -173,14 +174,10 @@ def _check_same(
 
 def _metadata(node: Path) -> dict[str, Any]:
     path = node / "zarr.json"
-    try:
+    with read_errors(path, ValueError, RecursionError):
         if path.stat().st_size > _MAX_METADATA:
             raise InputError(f"{path}: larger than {_MAX_METADATA >> 20} MB; not a Zarr v3 node")
         content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict) or content.get("zarr_format") != 3:
         raise InputError(f"{path}: must describe a Zarr v3 node")
     return content

@@ -72,19 +72,15 @@ class BankWriter:
         Raises:
             InputError: another run is at it.
         """
-        lock = FileLock(self.folder / "lock")
         try:
-            lock.acquire(blocking=False)
+            with FileLock(self.folder / "lock", blocking=False):
+                for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
+                    leftover.unlink()
+                yield
         except Timeout:
             raise InputError(
                 f"{self.folder}: another process is making this bank; wait for it, or end it"
             ) from None
-        try:
-            for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
-                leftover.unlink()
-            yield
-        finally:
-            lock.release()
 
     def shards(self) -> list[slice]:
         """The samples of every shard."""

@@ -31,13 +31,11 @@ def results(report: Folder = Path("report"), as_json: Json = False) -> None:
     hast results
     hast results --json | jq .w4a4.drop
     """
-    path = report / "results.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no results yet; run `dvc repro`")
+    measured = read_json(report / "results.json")
     if as_json:
-        print(path.read_text(), end="")
+        print(json.dumps(measured, indent=2))
     else:
-        Console().print(results_table(read_json(path)))
+        Console().print(results_table(measured))
 
 
 def report(

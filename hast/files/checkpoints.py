@@ -27,7 +27,7 @@ from hast.engine.machine import __version__
 from hast.engine.runtime import device_of, seeded
 from hast.errors import InputError, first_line
 from hast.files.checkpoint_schema import CheckpointCard, describe_plan, plan_of
-from hast.files.placing import disk_errors, side_folder
+from hast.files.placing import disk_errors, read_errors, sha256_of, side_folder
 from hast.files.weights import WEIGHTS
 from hast.networks.batch_norm import freeze
 from hast.networks.codes import activation_quantizers, activation_sites, set_codes, weight_codes
@@ -130,10 +130,8 @@ def read_checkpoint_card(path: Path) -> CheckpointCard:
         InputError: it is missing, malformed, or of a newer version.
     """
     file = path / CONFIG
-    try:
+    with read_errors(file, way_out="is it a packed checkpoint?"):
         return parse_section(file.read_bytes(), CheckpointCard, name=str(file))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error}); is it a packed checkpoint?") from None
 
 
 def _rebuild(
@@ -242,13 +240,10 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _read_tensors(path: Path, card: CheckpointCard) -> dict[str, Tensor]:
     file = path / WEIGHTS
-    try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    with read_errors(file, SafetensorError):
+        found = sha256_of(file)
         if found != card.sha256:
             raise InputError(
                 f"{file}: has sha256 {found} but {CONFIG} says {card.sha256}; fetch it again"
             )
         return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
