@@ -11,10 +11,10 @@ from hast.engine.progress import track
 from hast.files.hardness import load_hardness
 from hast.files.partial import PARTIAL, name_of
 from hast.files.resume import CheckpointFile
-from hast.files.students import load_student, load_student_card
+from hast.files.students import StudentCard, load_student
 from hast.files.tables import Curve, write_json, write_tsv
 from hast.files.teachers import load_teacher
-from hast.files.weights import save_with_card
+from hast.files.weights import load_card, save_with_card
 from hast.loops.finetune import FinetuneStep, finetune, start_finetuning
 from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
@@ -103,7 +103,7 @@ def run(
                 tensors, numbers = state.snapshot()
                 file.save(tensors, numbers | {"curve": kept.saved()})
     if first:
-        save_with_card(out, student, load_student_card(reconstructed))
+        save_with_card(out, student, load_card(reconstructed, StudentCard))
         write_tsv(curve, *kept.table())
         last = [record for _, record in kept.rows[-1:]]  # none where there are no steps
         losses = {name: float(getattr(r, name)) for r in last for name in _SHOWN}

@@ -18,13 +18,11 @@ from hast.networks.classifier import batch_norm_calls
 from hast.networks.sources import is_trained_here
 from hast.pipeline.settings import network_settings
 
-_QUESTIONS = {
-    "input_shape": "Shape of an image, CxHxW",
-    "mean": "Mean of each channel",
-    "std": "Standard deviation of each",
+_QUESTIONS = {  # with the usual answers for ImageNet, and for small images
+    "input_shape": ("Shape of an image, CxHxW", "3x224x224", "3x32x32"),
+    "mean": ("Mean of each channel", "0.485,0.456,0.406", "0.5,0.5,0.5"),
+    "std": ("Standard deviation of each", "0.229,0.224,0.225", "0.5,0.5,0.5"),
 }
-_IMAGENET = ("3x224x224", "0.485,0.456,0.406", "0.229,0.224,0.225")  # answers to them
-_SMALL = ("3x32x32", "0.5,0.5,0.5", "0.5,0.5,0.5")
 
 
 def init(
@@ -111,9 +109,8 @@ def _ask(
     source = typer.prompt("Where does the network come from (torchvision:NAME, timm:NAME, ...)")
     weights = weights or typer.prompt("Checkpoint file or pretrained tag", default="") or None
     usual = typer.confirm("Does it take images normalized as for ImageNet?", default=True)
-    for (name, question), default in zip(
-        _QUESTIONS.items(), _IMAGENET if usual else _SMALL, strict=True
-    ):
+    for name, (question, imagenet, small) in _QUESTIONS.items():
+        default = imagenet if usual else small
         given[name] = given[name] or typer.prompt(question, default=default)
     data_root = data_root or typer.prompt("Folder with test/CLASS/IMAGE", default="") or None
     if minutes is None:

@@ -46,18 +46,20 @@ def write_formats(student: nn.Module, folder: Path, config: ExportConfig) -> dic
     Raises:
         InputError: a package is missing, or the network cannot be traced.
     """
-    written: dict[Format, Path] = {}
-    for name in config.formats:
-        path = folder / FILES[name]
-        if name == "program":
-            written[name] = export_program(student, path, inputs=config.inputs)
-        else:
-            target = "generic" if name == "onnx" else name
-            fold = config.fold_batch_norm or None
-            written[name] = export_onnx(
-                student, path, target=target, inputs=config.inputs, fold_batch_norm=fold
-            )
-    return written
+    return {n: write_format(student, folder / FILES[n], n, config) for n in config.formats}
+
+
+def write_format(student: nn.Module, path: Path, kind: Format, config: ExportConfig) -> Path:
+    """Write one format, as `config` says otherwise.
+
+    Raises:
+        InputError: see `write_formats`.
+    """
+    if kind == "program":
+        return export_program(student, path, inputs=config.inputs)
+    target = "generic" if kind == "onnx" else kind
+    fold = config.fold_batch_norm or None
+    return export_onnx(student, path, target=target, inputs=config.inputs, fold_batch_norm=fold)
 
 
 def compare_formats(

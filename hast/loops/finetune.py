@@ -28,8 +28,9 @@ from hast.engine.engine import PLAIN, Engine, Images, hold_images, place_images
 from hast.engine.runtime import device_of, loop, seeded
 from hast.errors import InputError, warn
 from hast.loops.checks import check_finite, check_result
-from hast.loops.finetune_state import BatchOrder, FinetuneState
+from hast.loops.finetune_state import FinetuneState
 from hast.loops.held_back import HeldBack, is_worse
+from hast.loops.order import BatchOrder
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
@@ -198,18 +199,13 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     rate, decay = config.learning_rate, config.weight_decay
     # A learned scale is stored as its logarithm: decay would pull the scale itself towards one.
-    named = [*student.named_parameters()]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in named if not name.endswith("log_scale")]},
-        {
-            "params": [p for name, p in named if name.endswith("log_scale")],
-            "lr": rate * config.scale_rate_factor,
-            "weight_decay": 0.0,
-        },
-    ]
+    scales = [p for name, p in student.named_parameters() if name.endswith("log_scale")]
+    others = [p for name, p in student.named_parameters() if not name.endswith("log_scale")]
+    of_scales = {"lr": rate * config.scale_rate_factor, "weight_decay": 0.0}
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": scales, **of_scales}]
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        if groups[1]["params"]:
+        if scales:
             # Its steps follow the gradients' sizes, which here are sums over all values of a
             # tensor; LSQ's factor on them is left out, for Adam's steps do not depend on it.
             raise InputError(

@@ -8,6 +8,7 @@ layer whose range is wrong: one outlier that widens it, or a clipping that cuts 
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -49,18 +50,13 @@ def measure_layer_errors(
     names = [n for n, m in student.named_modules() if _is_quantized(m)]
     signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
-    def compare(name: str) -> Any:
-        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            answer = student.get_submodule(name)(*args, **kwargs)
-            signal[name] += output.double().square().sum().item()
-            noise[name] += (output - answer).double().square().sum().item()
+    def compare(name: str, _module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        answer = student.get_submodule(name)(*args, **kwargs)
+        signal[name] += output.double().square().sum().item()
+        noise[name] += (output - answer).double().square().sum().item()
 
-        return hook
-
-    hooked = ((name, teacher.get_submodule(name)) for name in names)
-    with removed_at_exit(
-        [m.register_forward_hook(compare(n), with_kwargs=True) for n, m in hooked]
-    ):
+    hooked = [(partial(compare, name), teacher.get_submodule(name)) for name in names]
+    with removed_at_exit(m.register_forward_hook(hook, with_kwargs=True) for hook, m in hooked):
         for batch in images.split(_BATCH_SIZE):
             restart_call_counts(student)
             with torch.no_grad():

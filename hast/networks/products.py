@@ -7,6 +7,7 @@ an `nn.Linear` all are operations on tensors.
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -14,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from hast.config.layers import Placement
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of, seeded
-from hast.networks.hooks import removed_at_exit
+from hast.networks.hooks import removed_at_exit, tensors_in
 
 State = Literal["quantized", "skipped", "full"]
 _WORST: tuple[State, ...] = ("full", "skipped", "quantized")
@@ -141,29 +141,23 @@ class _Recorder(TorchDispatchMode):
     ) -> Iterator[RemovableHandle]:
         """Let the modules say which one is running, and mark tensors where quantizers would be."""
 
-        def enter(name: str) -> Any:
-            def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-                self._running.append(name)
-                if placement != "inputs" or name not in sites:
-                    return None
-                if args:
-                    return (self._marked(args[0], sites[name]), *args[1:]), kwargs
-                first = next(iter(kwargs))
-                return args, kwargs | {first: self._marked(kwargs[first], sites[name])}
+        def enter(name: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            self._running.append(name)
+            if placement != "inputs" or name not in sites:
+                return None
+            if args:
+                return (self._marked(args[0], sites[name]), *args[1:]), kwargs
+            first = next(iter(kwargs))
+            return args, kwargs | {first: self._marked(kwargs[first], sites[name])}
 
-            return hook
-
-        def leave(name: str) -> Any:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-                self._running.pop()
-                marks = placement != "inputs" and name in sites
-                return self._marked(output, sites[name]) if marks else None
-
-            return hook
+        def leave(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+            self._running.pop()
+            marks = placement != "inputs" and name in sites
+            return self._marked(output, sites[name]) if marks else None
 
         for name, module in network.named_modules():
-            yield module.register_forward_pre_hook(enter(name), with_kwargs=True)
-            yield module.register_forward_hook(leave(name))
+            yield module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
+            yield module.register_forward_hook(partial(leave, name))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -198,7 +192,7 @@ class _Recorder(TorchDispatchMode):
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         # What `torch.tensor` made lies where anything may have been before.
         fresh = func is _aten.lift_fresh.default
-        given = [] if fresh else _tensors((args, kwargs))
+        given = [] if fresh else tensors_in((args, kwargs))
         states = [self._states.get(_memory(t)) for t in given]
         new: State | None = None
         if any(states):
@@ -206,7 +200,7 @@ class _Recorder(TorchDispatchMode):
             new = worst(s or "full" for s in floats) if _keeps(func, args) and floats else "full"
         origin = next(filter(None, map(self._origin, given)), ())
         views = set() if func._schema.is_mutable else set(map(_memory, given))
-        for address in {_memory(t) for t in _tensors(output)} - views:
+        for address in {_memory(t) for t in tensors_in(output)} - views:
             self._origins.pop(address, None)
             self._states.pop(address, None)
             if new:
@@ -255,10 +249,6 @@ def _keeps(func: Any, args: tuple[Any, ...]) -> bool:
     if packet is _aten.constant_pad_nd and any(args[2:]):
         return False  # zero is on every grid, other values are not
     return packet in _KEEPS
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _memory(tensor: Tensor) -> int:
