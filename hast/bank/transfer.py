@@ -38,7 +38,7 @@ def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[st
     StoredBank(folder)
     content, files = (folder / MANIFEST).read_bytes(), read_manifest(folder / MANIFEST)
     remote = Remote(url)
-    if _holds(remote, files, content):
+    if remote_manifest(remote) == content and not _strange(remote, files):
         yield from _send(folder, remote)  # only what is damaged there
     elif remote.folder is None:
         _make_room(remote, files, overwrite=overwrite)
@@ -182,11 +182,6 @@ def _send(folder: Path, remote: Remote) -> Iterator[str]:
     remote.write(MANIFEST, content)
     if remote.read(MANIFEST) != content:
         raise InputError(f"{remote.url}/{MANIFEST}: differs from what was sent; run again")
-
-
-def _holds(remote: Remote, files: dict[str, str], content: bytes) -> bool:
-    """Whether this bank is there already, perhaps damaged."""
-    return remote_manifest(remote) == content and not _strange(remote, files)
 
 
 def _strange(remote: Remote, files: dict[str, str]) -> list[str]:

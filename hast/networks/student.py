@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of
 from hast.errors import InputError
-from hast.networks.call_sites import CallSites, attach, detach, restart_call_counts_at
+from hast.networks.call_sites import CallSites, attach, detach, restart_call_counts
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
 from hast.networks.provenance import provenance_of, remember
@@ -73,7 +73,7 @@ def prepare_student(
                 else WeightQuantizer(bits, axis)
             )
         parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
-    restart_call_counts_at(student)
+    student.register_forward_pre_hook(restart_call_counts)
     remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
     return student
 
