@@ -1,12 +1,10 @@
 """`hast bank`: look at sample banks, derive new ones, carry them between places."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from torch import nn
 
 from hast.bank.facts import bank_facts, facts_table
@@ -15,7 +13,7 @@ from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
 from hast.bank.tools import Preference, check_duplicates, filter_bank, merge_banks
 from hast.bank.transfer import files_at, pull_bank, push_bank
-from hast.cli.network import Device
+from hast.cli.network import Device, Json, tell
 from hast.config.bank import BankConfig, Dtype
 from hast.config.section import parse_section
 from hast.engine.engine import select_device
@@ -36,16 +34,10 @@ File = Annotated[Path, typer.Option(help="File to write.")]
 
 
 @app.command()
-def info(
-    bank: BankFolder,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
+def info(bank: BankFolder, as_json: Json = False) -> None:
     """Tell what a bank holds, for which teacher, how it was made, how hard and large it is."""
     facts = bank_facts(StoredBank(bank))
-    if as_json:
-        print(json.dumps(facts, indent=2))
-    else:
-        Console().print(facts_table(facts))
+    tell(facts, facts_table(facts), as_json=as_json)
 
 
 @app.command()

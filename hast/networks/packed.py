@@ -50,8 +50,8 @@ class Layout(NamedTuple):
         """The tensors of the file."""
         codes, state = weight_codes(student), _unquantized(student)
         sites = activation_quantizers(student)
-        packed = [pack(w.codes.cpu().contiguous().byte(), w.bits) for w in codes.values()]
-        zero_points = [pack(w.qparams.zero_point.cpu().byte(), w.bits) for w in codes.values()]
+        packed = [pack(w.codes.contiguous().byte(), w.bits) for w in codes.values()]
+        zero_points = [pack(w.qparams.zero_point.byte(), w.bits) for w in codes.values()]
         return {
             "weight_packed": _join(packed, torch.uint8),
             "weight_scale": _join([w.qparams.scale for w in codes.values()], torch.float32),
@@ -61,6 +61,15 @@ class Layout(NamedTuple):
             "unquantized": _join([state[name] for name in self.rest], torch.float32),
             **{f"unquantized.{name}": state[name].contiguous() for name in self.others},
         }
+
+    def bytes(self) -> int:
+        """Of all tensors of the file, without making them."""
+        total = 5 * sum(self.sites.values())  # a scale in float32 and a zero point of one byte
+        for name, (shape, bits) in self.weights.items():
+            channels = shape[self.axes[name]]
+            total += packed_bytes(shape.numel(), bits) + packed_bytes(channels, bits) + 4 * channels
+        total += sum(4 * shape.numel() for shape in self.rest.values())
+        return total + sum(s.numel() * dtype.itemsize for s, dtype in self.others.values())
 
     def write(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Set codes, scales and all other tensors of `student`."""
