@@ -1,7 +1,7 @@
 """DVC as a process: one stage, or what goes to and from the remote, and what an end means."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 from dvc.repo import Repo
@@ -38,14 +38,9 @@ class MayPass(NamedTuple):
     reason: str
 
 
-def dvc(
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-    on_line: Callable[[str], None] = lambda line: None,
-) -> Outcome:
-    """Run a DVC command in the current folder's project."""
-    return run([*_DVC, *arguments], environment=environment, timeout=timeout, on_line=on_line)
+def dvc(*arguments: str, **options: Any) -> Outcome:
+    """Run a DVC command in the current folder's project; options as of `flows.processes.run`."""
+    return run([*_DVC, *arguments], **options)
 
 
 def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> State[Any]:

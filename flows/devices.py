@@ -25,13 +25,15 @@ def visible_devices() -> list[str]:
     return [f"{_GPU}{uuid}" for uuid in gpus] or [f"cpu:{platform.node()}"]
 
 
-def shared_out(items: Iterable[str | None], devices: Sequence[str]) -> dict[str | None, list[str]]:
-    """Devices of the tasks: the items of a matrix take one each in turn, None takes all.
+def shared_out(items: Iterable[str | None]) -> dict[str | None, list[str]]:
+    """Tags of this machine's devices, which have limits then: the items of a matrix take one each
+    in turn, None takes all.
 
     Args:
         items: of the matrix, each as often as it comes; None is what belongs to no matrix.
-        devices: tags of all devices.
     """
+    devices = visible_devices()
+    ensure_limits(devices)
     shares: dict[str | None, list[str]] = {None: list(devices)}
     for item in items:
         shares.setdefault(item, [devices[(len(shares) - 1) % len(devices)]])

@@ -24,7 +24,7 @@ from flows.commands import (
     run_here,
     state_of,
 )
-from flows.devices import ensure_limits, environment_of, shared_out, visible_devices
+from flows.devices import environment_of, shared_out
 from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
 from flows.progress import Output
@@ -132,9 +132,7 @@ def _run(
     stages: Sequence[Stage], job: Any, *, force: bool, **options: Any
 ) -> dict[str, State[Any]]:
     """Submit every stage as soon as what it needs is submitted, and wait for all."""
-    devices = visible_devices()
-    ensure_limits(devices)
-    shares = shared_out([stage.item for stage in stages], devices)
+    shares = shared_out([stage.item for stage in stages])
     futures: dict[str, PrefectFuture[Any]] = {}
     for stage in stages:
         own = shares[stage.item] if stage.computes else []

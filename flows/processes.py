@@ -30,9 +30,8 @@ class _Group:
     def add(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
             self._running.add(process)
-            stopped = self._stopped
-        if stopped:
-            stop(process)
+            if self._stopped:
+                stop(process)
 
     def remove(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
@@ -41,9 +40,8 @@ class _Group:
     def stop(self) -> None:
         with self._lock:
             self._stopped = True
-            running = list(self._running)
-        for process in running:
-            stop(process)
+            for process in self._running:
+                stop(process)
 
 
 _GROUP: ContextVar[_Group] = ContextVar("group")

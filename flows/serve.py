@@ -69,7 +69,7 @@ def serve(
 def _environment(api: str, report_port: int) -> dict[str, str]:
     here = Path.cwd()
     path = os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH", "")]))
-    return os.environ | {
+    return {
         "PREFECT_API_URL": api,
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(here / ".prefect")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -79,7 +79,6 @@ def _environment(api: str, report_port: int) -> dict[str, str]:
         "HAST_WORKSPACE": os.environ.get("HAST_WORKSPACE", str(here)),
         "HAST_REPORT_URL": os.environ.get("HAST_REPORT_URL", f"http://{_HOST}:{report_port}"),
         "PYTHONPATH": path,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
 
 
@@ -99,7 +98,7 @@ def _running(
 def _call(arguments: list[str], environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", *arguments],
-        env=environment, capture_output=True, text=True, check=False,
+        env=os.environ | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise HastError(f"prefect {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())

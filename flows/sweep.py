@@ -20,7 +20,7 @@ from prefect.states import Failed
 
 from flows.commands import TASK, Delay, Retries, retrying, run_here, state_of
 from flows.commands import dvc as run_dvc
-from flows.devices import ensure_limits, environment_of, shared_out, visible_devices
+from flows.devices import environment_of, shared_out
 from flows.pipeline import errors_as_states
 from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
@@ -123,9 +123,7 @@ def _run(runs: Runs, job: Any, **options: Any) -> dict[tuple[str, int], State[An
     """Make what several experiments share, then run all of them; waits for the end."""
     shared = _shared_stages(stages_in_order())
     sections = {section for stage in shared for section in stage.params}
-    devices = visible_devices()
-    ensure_limits(devices)
-    shares = shared_out([None, *map(str, runs)], devices)
+    shares = shared_out([None, *map(str, runs)])
 
     def submit(name: str, settings: Overrides, item: str | None, **more: Any) -> PrefectFuture[Any]:
         tagged = job.with_options(tags=["gpu", *shares[item]])

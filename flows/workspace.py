@@ -69,14 +69,12 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
 def _locked() -> Iterator[None]:
     lock = FileLock(_LOCK)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         get_run_logger().info("Another run works in %s; waiting for it", Path.cwd())
-        lock.acquire(poll_interval=1.0)
-    try:
+        held = lock.acquire(poll_interval=1.0)
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _override(overrides: Mapping[str, Any]) -> None:

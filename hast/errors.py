@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 TRY_AGAIN = 75  # exit code of what may pass when tried again; EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit code, as shells have it: 128 + SIGINT
@@ -27,6 +27,27 @@ class HastWarning(UserWarning):
     """Something that a user would want to know, and that stops nothing."""
 
 
+@contextmanager
+def needs(packages: str) -> Iterator[None]:
+    """Say in one line how to install what an import inside lacks.
+
+    Args:
+        packages: as `pip install` takes them.
+
+    Raises:
+        InputError: a package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; run `pip install {packages}`") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, for a message in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def warn(text: str) -> None:
     """Give a `HastWarning` that names the line outside of this package which led here."""
     frame, level = inspect.currentframe(), 1
@@ -37,13 +58,6 @@ def warn(text: str) -> None:
 
 class NonFiniteLossError(HastError, ArithmeticError):
     """A loss became NaN or infinite."""
-
-    def __init__(self, loop: str, step: int, cause: str) -> None:
-        super().__init__(f"{loop}: the loss is not finite by step {step}; likely cause: {cause}")
-        self._arguments = (loop, step, cause)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments  # so that a worker process can hand it over
 
 
 @contextmanager
@@ -78,17 +92,12 @@ def clear_errors(program: str) -> Iterator[None]:
 def _clear_warnings(program: str) -> Iterator[None]:
     usual = warnings.showwarning
 
-    def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int,
-        file: TextIO | None = None, line: str | None = None,
-    ) -> None:  # fmt: skip
+    def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, HastWarning):
-            print(f"warning: {program}: {message}", file=file or sys.stderr, flush=True)
+            print(f"warning: {program}: {message}", file=sys.stderr, flush=True)
         else:
-            usual(message, category, filename, lineno, file, line)
+            usual(message, category, *place, **more)
 
-    warnings.showwarning = show
-    try:
+    with warnings.catch_warnings():
+        warnings.showwarning = show
         yield
-    finally:
-        warnings.showwarning = usual

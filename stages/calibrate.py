@@ -76,19 +76,14 @@ def _allocate(
     sensitivity: Path, source: Teacher, width: BitWidth, rules: PlanConfig
 ) -> dict[str, int]:
     """Weight bits by measured sensitivity; empty where it was not measured."""
-    damage = read_json(sensitivity)
-    if not damage and rules.average_weight_bits != "width":
+    measured, budget = read_json(sensitivity), rules.average_weight_bits
+    if not measured and budget != "width":
         raise InputError("layers.average_weight_bits needs sensitivity.enabled: true")
-    fixed = fixed_layers(list(damage), rules) if damage else set()
-    damage = {
-        layer: {int(b): d for b, d in by_bits.items()}
-        for layer, by_bits in damage.items()
-        if layer not in fixed
-    }
-    if not damage:
+    free = measured.keys() - (fixed_layers(list(measured), rules) if measured else set())
+    if not free:
         return {}
+    damage = {n: {int(b): d for b, d in measured[n].items()} for n in measured if n in free}
     parameters = {layer: weight_of(source.network, layer).numel() for layer in damage}
-    budget = rules.average_weight_bits
     average = width.weight_bits if budget == "width" else budget
     try:
         return allocate_bits(damage, parameters, average_bits=average)

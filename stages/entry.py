@@ -16,7 +16,7 @@ import typer
 from hast.engine import engine
 from hast.engine.progress import QUIET
 from hast.engine.runtime import make_deterministic
-from hast.errors import InputError, TransientError, clear_errors, clear_interrupts
+from hast.errors import InputError, TransientError, clear_errors, clear_interrupts, first_line
 from hast.files.code import code_fingerprint
 from hast.files.tables import read_json
 from hast.files.timings import record_timing
@@ -72,8 +72,7 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps time
             record_timing(name, time.perf_counter() - start)
 
-    _add_option(command, "code", Code, default=None)
-    _add_option(command, "quiet", Quiet, default=False)
+    _add_common_options(command)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     with clear_errors(stage), _full_memory_may_pass():
@@ -94,15 +93,15 @@ def _full_memory_may_pass() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        raise TransientError(f"{reason} Free the device, or set a smaller batch_size") from None
+        way_out = "Free the device, or set a smaller batch_size"
+        raise TransientError(f"{first_line(error)} {way_out}") from None
 
 
-def _add_option(command: Any, name: str, annotation: Any, *, default: Any) -> None:
-    """Let Typer see one more option than the function that `command` wraps has."""
+def _add_common_options(command: Any) -> None:
+    """Let Typer see more options than the function that `command` wraps has."""
     signature = inspect.signature(command)
-    option = inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
-    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
-    command.__annotations__ = command.__annotations__ | {name: annotation}
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, kind, default in (("code", Code, None), ("quiet", Quiet, False))
+    ]
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *common])

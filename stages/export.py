@@ -1,6 +1,5 @@
 """export: write the student in all its forms, and compare each with the student itself."""
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,7 @@ from hast.config.export import ExportConfig
 from hast.config.section import load_section
 from hast.engine.engine import select_device
 from hast.engine.progress import track
-from hast.errors import HastWarning
+from hast.errors import first_line, warn
 from hast.export.bundle import Compared, bytes_of, check, compare_formats, write_formats
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
@@ -71,8 +70,7 @@ def run(
         try:
             record_latency(bits, exported, _latency(onnx, source, config))
         except Exception as error:  # a figure is no reason to lose what was exported
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            warnings.warn(f"{bits}: latency is not known: {reason}", HastWarning, stacklevel=2)
+            warn(f"{bits}: latency is not known: {first_line(error)}")
 
 
 def _measures(

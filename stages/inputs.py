@@ -17,6 +17,7 @@ from hast.config.teacher import TeacherConfig
 from hast.errors import InputError
 from hast.files.code import code_fingerprint, stage_names
 from hast.files.datasets import class_folders
+from hast.files.placing import sha256_of
 from hast.files.tables import write_json
 from hast.files.weights import is_checkpoint
 from stages.entry import PARAMS, Out, Params, main
@@ -56,8 +57,7 @@ def _bank(source: str) -> dict[str, str | None]:
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _factory(source: str) -> str | None:

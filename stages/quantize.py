@@ -11,12 +11,11 @@ from hast.engine.progress import track
 from hast.files.hardness import load_hardness
 from hast.files.partial import PARTIAL, name_of
 from hast.files.resume import CheckpointFile
-from hast.files.students import load_student, load_student_card
+from hast.files.students import StudentCard, load_student
 from hast.files.tables import Curve, write_json, write_tsv
 from hast.files.teachers import load_teacher
-from hast.files.weights import save_with_card
+from hast.files.weights import load_card, save_with_card
 from hast.loops.finetune import FinetuneStep, finetune, start_finetuning
-from hast.loops.finetune_state import FinetuneState, Snapshot
 from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.finetune import held_back_part
@@ -83,11 +82,12 @@ def run(
             engine, where.type, ranks.size, str(torch.__version__),
         )  # fmt: skip
         file = CheckpointFile(PARTIAL / f"quantize-{name}.safetensors", every=checkpoint)
-        state, kept = (
-            start_finetuning(student, difficulty, config),
-            Curve(config.steps, FinetuneStep),
-        )
-        _resume(file, state, kept)
+        state = start_finetuning(student, difficulty, config)
+        kept = Curve(config.steps, FinetuneStep)
+        saved = file.load()
+        if saved:
+            state.restore(saved.tensors, saved.values)
+            kept.restore(saved.values["curve"], state.step)
         steps = finetune(
             student, source.network, samples.images, difficulty, blocks, config, engine, ranks,
             state, held_back_part(source.network, samples.images, config),
@@ -100,27 +100,15 @@ def run(
         for step in shown:
             kept.add(step)
             if first and file.is_due() and state.step < config.steps:
-                taken = state.snapshot()
-                file.save(
-                    taken.tensors, taken.numbers | {"step": taken.step, "curve": kept.saved()}
-                )
+                tensors, numbers = state.snapshot()
+                file.save(tensors, numbers | {"curve": kept.saved()})
     if first:
-        save_with_card(out, student, load_student_card(reconstructed))
+        save_with_card(out, student, load_card(reconstructed, StudentCard))
         write_tsv(curve, *kept.table())
         last = [record for _, record in kept.rows[-1:]]  # none where there are no steps
         losses = {name: float(getattr(r, name)) for r in last for name in _SHOWN}
         write_json(metrics, losses | {"kept_step": state.step, "steps": config.steps})
         file.remove()
-
-
-def _resume(file: CheckpointFile, state: FinetuneState, kept: Curve) -> None:
-    """Go on where an earlier run was killed, if one was."""
-    saved = file.load()
-    if saved:
-        numbers = dict(saved.values)
-        step, rows = numbers.pop("step"), numbers.pop("curve")
-        state.restore(Snapshot(step, saved.tensors, numbers))
-        kept.restore(rows, step)
 
 
 if __name__ == "__main__":

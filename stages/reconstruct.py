@@ -11,9 +11,9 @@ from hast.config.section import load_section
 from hast.engine.engine import select_device
 from hast.files.partial import PARTIAL, name_of
 from hast.files.resume import CheckpointFile
-from hast.files.students import load_student, load_student_card
+from hast.files.students import StudentCard, load_student
 from hast.files.teachers import load_teacher
-from hast.files.weights import load_state, plain_state, save_with_card
+from hast.files.weights import load_card, load_state, plain_state, save_with_card
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
@@ -62,7 +62,7 @@ def run(
         trained_on=trained_on, engine=engine, first=saved.values["units"] if saved else 0,
         after_unit=keep, label=f"reconstruct {bits}",
     )  # fmt: skip
-    save_with_card(out, student, load_student_card(calibrated))
+    save_with_card(out, student, load_card(calibrated, StudentCard))
     file.remove()
 
 

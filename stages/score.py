@@ -37,7 +37,6 @@ def run(
     difficulty = torch.cat([*track(batches, total=total, label=f"score {bits}")])
     save_hardness(out, difficulty, bank=samples.card.key())
 
-    assert samples.difficulty is not None, "a stored bank has them"
     by_network = {"teacher": samples.difficulty, "student": difficulty}
     counts = [torch.histc(v, _BINS, min=0, max=1).long().tolist() for v in by_network.values()]
     centres = [(i + 0.5) / _BINS for i in range(_BINS)]

@@ -77,12 +77,11 @@ def run(
                 Path(kind.source), out, source.network, source.spec, kind, overwrite=overwrite
             )
             _check_unchanged(made.card.pictures()[0]["sha256"], noted["pictures"], kind.source)
-            _report(made.difficulty, made.bns_gap, metrics, profile)
+            _report(made, metrics, profile)
             return
         _take(kind.source, noted["manifest"], source, out, overwrite=overwrite)
         taken = StoredBank(out)
-        whole = _profile(source, taken.batches(batch_size_of(taken.card)))
-        _report(whole.difficulty, whole.bns_gap, metrics, profile)
+        _report(_profile(source, taken.batches(batch_size_of(taken.card))), metrics, profile)
         return
     require_batch_norm(source.network, source.spec.input_shape)
     work = work_of(config, source.network, source.spec)
@@ -113,8 +112,8 @@ def run(
         whole = _profile(source, _batches(writer, config.batch_size))
         sealed = writer.seal(whole.difficulty, whole.bns_gap)
         StoredBank(sealed, teacher=source.card.fingerprint)
-        _report(whole.difficulty, whole.bns_gap, metrics, profile)
-        writer.publish(out, overwrite=overwrite, keep=True)
+        _report(whole, metrics, profile)
+        writer.publish(out, overwrite=overwrite)
 
 
 def _batches(writer: BankWriter, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,9 +123,8 @@ def _batches(writer: BankWriter, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _profile(source: Teacher, batches: Iterable[tuple[Tensor, Tensor]]) -> Profile:
-    return whole_profile(
-        track(profile_batches(source.network, batches), total=None, label="profile")
-    )
+    parts = profile_batches(source.network, batches)
+    return whole_profile(track(parts, total=None, label="profile"))
 
 
 def _take(source: str, digest: str, teacher: Teacher, out: Out, *, overwrite: bool) -> None:
@@ -143,15 +141,13 @@ def _check_unchanged(found: str, noted: str, source: str) -> None:
         raise InputError(f"bank.source: {source} changed while the pipeline ran; run again")
 
 
-def _report(difficulty: Tensor, bns_gap: Tensor | None, metrics: Out, profile: Out) -> None:
+def _report(bank: Profile | StoredBank, metrics: Out, profile: Out) -> None:
     """A gap is told where the teacher has BatchNorm."""
-    layers = [] if bns_gap is None else bns_gap.tolist()
+    layers = [] if bank.bns_gap is None else bank.bns_gap.tolist()
     write_tsv(profile, ("layer", "bns_gap"), enumerate(layers))
     bns = {"bns": sum(layers) / len(layers)} if layers else {}
-    write_json(
-        metrics,
-        {"samples": len(difficulty), **bns, "difficulty": difficulty.mean().item()},
-    )
+    hard = bank.difficulty
+    write_json(metrics, {"samples": len(hard), **bns, "difficulty": hard.mean().item()})
 
 
 if __name__ == "__main__":

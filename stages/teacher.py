@@ -5,8 +5,7 @@ from torch import nn
 
 from hast.config.section import load_section
 from hast.config.spec import ModelSpec
-from hast.config.teacher import TeacherConfig
-from hast.config.training import TrainingConfig
+from hast.config.teacher import TeacherConfig, TrainingConfig
 from hast.engine.engine import place, select_device
 from hast.engine.progress import drain
 from hast.engine.runtime import seeded

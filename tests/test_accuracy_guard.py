@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import hast
-from hast.config.training import TrainingConfig
+from hast.config.teacher import TrainingConfig
 from hast.engine.runtime import seeded, seeded_weights
 from hast.files.datasets import load_digits_split
 from hast.loops.train_teacher import train_teacher

@@ -54,7 +54,7 @@ def test_a_bank_is_verified_and_described(hast_here):
 def test_results_are_printed_or_their_absence_explained(hast_here):
     done = hast_here("results")
     assert done.returncode == 2
-    assert "no results yet; run `dvc repro`" in done.stderr
+    assert "no such file; run `dvc repro`" in done.stderr
     Path("report").mkdir()
     Path("report/results.json").write_text(json.dumps(RESULTS))
     assert "92.34%" in hast_here("results").stdout

@@ -77,7 +77,7 @@ def test_a_restored_snapshot_goes_on_there(teacher, spec, optimizer):
         if len(losses) == 3:
             taken = state.snapshot()
     again = start_finetuning(fresh, torch.ones(16), config)
-    again.restore(taken)
+    again.restore(*taken)
     assert [s.loss.item() for s in steps_of(fresh, again)] == losses[3:]
 
 

@@ -25,7 +25,7 @@ from hast.bank.remote import Remote
 from hast.bank.shards import Job, make
 from hast.bank.transfer import fetch_shard, send_shard
 from hast.bank.writer import BankWriter
-from hast.errors import InputError, TransientError
+from hast.errors import InputError, TransientError, first_line, needs
 from hast.files.placing import write_atomically
 from hast.files.weights import CARD, WEIGHTS
 
@@ -86,13 +86,9 @@ def make_with_dask(
 
 @contextmanager
 def _connected(address: str, workers: int) -> Iterator[Any]:
-    try:
+    with needs("'hast[pipeline]'"):
         import dask
         from distributed import Client, LocalCluster
-    except ImportError:
-        raise InputError(
-            "several workers need Dask; install hast[pipeline], or set HAST_WORKERS=1"
-        ) from None
     settings: dict[str, Any] = {
         # Dask would give every worker one thread of its own choice; the bytes depend on that.
         "distributed.nanny.pre-spawn-environ": {},
@@ -176,7 +172,7 @@ def _raise_error_of(future: Any) -> None:
         if isinstance(error, KilledWorker):
             reason = "workers were killed again and again at one shard (out of memory? start fewer)"
         elif future.status != "error":
-            reason = f"the connection to the Dask scheduler was lost ({str(error).splitlines()[0]})"
+            reason = f"the connection to the Dask scheduler was lost ({first_line(error)})"
         else:
             raise  # what the worker raised
         raise TransientError(f"synthesize: {reason}; finished shards are kept: run again") from None

@@ -1,13 +1,11 @@
 """The manifest of a store: the sha256 of every file, beside the store."""
 
-import hashlib
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from hast.errors import InputError
-from hast.files.placing import write_atomically
+from hast.files.placing import read_errors, sha256_of, write_atomically
 
 _MAX_BYTES = 64 << 20  # some 600,000 files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -45,13 +43,10 @@ def read_manifest(manifest: Path) -> dict[str, str]:
     """
     if manifest.is_symlink():
         raise InputError(f"{manifest}: a manifest must not be a link")
-    try:
+    with read_errors(manifest):
         if manifest.stat().st_size > _MAX_BYTES:
             raise InputError(f"{manifest}: larger than {_MAX_BYTES >> 20} MB; not a manifest")
-        content = manifest.read_bytes()
-    except OSError as error:
-        raise InputError(f"{manifest}: cannot be read ({error.strerror})") from None
-    return parse_manifest(content, name=str(manifest))
+        return parse_manifest(manifest.read_bytes(), name=str(manifest))
 
 
 def parse_manifest(content: bytes, *, name: str) -> dict[str, str]:
@@ -66,7 +61,7 @@ def parse_manifest(content: bytes, *, name: str) -> dict[str, str]:
         if not _stays_inside(file):
             raise InputError(f"{name}: file name {file!r} leads out of the store")
         if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
-            raise InputError(f"{name}: {file!r} must have a sha256 sum, got {_short(digest)}")
+            raise InputError(f"{name}: {file!r} must have a sha256 sum, got {digest!r:.80}")
     return files
 
 
@@ -78,20 +73,10 @@ def listed_in(content: bytes) -> dict[str, str]:
         return {}
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _stays_inside(name: str) -> bool:
     parts = name.split("/")
     plain = not any(c in name for c in "\\:\0") and PurePosixPath(name).as_posix() == name
     return plain and not name.startswith("/") and not {"", ".", ".."} & set(parts)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _hashes(store: Path) -> dict[str, str]:

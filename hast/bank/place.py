@@ -1,6 +1,5 @@
 """Put a finished bank in its place: it is seen whole or not at all, and replaces only a bank."""
 
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -48,14 +47,14 @@ def _lists_files(manifest: Path) -> bool:
         return False
 
 
-def place_bank(source: Path, target: Path, *, overwrite: bool, keep: bool = False) -> None:
-    """Put the finished bank `source` at `target`; what was there goes when it stands.
+def place_bank(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Put the finished bank `source` at `target`; what was there goes when it stands. `source`
+    stays: on one disk both share their files.
 
     Args:
         source: its folder.
         target: where it shall be.
         overwrite: a bank may be there already.
-        keep: leave `source` as well; on one disk both share their files.
 
     Raises:
         InputError: something is there, or it cannot be written. What was there is kept.
@@ -63,16 +62,8 @@ def place_bank(source: Path, target: Path, *, overwrite: bool, keep: bool = Fals
     check_free(target, overwrite=overwrite)
     with side_folder(target) as side, disk_errors(target):
         new, old = side / "new", side / "old"
-        try:
-            if keep:
-                shutil.copytree(source, new, copy_function=os.link)
-            else:
-                os.rename(source, new)
-        except (OSError, shutil.Error) as error:
-            if not _crosses_disks(error):
-                raise
-            shutil.rmtree(new, ignore_errors=True)
-            _copy(source, new)
+        for path in [source, *sorted(source.rglob("*"))]:
+            _link_or_copy(path, new / path.relative_to(source))
         if target.exists():
             os.rename(target, old)
         try:
@@ -81,19 +72,13 @@ def place_bank(source: Path, target: Path, *, overwrite: bool, keep: bool = Fals
             if old.exists():
                 os.rename(old, target)
             raise
-    if not keep:
-        shutil.rmtree(source, ignore_errors=True)  # where it was copied
 
 
-def _crosses_disks(error: OSError) -> bool:
-    """Whether a rename or hard links failed because they cannot be had here."""
-    return error.errno in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, None)  # shutil.Error has none
-
-
-def _copy(source: Path, target: Path) -> None:
-    for path in [source, *sorted(source.rglob("*"))]:
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir(parents=True)
-        else:
-            shutil.copyfile(path, copy)
+def _link_or_copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir()
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:  # cannot be had across disks, nor on every one
+        shutil.copyfile(source, target)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from hast.bank.manifest import sha256_of
-from hast.errors import InputError
-from hast.files.placing import disk_errors
+from hast.errors import InputError, first_line
+from hast.files.placing import disk_errors, sha256_of
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
 _ATTEMPTS = 3  # to carry a file that arrives damaged
@@ -29,12 +28,13 @@ class Remote:
         self.url = url.rstrip("/")
         try:
             from fsspec.core import url_to_fs
+            from fsspec.utils import get_protocol
 
             self._files, root = url_to_fs(url)
+            self._protocol = get_protocol(url)
         except (ImportError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"{url}: cannot be opened ({reason}); for remote banks run"
+                f"{url}: cannot be opened ({first_line(error)}); for remote banks run"
                 " `pip install 'hast[remote]'`, or install what fsspec needs for this kind of URL"
             ) from None
         self._root = root.rstrip("/")
@@ -42,37 +42,16 @@ class Remote:
     @property
     def folder(self) -> Path | None:
         """Where it is on a disk of this machine; None where it is elsewhere."""
-        return Path(self._root) if "file" in self._protocols else None
-
-    @property
-    def _protocols(self) -> set[str]:
-        protocol = self._files.protocol
-        return {protocol} if isinstance(protocol, str) else set(protocol)
+        return Path(self._root) if self._protocol in ("file", "local") else None
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
-
-        def look() -> int | None:
-            self._files.invalidate_cache()
-            try:
-                return int(self._files.info(self._path(name))["size"])
-            except FileNotFoundError:
-                return None
-
-        return self._try(name, look)
+        return self._look(name, lambda: int(self._files.info(self._path(name))["size"]))
 
     def names(self, folder: str) -> list[str]:
         """All files below a folder."""
-
-        def look() -> list[str]:
-            self._files.invalidate_cache()
-            try:
-                found = self._files.find(self._path(folder))
-            except FileNotFoundError:
-                return []
-            return sorted(path[len(self._root) + 1 :] for path in found)
-
-        return self._try(folder, look)
+        found = self._look(folder, lambda: self._files.find(self._path(folder))) or []
+        return sorted(path[len(self._root) + 1 :] for path in found)
 
     def read(self, name: str) -> bytes:
         return self._try(name, lambda: bytes(self._files.cat_file(self._path(name))))
@@ -92,15 +71,11 @@ class Remote:
     def holds(self, name: str, sha256: str) -> bool:
         """Whether a file is there and, read back, the expected one."""
 
-        def look() -> bool:
-            self._files.invalidate_cache()
-            try:
-                with self._files.open(self._path(name), "rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-            except FileNotFoundError:
-                return False
+        def digest() -> str:
+            with self._files.open(self._path(name), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
-        return self._try(name, look)
+        return self._look(name, digest) == sha256
 
     def upload(self, name: str, source: Path, sha256: str) -> None:
         """Send a file and read it back. A file that is there already is not sent again.
@@ -138,9 +113,21 @@ class Remote:
         return f"{self._root}/{name}"
 
     def _make_folder_of(self, name: str) -> None:
-        if _OBJECT_STORES.isdisjoint(self._protocols):
+        if self._protocol not in _OBJECT_STORES:
             folder = self._path(name).rpartition("/")[0]
             self._try(name, lambda: self._files.makedirs(folder, exist_ok=True))
+
+    def _look(self, name: str, action: Callable[[], ResultT]) -> ResultT | None:
+        """As `_try`, past what a file system remembers; None where nothing is there."""
+
+        def fresh() -> ResultT | None:
+            self._files.invalidate_cache()
+            try:
+                return action()
+            except FileNotFoundError:
+                return None
+
+        return self._try(name, fresh)
 
     def _try(self, name: str, action: Callable[[], ResultT]) -> ResultT:
         for wait in (*_WAITS, None):
@@ -150,10 +137,9 @@ class Remote:
                 final = isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
                 full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
                 if final or full or wait is None:
-                    reason = (str(error) or type(error).__name__).splitlines()[0]
                     raise InputError(
-                        f"{self.url}/{name}: {reason}; what was carried is kept: mend it and run"
-                        " again"
+                        f"{self.url}/{name}: {first_line(error)}; what was carried is kept: mend it"
+                        " and run again"
                     ) from None
                 time.sleep(wait)
         raise AssertionError

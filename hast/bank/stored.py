@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hast.bank.card import read_card
-from hast.bank.manifest import sha256_of, verify_manifest
+from hast.bank.manifest import verify_manifest
 from hast.bank.pixels import Pixels, identity_map
 from hast.bank.record import Bank, BankCard
-from hast.bank.untrusted import Layout, check_array, read_attributes
+from hast.bank.untrusted import Layout, check_array, read_attributes, read_card
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
+from hast.files.placing import sha256_of
 
 STORE, MANIFEST = "bank.zarr", "manifest.json"
 _MAX_BNS_CALLS = 100_000
@@ -141,10 +141,7 @@ def open_bank(
             made for another teacher or spec.
     """
     bank = StoredBank(folder, teacher=teacher, spec=spec)
-    images = torch.empty(bank.images.shape)
-    for shard in bank.shards():
-        images[shard] = bank.images[shard]
-    return Bank(images, bank.labels, bank.card, bank.difficulty, bank.bns_gap)
+    return Bank(bank.images[:], bank.labels, bank.card, bank.difficulty, bank.bns_gap)
 
 
 def _inspect(

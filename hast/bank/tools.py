@@ -4,14 +4,14 @@ All of them go shard by shard, so memory stays flat, and stored pixels are copie
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hast.bank.pixels import as_stored, decode
 from hast.bank.place import check_free
@@ -21,11 +21,10 @@ from hast.bank.writer import BankWriter
 from hast.config.bank import Dtype
 from hast.errors import InputError
 from hast.files.placing import side_folder
+from hast.loops.profile import profile_batches, whole_profile
 
 _BATCH = 64  # samples, where nobody says how many were made together
 _ROUNDING = 1e-5  # of the span of a channel; a code is 4e-3 of it
-# Labelled pixels (N, C, H, W) and (N,) to difficulties (N,).
-Measure = Callable[[Tensor, Tensor], Tensor]
 Preference = Literal["first", "hardest", "easiest"]
 _HISTORY = ("synthesis", "generator", "libraries")  # of a card: how its samples came to be
 
@@ -84,7 +83,7 @@ def filter_bank(
     count: int | None = None,
     prefer: Preference = "first",
     dtype: Dtype | None = None,
-    measure: Measure | None = None,
+    teacher: nn.Module | None = None,
     overwrite: bool = False,
 ) -> BankCard:
     """Write the samples of a bank that pass, in their order, as a bank that names its parent.
@@ -96,7 +95,7 @@ def filter_bank(
         count: the most to keep.
         prefer: which ones, where more would pass.
         dtype: of the images; by default that of the parent.
-        measure: difficulty under the teacher, needed where `dtype` rounds the pixels.
+        teacher: measures the difficulty again, which is needed where `dtype` rounds the pixels.
         overwrite: another bank may be at `target`.
 
     Raises:
@@ -105,7 +104,7 @@ def filter_bank(
     """
     check_free(target, overwrite=overwrite)
     bank = StoredBank(source)
-    if measure is None and dtype not in (None, bank.card.dtype, "float32"):
+    if teacher is None and dtype not in (None, bank.card.dtype, "float32"):
         raise InputError(
             f"{source}: {dtype} rounds its {bank.card.dtype} pixels, so that their difficulty is"
             " another; give the teacher to measure it (`--teacher FOLDER`)"
@@ -128,7 +127,7 @@ def filter_bank(
     }  # fmt: skip
     card = _derived([bank], "filter", rules, len(index), dtype or bank.card.dtype)
     samples = np.stack([np.zeros_like(index), index], axis=1)
-    _write(target, card, [bank], samples, measure=measure, overwrite=overwrite)
+    _write(target, card, [bank], samples, teacher=teacher, overwrite=overwrite)
     return card
 
 
@@ -195,13 +194,13 @@ def _write(
     banks: Sequence[StoredBank],
     samples: NDArray[np.int64],
     *,
-    measure: Measure | None = None,
+    teacher: nn.Module | None = None,
     overwrite: bool,
 ) -> None:
     """Write a bank of samples of others.
 
     Args:
-        target, card, measure, overwrite: see `filter_bank`.
+        target, card, teacher, overwrite: see `filter_bank`.
         banks: what to take from.
         samples: (N, 2), the number of its bank and its place there, both ascending.
     """
@@ -221,7 +220,10 @@ def _write(
             else:
                 images = decode(stored, affine)
                 writer.write(shard, images, labels)
-                hard = measure(as_stored(images, card.dtype), labels) if measure else hard
+                if teacher is not None:
+                    kept = as_stored(images, card.dtype)
+                    batches = zip(kept.split(_BATCH), labels.split(_BATCH), strict=True)
+                    hard = whole_profile(profile_batches(teacher, batches)).difficulty
             difficulty.append(hard)
         writer.seal(torch.cat(difficulty))
         writer.publish(target, overwrite=overwrite)

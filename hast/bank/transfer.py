@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hast.bank.manifest import listed_in, parse_manifest, read_manifest, sha256_of
+from hast.bank.manifest import listed_in, parse_manifest, read_manifest
 from hast.bank.place import check_free, place_bank
 from hast.bank.remote import Remote
 from hast.bank.stored import MANIFEST, STORE, StoredBank
@@ -21,7 +21,7 @@ from hast.bank.writer import BankWriter
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.files.pictures import digest_of, pictures_in
-from hast.files.placing import disk_errors, write_atomically
+from hast.files.placing import disk_errors, sha256_of, write_atomically
 
 _MAX_MANIFEST = 64 << 20
 
@@ -38,7 +38,7 @@ def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[st
     StoredBank(folder)
     content, files = (folder / MANIFEST).read_bytes(), read_manifest(folder / MANIFEST)
     remote = Remote(url)
-    if _holds(remote, files, content):
+    if remote_manifest(remote) == content and not _strange(remote, files):
         yield from _send(folder, remote)  # only what is damaged there
     elif remote.folder is None:
         _make_room(remote, files, overwrite=overwrite)
@@ -78,7 +78,6 @@ def pull_bank(
         raise InputError(f"{url}: no {MANIFEST}; there is no bank, or its push has not ended")
     files = parse_manifest(content, name=f"{url}/{MANIFEST}")
     side = _side_of(folder, content, "pull")
-    _check_room(remote, files, side)
     for name, digest in files.items():
         target = side / STORE / name
         if not (target.is_file() and sha256_of(target) == digest):
@@ -92,6 +91,7 @@ def pull_bank(
         shutil.rmtree(side, ignore_errors=True)
         raise InputError(str(error).replace(str(side), url)) from None
     place_bank(side, folder, overwrite=overwrite)
+    shutil.rmtree(side, ignore_errors=True)
 
 
 def send_shard(writer: BankWriter, shard: slice, store: str) -> None:
@@ -131,16 +131,15 @@ def source_digests(source: str) -> dict[str, str | None]:
         InputError: there are neither.
     """
     content = remote_manifest(Remote(source))
-    pictures = pictures_in(Path(source)) if content is None else []
-    if content is None and not pictures:
+    if content is not None:
+        return {"manifest": hashlib.sha256(content).hexdigest(), "pictures": None}
+    pictures = pictures_in(Path(source))
+    if not pictures:
         raise InputError(
             f"bank.source: {source} holds no {MANIFEST} and no pictures; fetch the bank"
             " (`dvc pull`, `dvc import`, `hast bank pull`), or mend the name"
         )
-    return {
-        "manifest": None if content is None else hashlib.sha256(content).hexdigest(),
-        "pictures": digest_of(pictures) if pictures else None,
-    }
+    return {"manifest": None, "pictures": digest_of(pictures)}
 
 
 def remote_manifest(remote: Remote) -> bytes | None:
@@ -171,6 +170,7 @@ def _push_to_folder(
     side = _side_of(target, content, "push")
     yield from _send(folder, Remote(str(side)))
     place_bank(side, target, overwrite=overwrite or empty)
+    shutil.rmtree(side, ignore_errors=True)
 
 
 def _send(folder: Path, remote: Remote) -> Iterator[str]:
@@ -182,11 +182,6 @@ def _send(folder: Path, remote: Remote) -> Iterator[str]:
     remote.write(MANIFEST, content)
     if remote.read(MANIFEST) != content:
         raise InputError(f"{remote.url}/{MANIFEST}: differs from what was sent; run again")
-
-
-def _holds(remote: Remote, files: dict[str, str], content: bytes) -> bool:
-    """Whether this bank is there already, perhaps damaged."""
-    return remote_manifest(remote) == content and not _strange(remote, files)
 
 
 def _strange(remote: Remote, files: dict[str, str]) -> list[str]:
@@ -204,28 +199,13 @@ def _make_room(remote: Remote, files: dict[str, str], *, overwrite: bool) -> Non
             " --overwrite"
         )
     if there is not None:
-        _check_is_manifest(there, remote.url)
+        if not listed_in(there):
+            raise InputError(
+                f"{remote.url}: its {MANIFEST} is no bank's; only a bank is overwritten by a bank"
+            )
         remote.remove(MANIFEST)
     for name in strange:
         remote.remove(name)
-
-
-def _check_is_manifest(content: bytes, url: str) -> None:
-    if not listed_in(content):
-        raise InputError(
-            f"{url}: its {MANIFEST} is no bank's; only a bank is overwritten by a bank"
-        )
-
-
-def _check_room(remote: Remote, files: dict[str, str], side: Path) -> None:
-    sizes = {name: remote.size(f"{STORE}/{name}") or 0 for name in files}
-    held = sum(path.stat().st_size for path in side.rglob("*") if path.is_file())
-    needed, free = sum(sizes.values()) - held, shutil.disk_usage(side.parent).free
-    if needed > free:
-        raise InputError(
-            f"{side.parent}: {remote.url} needs {needed / 1e6:.0f} MB but only {free / 1e6:.0f} MB"
-            " are free; free some room or name another place"
-        )
 
 
 def _side_of(folder: Path, content: bytes, what: str) -> Path:

@@ -9,6 +9,7 @@ Source: Zarr v3, core specification and the codec `bytes`.
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hast.bank.record import FORMAT, VERSION, BankCard
+from hast.config.section import parse_section
 from hast.errors import InputError
+from hast.files.placing import read_errors
 
 _MAX_METADATA = 1 << 20
+_MAX_SIZE = 1 << 48
+_MAX_CLASSES = 1_000_000  # counts of each class are held in memory
+_UNSHOWN = {"Cc", "Cs"}  # control characters; halves of UTF-16 pairs, which no file can hold
 
 
 class Layout(NamedTuple):
@@ -69,7 +76,48 @@ def read_attributes(store: Path) -> dict[str, Any]:
     return attributes
 
 
-def check_array(folder: Path, dtype: str, shape: tuple[int | None, ...]) -> Layout:
+def read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
+    """The card in the attributes of a store that may come from anybody.
+
+    Raises:
+        InputError: a value is missing, malformed or absurd, or a text cannot be shown.
+    """
+    if attributes.get("format") != FORMAT:
+        raise InputError(f"{store}: not a {FORMAT}; its format is {attributes.get('format')!r}")
+    if attributes.get("version") != VERSION:
+        raise InputError(
+            f"{store}: a bank of version {attributes.get('version')!r}, this program reads version"
+            f" {VERSION}; make it again (`dvc repro synthesize`), or ask who shared it to make and"
+            " share it again with the same program"
+        )
+    for text in _texts(attributes):
+        if any(unicodedata.category(letter) in _UNSHOWN for letter in text):
+            raise InputError(
+                f"{store}: its attributes hold {text[:40]!r}, with characters that cannot be shown"
+                " or written as UTF-8"
+            )
+    card = parse_section(attributes, BankCard, name=str(store))
+    if card.spec.num_classes > _MAX_CLASSES:
+        raise InputError(
+            f"{store}: num_classes must be at most {_MAX_CLASSES}, got {card.spec.num_classes}"
+        )
+    return card
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text and key in a JSON value, however deep."""
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list):
+            rest += value
+
+
+def check_array(folder: Path, dtype: str, shape: tuple[int | None, *tuple[int, ...]]) -> Layout:
     """Check an array from its metadata and the sizes of its files alone.
 
     Args:
@@ -82,20 +130,13 @@ def check_array(folder: Path, dtype: str, shape: tuple[int | None, ...]) -> Layo
             cut in another way, or a file is missing or has another size than its chunk.
     """
     content = _metadata(folder)
-    found, kind = content.get("shape"), content.get("data_type")
-    if kind != dtype:
-        raise InputError(f"{folder}: data type must be {dtype}, got {_short(kind)}")
-    if not _is_shape(found, shape):
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise InputError(f"{folder}: must have shape [{wanted}], got {_short(found)}")
-    assert isinstance(found, list)
-    _check_encoding(folder, content, dtype)
-    chunk = _configuration(content.get("chunk_grid")).get("chunk_shape", [])
-    if not _is_shape(chunk, (None, *found[1:])):
-        raise InputError(
-            f"{folder}: must be cut along its first dimension only, got chunks of {_short(chunk)}"
-        )
-    layout = Layout(folder, tuple(found), dtype, chunk[0])
+    first, *rest = shape
+    length = _leading(content, "shape") if first is None else first
+    rows = _leading(content, "chunk_grid", "configuration", "chunk_shape")
+    if not all(0 < size < _MAX_SIZE for size in (length, rows, *rest)):
+        raise InputError(f"{folder}: shape and chunk_shape must hold positive integers below 2**48")
+    _check_same(folder, content, dtype, [length, *rest], [rows, *rest])
+    layout = Layout(folder, (length, *rest), dtype, rows)
     for name in layout.files():
         path = folder / name
         if not path.is_file():
@@ -109,60 +150,42 @@ def check_array(folder: Path, dtype: str, shape: tuple[int | None, ...]) -> Layo
     return layout
 
 
-def _check_encoding(folder: Path, content: dict[str, Any], dtype: str) -> None:
-    codecs = content.get("codecs", [])
-    if _names(codecs) != ["bytes"]:
-        raise InputError(
-            f"{folder}: codecs {_names(codecs)} are not allowed; an array must not be compressed"
-            " or sharded, its only codec is 'bytes'"
-        )
-    endian = _configuration(codecs[0]).get("endian")
-    if endian != "little" and not (endian is None and np.dtype(dtype).itemsize == 1):
-        raise InputError(f"{folder}: bytes must be little endian, got {_short(endian)}")
-    encoding, grid = content.get("chunk_key_encoding"), content.get("chunk_grid")
-    separator = _configuration(encoding).get("separator", "/")
-    if (
-        _names([encoding, grid]) != ["default", "regular"]
-        or separator != "/"
-        or content.get("storage_transformers")
-    ):
-        raise InputError(f"{folder}: must have a regular grid, default keys and no transformers")
+def _check_same(
+    folder: Path, content: dict[str, Any], dtype: str, shape: list[int], chunk: list[int]
+) -> None:
+    """Compare all that decides how bytes become an array with the one form that is allowed."""
+    plain = {"name": "bytes"}
+    little = plain | {"configuration": {"endian": "little"}}
+    ordered = np.dtype(dtype).itemsize > 1 or content.get("codecs") == [little]
+    wanted = {
+        "node_type": "array",
+        "data_type": dtype,
+        "shape": shape,
+        "codecs": [little if ordered else plain],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "storage_transformers": [],
+    }
+    for name, value in wanted.items():
+        found = content.get(name, [])
+        if found != value:
+            raise InputError(f"{folder}: must have {name} {value}, got {found!r:.80}")
 
 
 def _metadata(node: Path) -> dict[str, Any]:
     path = node / "zarr.json"
-    try:
+    with read_errors(path, ValueError, RecursionError):
         if path.stat().st_size > _MAX_METADATA:
             raise InputError(f"{path}: larger than {_MAX_METADATA >> 20} MB; not a Zarr v3 node")
         content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict) or content.get("zarr_format") != 3:
         raise InputError(f"{path}: must describe a Zarr v3 node")
     return content
 
 
-def _is_shape(found: Any, wanted: tuple[int | None, ...]) -> bool:
-    return (
-        isinstance(found, list)
-        and len(found) == len(wanted)
-        and all(type(n) is int and 0 < n < 1 << 48 for n in found)
-        and all(want in (None, n) for want, n in zip(wanted, found, strict=True))
-    )
-
-
-def _names(parts: Any) -> list[str]:
-    if not isinstance(parts, list):
-        return []
-    return [str(p.get("name") if isinstance(p, dict) else p)[:40] for p in parts]
-
-
-def _configuration(part: Any) -> dict[str, Any]:
-    configuration = part.get("configuration") if isinstance(part, dict) else None
-    return configuration if isinstance(configuration, dict) else {}
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:80]
+def _leading(value: Any, *keys: str) -> int:
+    """The first number of a list somewhere in JSON; 0 where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    first = value[0] if isinstance(value, list) and value else None
+    return first if type(first) is int else 0

@@ -6,7 +6,6 @@
   lock           held by the process that makes the bank
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,19 +72,15 @@ class BankWriter:
         Raises:
             InputError: another run is at it.
         """
-        lock = FileLock(self.folder / "lock")
         try:
-            lock.acquire(blocking=False)
+            with FileLock(self.folder / "lock", blocking=False):
+                for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
+                    leftover.unlink()
+                yield
         except Timeout:
             raise InputError(
                 f"{self.folder}: another process is making this bank; wait for it, or end it"
             ) from None
-        try:
-            for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
-                leftover.unlink()
-            yield
-        finally:
-            lock.release()
 
     def shards(self) -> list[slice]:
         """The samples of every shard."""
@@ -174,22 +169,18 @@ class BankWriter:
             write_manifest(self._bank / STORE, self._bank / MANIFEST)
         return self._bank
 
-    def publish(self, target: Path, *, overwrite: bool = False, keep: bool = False) -> None:
-        """Put the sealed bank at `target`.
+    def publish(self, target: Path, *, overwrite: bool = False) -> None:
+        """Put the sealed bank at `target`. The finished shards stay, so that a run that is killed
+        before anybody has noted the result loses nothing; other finished banks that were left go.
 
         Args:
             target: where it shall be.
             overwrite: another bank may be there.
-            keep: leave the finished shards, so that a run that is killed before anybody has noted
-                the result loses nothing; other finished banks that were left go.
 
         Raises:
             InputError: something is at `target`, or the disk is full; what was there is kept.
         """
-        place_bank(self._bank, target, overwrite=overwrite, keep=keep)
-        if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
+        place_bank(self._bank, target, overwrite=overwrite)
         for other in self._root.glob(_NAMES):
             if other != self.folder and (other / "bank" / MANIFEST).is_file():
                 shutil.rmtree(other, ignore_errors=True)
@@ -204,10 +195,8 @@ class BankWriter:
         store, shape = self._bank / STORE, self._card.spec.input_shape
         if not (store / "images/zarr.json").is_file():
             shutil.rmtree(self.folder, ignore_errors=True)
-            # Attributes go through JSON so that tuples and models become plain lists and dicts.
-            group = zarr.create_group(
-                store, zarr_format=3, attributes=json.loads(self._card.model_dump_json())
-            )
+            attributes = self._card.model_dump(mode="json")
+            group = zarr.create_group(store, zarr_format=3, attributes=attributes)
             group.create_array(
                 "images",
                 shape=(self._samples, *shape),

@@ -1,31 +1,27 @@
 """`hast bank`: look at sample banks, derive new ones, carry them between places."""
 
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from torch import Tensor
+from torch import nn
 
 from hast.bank.facts import bank_facts, facts_table
 from hast.bank.pictures import import_pictures
 from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
-from hast.bank.tools import Measure, Preference, check_duplicates, filter_bank, merge_banks
+from hast.bank.tools import Preference, check_duplicates, filter_bank, merge_banks
 from hast.bank.transfer import files_at, pull_bank, push_bank
-from hast.cli.network import Device
+from hast.cli.network import Device, Json, tell
 from hast.config.bank import BankConfig, Dtype
 from hast.config.section import parse_section
-from hast.config.spec import ModelSpec
 from hast.engine.engine import select_device
 from hast.engine.progress import drain
 from hast.errors import InputError
 from hast.files.placing import write_atomically
 from hast.files.teachers import TeacherCard, load_teacher
 from hast.files.weights import load_card
-from hast.loops.profile import profile_batches, whole_profile
-from hast.loops.score import SCORED_TOGETHER
 
 app = typer.Typer(help="Look at sample banks, derive new ones, carry them.", no_args_is_help=True)
 
@@ -38,16 +34,10 @@ File = Annotated[Path, typer.Option(help="File to write.")]
 
 
 @app.command()
-def info(
-    bank: BankFolder,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
+def info(bank: BankFolder, as_json: Json = False) -> None:
     """Tell what a bank holds, for which teacher, how it was made, how hard and large it is."""
     facts = bank_facts(StoredBank(bank))
-    if as_json:
-        print(facts.model_dump_json(indent=2))
-    else:
-        Console().print(facts_table(facts))
+    tell(facts, facts_table(facts), as_json=as_json)
 
 
 @app.command()
@@ -111,7 +101,7 @@ def filter_(
         count=count,
         prefer=prefer,
         dtype=dtype,
-        measure=None if teacher is None else _measured_by(teacher, bank),
+        teacher=None if teacher is None else _teacher_of(bank, teacher),
         overwrite=overwrite,
     )
     print(f"{out}: {made.samples} samples")
@@ -175,30 +165,19 @@ def pull(
     print(f"{out}: good, {StoredBank(out, verify=False).card.samples} samples")
 
 
-class MadeFor(TypedDict, total=False):
+def _made_for(folder: Path | None) -> dict[str, Any]:
     """What a bank must agree with."""
-
-    teacher: str
-    spec: ModelSpec
-
-
-def _made_for(folder: Path | None) -> MadeFor:
     if folder is None:
         return {}
     card = load_card(folder, TeacherCard)
     return {"teacher": card.fingerprint, "spec": card.spec}
 
 
-def _measured_by(folder: Path, bank: Path) -> Measure:
-    """Difficulty under the teacher that the bank was made for."""
+def _teacher_of(bank: Path, folder: Path) -> nn.Module:
+    """The teacher in a folder, which must be the one that the bank was made for."""
     teacher = load_teacher(folder, torch.device("cpu"))
     teacher.require_made_for(StoredBank(bank, verify=False).card.teacher, bank)
-
-    def measure(images: Tensor, labels: Tensor) -> Tensor:
-        batches = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
-        return whole_profile(profile_batches(teacher.network, batches)).difficulty
-
-    return measure
+    return teacher.network
 
 
 def _classes(text: str, names: tuple[str, ...]) -> list[int]:

@@ -15,8 +15,8 @@ import torch
 from packaging.requirements import Requirement
 
 from hast.engine.engine import bf16_is_fast, select_device
-from hast.engine.machine import device_name, git, installed_version
-from hast.errors import InputError
+from hast.engine.machine import changed_files, device_name, git, installed_version
+from hast.errors import InputError, first_line
 
 State = Literal["ok", "note", "problem"]
 _EXTRAS = ("pipeline", "report", "onnx", "zoo")
@@ -47,17 +47,18 @@ def examine(project: Path) -> Iterator[Check]:
     yield _git(project)
     yield _dvc(project)
     yield _prefect()
-    yield _disk(project)
-    yield _memory()
+    full = Check("disk", "problem", "", "free some, or move the cache: dvc cache dir PATH")
+    yield _room(shutil.disk_usage(project).free, _ENOUGH_DISK, full)
+    small = Check("memory", "note", "", "set smaller batch_size values")
+    yield _room(psutil.virtual_memory().available, _ENOUGH_MEMORY, small)
 
 
 def _torch() -> Check:
     try:
         import torchvision
     except Exception as error:  # a torchvision that does not fit this torch raises anything
-        reason = str(error).splitlines()[0]
-        advice = "install the torchvision that belongs to this torch"
-        return Check("torch", "problem", f"torchvision cannot be imported ({reason})", advice)
+        found = f"torchvision cannot be imported ({first_line(error)})"
+        return Check("torch", "problem", found, "install the torchvision that fits this torch")
     return Check("torch", "ok", f"torch {torch.__version__}, torchvision {torchvision.__version__}")
 
 
@@ -106,9 +107,9 @@ def _git(project: Path) -> Check:
     commit = git("rev-parse", "--short", "HEAD", folder=project)
     if commit is None:
         return Check("git", "problem", "no commit here", "git init && git add -A && git commit")
-    changed = git("status", "--porcelain", "--untracked-files=no", folder=project)
+    changed = changed_files(project)
     if changed:
-        found = f"{commit}, {len(changed.splitlines())} changed file(s)"
+        found = f"{commit}, {len(changed)} changed file(s)"
         return Check("git", "note", found, "commit, so that a result has a name")
     return Check("git", "ok", commit)
 
@@ -141,17 +142,6 @@ def _prefect() -> Check:
         return Check("prefect", "problem", f"{url} does not answer ({error})", advice)
 
 
-def _disk(project: Path) -> Check:
-    free = shutil.disk_usage(project).free
+def _room(free: int, enough: float, otherwise: Check) -> Check:
     found = f"{free / 1e9:.1f} GB free"
-    if free < _ENOUGH_DISK:
-        return Check("disk", "problem", found, "free some, or move the cache: dvc cache dir PATH")
-    return Check("disk", "ok", found)
-
-
-def _memory() -> Check:
-    free = psutil.virtual_memory().available
-    found = f"{free / 1e9:.1f} GB free"
-    if free < _ENOUGH_MEMORY:
-        return Check("memory", "note", found, "set smaller batch_size values")
-    return Check("memory", "ok", found)
+    return otherwise._replace(found=found) if free < enough else Check(otherwise.name, "ok", found)

@@ -8,11 +8,10 @@ import typer
 from torch import nn
 
 from hast.bank.stored import StoredBank
-from hast.config.export import ExportConfig, Format, Inputs, Target
+from hast.config.export import ExportConfig, Format
+from hast.config.section import parse_section
 from hast.errors import InputError
-from hast.export.bundle import compare_formats
-from hast.export.onnx_graph import export_onnx
-from hast.export.program import export_program
+from hast.export.bundle import compare_formats, write_format
 from hast.files.checkpoints import CONFIG, load, save
 from hast.files.students import load_student
 from hast.files.teachers import load_teacher
@@ -50,16 +49,12 @@ def export(
     hast export artifacts/students/w3a3 packed --fold-batch-norm
     """
     network = _open(student, teacher, trust_source)
-    kind: Format | None = None
-    if out.suffix == ".onnx":
-        kind = "onnx" if target == "generic" else "onnxruntime-cpu"
-        export_onnx(
-            network, out, target=cast(Target, target), inputs=cast(Inputs, inputs),
-            fold_batch_norm=fold_batch_norm or None,
-        )  # fmt: skip
-    elif out.suffix == ".pt2":
-        kind = "program"
-        export_program(network, out, inputs=cast(Inputs, inputs))
+    values = {"inputs": inputs, "fold_batch_norm": fold_batch_norm}
+    config = parse_section(values, ExportConfig, name="export")
+    onnx = "onnx" if target == "generic" else target
+    kind = cast(Format | None, {".onnx": onnx, ".pt2": "program"}.get(out.suffix))
+    if kind is not None:
+        write_format(network, out, kind, config)
     elif out.suffix:
         raise InputError(f"{out}: must end with .onnx or .pt2, or be a folder without an ending")
     else:
@@ -67,7 +62,6 @@ def export(
     files = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
     print(f"{out}: {sum(p.stat().st_size for p in files):,} bytes")
     if bank is not None and kind is not None:
-        config = ExportConfig(formats=(kind,), inputs=cast(Inputs, inputs))
         _compare(network, {kind: out}, StoredBank(bank).images[: config.samples], config)
 
 

@@ -6,21 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hast.cli.network import (
-    InputShape,
-    Minutes,
-    Numbers,
-    Out,
-    Recipe,
-    Size,
-    SourceArgs,
-    Weights,
-    WeightsEntry,
-    load_named,
-    replace_params,
-    said_of_sizes,
-    teacher_section,
-)
+from hast.cli import network
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.errors import InputError
@@ -32,33 +18,31 @@ from hast.networks.classifier import batch_norm_calls
 from hast.networks.sources import is_trained_here
 from hast.pipeline.settings import network_settings
 
-_QUESTIONS = {
-    "input_shape": "Shape of an image, CxHxW",
-    "mean": "Mean of each channel",
-    "std": "Standard deviation of each",
+_QUESTIONS = {  # with the usual answers for ImageNet, and for small images
+    "input_shape": ("Shape of an image, CxHxW", "3x224x224", "3x32x32"),
+    "mean": ("Mean of each channel", "0.485,0.456,0.406", "0.5,0.5,0.5"),
+    "std": ("Standard deviation of each", "0.229,0.224,0.225", "0.5,0.5,0.5"),
 }
-_IMAGENET = ("3x224x224", "0.485,0.456,0.406", "0.229,0.224,0.225")  # answers to them
-_SMALL = ("3x32x32", "0.5,0.5,0.5", "0.5,0.5,0.5")
 
 
 def init(
     source: Annotated[
         str | None, typer.Argument(help="Such as torchvision:resnet18; asked for if left out.")
     ] = None,
-    weights: Weights = None,
-    weights_entry: WeightsEntry = "auto",
-    source_args: SourceArgs = "{}",
-    input_shape: InputShape = None,
-    mean: Numbers = None,
-    std: Numbers = None,
+    weights: network.Weights = None,
+    weights_entry: network.WeightsEntry = "auto",
+    source_args: network.SourceArgs = "{}",
+    input_shape: network.InputShape = None,
+    mean: network.Numbers = None,
+    std: network.Numbers = None,
     data_root: Annotated[
         str | None, typer.Option(help="Folder with test/CLASS/IMAGE; without it, no accuracy.")
     ] = None,
     bits: Annotated[str, typer.Option(help="Code widths, separated by commas.")] = "w4a4,w3a3",
-    recipe: Recipe = "hast",
-    size: Size = "quick",
-    minutes: Minutes = None,
-    out: Out = Path("params.yaml"),
+    recipe: network.Recipe = "hast",
+    size: network.Size = "quick",
+    minutes: network.Minutes = None,
+    out: network.Out = Path("params.yaml"),
 ) -> None:
     """Write the parameters for your own network, after checking that it loads and fits.
 
@@ -75,10 +59,10 @@ def init(
     given = {"input_shape": input_shape, "mean": mean, "std": std}
     if source is None:
         source, weights, data_root, minutes = _ask(weights, given, data_root, minutes)
-    teacher = teacher_section(source, source_args, weights, weights_entry, **given)
+    teacher = network.teacher_section(source, source_args, weights, weights_entry, **given)
     data = DatasetConfig(name="folder", root=Path(data_root or ""))
     folders = class_folders(data, "test") if data_root else None
-    found = load_named(teacher)
+    found = network.load_named(teacher)
     if folders:
         check_classes(folders, found.spec.num_classes)
         if not found.spec.class_names:
@@ -87,9 +71,9 @@ def init(
         found.network, found.spec, recipe=recipe, size=size, seed=0, minutes=minutes,
         teacher=teacher, data_root=data_root, bit_widths=widths,
     )  # fmt: skip
-    replace_params(out, values, f"hast init {source}")
+    network.replace_params(out, values, f"hast init {source}")
     _say(found, teacher, folders)
-    print(f"  {said_of_sizes(values)}")
+    print(f"  {network.said_of_sizes(values)}")
     used = out == Path("params.yaml")
     print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
     if not batch_norm_calls(found.network, found.spec.input_shape):
@@ -125,9 +109,8 @@ def _ask(
     source = typer.prompt("Where does the network come from (torchvision:NAME, timm:NAME, ...)")
     weights = weights or typer.prompt("Checkpoint file or pretrained tag", default="") or None
     usual = typer.confirm("Does it take images normalized as for ImageNet?", default=True)
-    for (name, question), default in zip(
-        _QUESTIONS.items(), _IMAGENET if usual else _SMALL, strict=True
-    ):
+    for name, (question, imagenet, small) in _QUESTIONS.items():
+        default = imagenet if usual else small
         given[name] = given[name] or typer.prompt(question, default=default)
     data_root = data_root or typer.prompt("Folder with test/CLASS/IMAGE", default="") or None
     if minutes is None:

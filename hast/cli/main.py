@@ -21,10 +21,7 @@ _EPILOG = (
     " Completion of your shell: hast --install-completion."
 )
 
-app = typer.Typer(
-    epilog=_EPILOG,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(epilog=_EPILOG, pretty_exceptions_enable=False)
 for command in (quantize, init, inspect, preset, recipe, export, doctor, results, report, plots):
     app.command()(command)
 app.add_typer(bank_commands.app, name="bank")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from hast.config import presets
 from hast.config.bit_width import BitWidth
@@ -108,6 +109,14 @@ def recipe(
     for key, found, wanted in changed:
         print(f"{key}: {'unset' if found is None else found} -> {wanted}")
     print(f"{params}: recipe {name}" + ("" if changed else ", as it was"))
+
+
+def tell(values: Any, table: Table, *, as_json: bool) -> None:
+    """Print a table, or, for programs, its values as JSON."""
+    if as_json:
+        print(json.dumps(values, indent=2))
+    else:
+        Console().print(table)
 
 
 def teacher_section(

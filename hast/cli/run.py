@@ -1,6 +1,5 @@
 """Commands about a run: its results, its page, its plots, and what it needs."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from hast.cli.doctor import Check, examine
-from hast.cli.network import Json
+from hast.cli.network import Json, tell
 from hast.config.bit_width import load_bit_widths
 from hast.errors import InputError
 from hast.files.tables import read_json
 from hast.files.timings import read_latency
 from hast.report.offline_plots import set_up
-from hast.report.tables import latency_table, results_table
+from hast.report.tables import latency_table, results_table, table_of
 
 Folder = Annotated[Path, typer.Option(help="Folder of the report.")]
 Open = Annotated[bool, typer.Option("--open", help="Show it in the browser.")]
@@ -31,13 +30,8 @@ def results(report: Folder = Path("report"), as_json: Json = False) -> None:
     hast results
     hast results --json | jq .w4a4.drop
     """
-    path = report / "results.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no results yet; run `dvc repro`")
-    if as_json:
-        print(path.read_text(), end="")
-    else:
-        Console().print(results_table(read_json(path)))
+    measured = read_json(report / "results.json")
+    tell(measured, results_table(measured), as_json=as_json)
 
 
 def report(
@@ -97,20 +91,13 @@ def doctor(as_json: Json = False) -> None:
     hast doctor --json | jq '.[] | select(.state == "problem")'
     """
     checks = [*examine(Path.cwd())]
-    if as_json:
-        print(json.dumps([check._asdict() for check in checks], indent=2))
-    else:
-        Console().print(_table(checks))
+    tell([check._asdict() for check in checks], _table(checks), as_json=as_json)
     if any(check.state == "problem" for check in checks):
         raise typer.Exit(1)
 
 
 def _table(checks: list[Check]) -> Table:
     """What `hast doctor` found."""
-    table = Table()
-    for column in ("", "", "found", "what to do"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        mark = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "problem": "[red]✗[/]"}[check.state]
-        table.add_row(mark, check.name, escape(check.found), escape(check.advice))
-    return table
+    marks = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "problem": "[red]✗[/]"}
+    rows = [(marks[c.state], c.name, escape(c.found), escape(c.advice)) for c in checks]
+    return table_of("", ("", "", "found", "what to do"), rows, left=4)

@@ -28,12 +28,11 @@ def check_params(path: Path) -> None:
     if unknown:
         raise InputError(f"{path}: unknown section {min(unknown)!r}; known are {sorted(known)}")
     load_bit_widths(path)
-    sections = {key: section_of(params, key, section, path) for key, section in SECTIONS.items()}
-    layers, sensitivity = sections["layers"], sections["sensitivity"]
-    assert isinstance(layers, PlanConfig)
-    assert isinstance(sensitivity, SensitivityConfig)
-    quantize = sections["quantize"]
-    assert isinstance(quantize, FinetuneConfig)
+    for key, section in SECTIONS.items():
+        section_of(params, key, section, path)
+    layers = section_of(params, "layers", PlanConfig, path)
+    quantize = section_of(params, "quantize", FinetuneConfig, path)
+    sensitivity = section_of(params, "sensitivity", SensitivityConfig, path)
     if layers.quantizer == "learned" and quantize.optimizer == "sgd":
         raise InputError(
             f"{path}: layers.quantizer 'learned' needs quantize.optimizer 'adamw', got 'sgd'; set"

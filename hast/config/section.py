@@ -47,9 +47,13 @@ def section_of(params: dict[str, Any], key: str, section: type[SectionT], path: 
     return parse_section(values, section, name=f"{path}: {key}")
 
 
-def parse_section(values: dict[str, Any], section: type[SectionT], *, name: str) -> SectionT:
-    """Validate plain values into a section; `name` stands before the key in an error."""
+def parse_section(
+    values: dict[str, Any] | bytes, section: type[SectionT], *, name: str
+) -> SectionT:
+    """Validate plain values, or JSON, into a section; `name` stands before the key in an error."""
     try:
+        if isinstance(values, bytes):
+            return section.model_validate_json(values)
         return section.model_validate(values)
     except ValidationError as error:
         raise InputError("; ".join(_describe(name, e) for e in error.errors())) from None
@@ -103,4 +107,4 @@ def _describe(name: str, error: Any) -> str:
     if error["type"] == "missing":
         return f"{key}: required parameter is missing"
     rule = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {rule}, got {error['input']!r}"
+    return f"{key}: {rule}, got {error['input']!r:.300}"

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from hast.config.section import Section
+from hast.config.section import Section, parse_section
 from hast.errors import InputError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -86,7 +86,4 @@ def merge_specs(known: PartialSpec, given: PartialSpec) -> ModelSpec:
     missing = [n for n in ("input_shape", "mean", "std", "num_classes") if n not in values]
     if missing:
         raise InputError(f"{missing[0]} must be given, the source does not know it")
-    try:
-        return ModelSpec(**values)
-    except ValidationError as error:
-        raise InputError("; ".join(e["msg"] for e in error.errors())) from None
+    return parse_section(values, ModelSpec, name="spec")

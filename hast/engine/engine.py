@@ -12,7 +12,7 @@ import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 
-from hast.errors import HastError, InputError, warn
+from hast.errors import HastError, InputError, first_line, warn
 
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
@@ -117,8 +117,7 @@ class Wrapped(Generic[P, R]):
                 raise
             self._compiled = None
             result = gradients(*args, **kwargs)
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            warn(f"running without compilation: {reason}")
+            warn(f"running without compilation: {first_line(error)}")
             return result
 
 
@@ -141,8 +140,7 @@ def select_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name} cannot be used ({reason}); try cpu") from None
+        raise InputError(f"device {name} cannot be used ({first_line(error)}); try cpu") from None
     return device
 
 

@@ -50,9 +50,9 @@ def commit(folder: Path | None = None) -> str | None:
     return git("rev-parse", "HEAD", folder=folder)
 
 
-def is_changed(folder: Path | None = None) -> bool:
-    """Whether tracked files differ from the commit."""
-    return bool(git("status", "--porcelain", "--untracked-files=no", folder=folder))
+def changed_files(folder: Path | None = None) -> list[str]:
+    """Tracked files that differ from the commit, as Git prints them."""
+    return (git("status", "--porcelain", "--untracked-files=no", folder=folder) or "").splitlines()
 
 
 def _cpu_model() -> str:

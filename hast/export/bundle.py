@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hast.config.export import ExportConfig, Format
 from hast.errors import InputError
 from hast.export.inputs import takes
-from hast.export.onnx_graph import export_onnx, require_onnx
+from hast.export.onnx_graph import export_onnx
 from hast.export.parity import (
     Parity,
     Predict,
@@ -19,7 +19,6 @@ from hast.export.parity import (
     logits_of,
     onnx_predictor,
     reference_predictor,
-    torch_predictor,
 )
 from hast.export.program import export_program
 from hast.networks.provenance import spec_and_plan
@@ -47,24 +46,20 @@ def write_formats(student: nn.Module, folder: Path, config: ExportConfig) -> dic
     Raises:
         InputError: a package is missing, or the network cannot be traced.
     """
-    onnx = [name for name in config.formats if name != "program"]
-    if onnx:
-        try:
-            require_onnx()
-        except InputError as error:
-            raise InputError(f"{error}, or take {' and '.join(onnx)} out of `formats`") from None
-    written: dict[Format, Path] = {}
-    for name in config.formats:
-        path = folder / FILES[name]
-        if name == "program":
-            written[name] = export_program(student, path, inputs=config.inputs)
-        else:
-            target = "generic" if name == "onnx" else name
-            fold = config.fold_batch_norm or None
-            written[name] = export_onnx(
-                student, path, target=target, inputs=config.inputs, fold_batch_norm=fold
-            )
-    return written
+    return {n: write_format(student, folder / FILES[n], n, config) for n in config.formats}
+
+
+def write_format(student: nn.Module, path: Path, kind: Format, config: ExportConfig) -> Path:
+    """Write one format, as `config` says otherwise.
+
+    Raises:
+        InputError: see `write_formats`.
+    """
+    if kind == "program":
+        return export_program(student, path, inputs=config.inputs)
+    target = "generic" if kind == "onnx" else kind
+    fold = config.fold_batch_norm or None
+    return export_onnx(student, path, target=target, inputs=config.inputs, fold_batch_norm=fold)
 
 
 def compare_formats(
@@ -84,7 +79,7 @@ def compare_formats(
     known = takes(student, spec_and_plan(student)[0], config.inputs)
     for name, normalized in images.items():
         given = _given(normalized[: config.samples], student, config)
-        expected = logits_of(torch_predictor(known), given)
+        expected = logits_of(known, given)
         few = slice(config.reference_samples)
         for kind, path in files.items():
             for program, (predict, part) in _programs(kind, path, few).items():

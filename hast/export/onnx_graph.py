@@ -22,7 +22,7 @@ from torch import nn
 from hast.config.export import Inputs, Target
 from hast.config.spec import ModelSpec
 from hast.engine.machine import __version__
-from hast.errors import InputError
+from hast.errors import InputError, needs
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
 from hast.export.inputs import example_images, takes
 from hast.export.program import trace
@@ -93,14 +93,10 @@ def require_onnx() -> ModuleType:
     Raises:
         InputError: a package of the extra is missing.
     """
-    try:
+    with needs("'hast[onnx]'"):
         for package in ("onnxscript", "onnxruntime"):
             import_module(package)
         return import_module("onnx")
-    except ImportError as error:
-        raise InputError(
-            f"{error.name} is not installed, ONNX needs it; run `pip install 'hast[onnx]'`"
-        ) from None
 
 
 def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:

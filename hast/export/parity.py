@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hast.export.onnx_graph import require_onnx
 
@@ -45,18 +45,8 @@ def compare(logits: Tensor, others: Tensor) -> Parity:
 
 def logits_of(predict: Predict, images: Tensor) -> Tensor:
     """Logits (N, K) of images (N, C, H, W), batch by batch."""
-    return torch.cat([predict(batch) for batch in images.split(_BATCH_SIZE)])
-
-
-def torch_predictor(network: nn.Module) -> Predict:
-    """Logits of a network on the CPU."""
-
-    def predict(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = network(images)
-        return logits
-
-    return predict
+    with torch.no_grad():
+        return torch.cat([predict(batch) for batch in images.split(_BATCH_SIZE)])
 
 
 def onnx_predictor(path: Path, *, optimize: bool) -> Predict:

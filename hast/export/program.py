@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hast.config.export import Inputs
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 from hast.export.forms import RoundedActivation, stored_weight
 from hast.export.inputs import example_images, takes
 from hast.files.placing import write_atomically
@@ -59,5 +59,5 @@ def trace(network: nn.Module, images: torch.Tensor) -> Any:
                 network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
             )
     except Exception as error:  # tracing runs any code
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise InputError(f"{type(network).__name__} cannot be exported: {reason}") from error
+        name = type(network).__name__
+        raise InputError(f"{name} cannot be exported: {first_line(error)}") from error

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hast.errors import InputError
-from hast.files.placing import write_atomically
+from hast.files.placing import read_errors, write_atomically
 from hast.loops.evaluate import Prediction, Predictions
 
 TEACHER = "teacher"
@@ -34,12 +34,10 @@ def load_answers(path: Path, images: str, labels: Tensor) -> dict[str, Predictio
     Raises:
         InputError: the file is missing or malformed, or of other images.
     """
-    try:
+    with read_errors(path, SafetensorError, KeyError, way_out="rerun `dvc repro answers`"):
         tensors = load_file(path)
         said = Prediction(*(tensors[f"{images}.{name}"] for name in Prediction._fields))
         same = torch.equal(tensors[f"{images}.labels"], labels)
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); rerun `dvc repro answers`") from None
     if not same:
         raise InputError(f"{path}: is of other {images} images; rerun `dvc repro answers`")
     return {TEACHER: said}

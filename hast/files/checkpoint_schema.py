@@ -5,8 +5,7 @@ class names, and a name is stronger than a class, as in compressed-tensors.
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -15,9 +14,6 @@ from hast.config.layers import Bits, Placement
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.networks.plan import QuantizationPlan
-
-FORMAT: Literal["hast-checkpoint"] = "hast-checkpoint"
-VERSION = 1
 
 
 class Scheme(Section):
@@ -67,8 +63,8 @@ class CheckpointCard(Section):
         libraries: versions that wrote it.
     """
 
-    format: Literal["hast-checkpoint"] = FORMAT
-    version: Literal[1] = 1
+    format: Literal["hast-checkpoint"]
+    version: Literal[1]  # another one needs another hast
     source: str | None = None
     source_args: dict[str, Any] = {}
     spec: ModelSpec
@@ -80,43 +76,40 @@ class CheckpointCard(Section):
     quantization_config: QuantizationConfig
 
 
-class _Bits(NamedTuple):
-    """How one module is quantized; None where it is not."""
-
-    weight: int | None
-    inputs: int | None
-    outputs: int | None
-
-
 def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationConfig:
     """A plan as groups: what most modules of a class have stands under the class's name.
 
     A class that has the name of a module is no target, for a target would mean both.
     """
-    inputs, outputs = (
-        (plan.activations, {}) if plan.placement == "inputs" else ({}, plan.activations)
-    )
+    position = "input_activations" if plan.placement == "inputs" else "output_activations"
     kinds = {name: _class_of(module) for name, module in network.named_modules()}
-    bits = {
-        name: _Bits(plan.weights.get(name), inputs.get(name), outputs.get(name))
+    schemes = {
+        name: Group(
+            targets=(),
+            weights=_scheme(plan.weights.get(name), "channel"),
+            **{position: _scheme(plan.activations.get(name), "tensor")},
+        )
         for name in kinds
         if name in plan.weights or name in plan.activations
     }
-    counted: dict[str, Counter[_Bits]] = {}
-    for name, scheme in bits.items():
+    counted: dict[str, Counter[Group]] = {}
+    for name, scheme in schemes.items():
         counted.setdefault(kinds[name], Counter())[scheme] += 1
     usual = {
         kind: counts.most_common(1)[0][0] for kind, counts in counted.items() if kind not in kinds
     }
-    targets: dict[_Bits, list[str]] = {}
+    targets: dict[Group, list[str]] = {}
     for kind, scheme in usual.items():
         targets.setdefault(scheme, []).append(kind)
-    for name, scheme in bits.items():
+    for name, scheme in schemes.items():
         if scheme != usual.get(kinds[name]):
             targets.setdefault(scheme, []).append(name)
-    groups = {f"group_{i}": _group(t, b) for i, (b, t) in enumerate(targets.items())}
+    groups = {
+        f"group_{i}": scheme.model_copy(update={"targets": tuple(names)})
+        for i, (scheme, names) in enumerate(targets.items())
+    }
     named = {target for group in targets.values() for target in group}
-    ignore = [name for name, kind in kinds.items() if kind in named and name not in bits]
+    ignore = [name for name, kind in kinds.items() if kind in named and name not in schemes]
     ignore += [name for name in plan.skipped if name not in ignore]
     return QuantizationConfig(config_groups=groups, ignore=tuple(ignore))
 
@@ -147,11 +140,5 @@ def _class_of(module: nn.Module) -> str:
     return str(type_before_parametrizations(module).__name__)
 
 
-def _group(targets: Iterable[str], bits: _Bits) -> Group:
-    weight, inputs, outputs = bits
-    return Group(
-        targets=tuple(targets),
-        weights=Scheme(num_bits=weight, strategy="channel") if weight else None,
-        input_activations=Scheme(num_bits=inputs, strategy="tensor") if inputs else None,
-        output_activations=Scheme(num_bits=outputs, strategy="tensor") if outputs else None,
-    )
+def _scheme(bits: int | None, strategy: Literal["channel", "tensor"]) -> Scheme | None:
+    return Scheme(num_bits=bits, strategy=strategy) if bits else None

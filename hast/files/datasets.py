@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hast.config.dataset import DatasetConfig
 from hast.config.spec import ModelSpec
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 from hast.files.pictures import PictureFiles
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def class_folders(config: DatasetConfig, split: Split) -> "ImageFolder":
     try:
         return ImageFolder(str(config.root / split))
     except FileNotFoundError as error:  # no class folder, or an empty one
-        raise InputError(f"{config.root / split}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{config.root / split}: {first_line(error)}") from None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hast.errors import InputError
+from hast.files.placing import read_errors
 
 _NAME = "student_difficulty"
 
@@ -23,14 +24,12 @@ def load_hardness(path: Path, *, bank: str) -> Tensor:
     Raises:
         InputError: the file is missing or malformed, or belongs to another bank.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no hardness scores; run `dvc repro score`")
-    try:
-        with safe_open(path, framework="pt") as file:
-            made_for = (file.metadata() or {}).get("bank")
-            difficulty: Tensor = file.get_tensor(_NAME)
-    except SafetensorError as error:
-        raise InputError(f"{path}: cannot be read ({error}); rerun `dvc repro score`") from None
+    with (
+        read_errors(path, SafetensorError, way_out="rerun `dvc repro score`"),
+        safe_open(path, framework="pt") as file,
+    ):
+        made_for = (file.metadata() or {}).get("bank")
+        difficulty: Tensor = file.get_tensor(_NAME)
     if made_for != bank:
         raise InputError(
             f"{path}: scores belong to bank {made_for!r}, not to {bank!r}; rerun `dvc repro score`"

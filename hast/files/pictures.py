@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
+from hast.files.placing import read_errors
 
 # Those of torchvision's folders; importing it for them would take a second.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -38,11 +39,8 @@ def digest_of(files: Sequence[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in files:
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        with read_errors(path), path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
-"""Write files so that nothing half-written is ever seen in their place."""
+"""Write files so that nothing half-written is ever seen in their place, and read them."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 
 
 @contextmanager
@@ -26,6 +27,23 @@ def disk_errors(place: Path) -> Iterator[None]:
             f"{place}: cannot be written ({os.strerror(error.errno)}); what was there is kept: free"
             " some room or name another place, then run again"
         ) from None
+
+
+@contextmanager
+def read_errors(
+    place: Path, *others: type[Exception], way_out: str = "fetch or make it again"
+) -> Iterator[None]:
+    """Say in one line that a file cannot be read.
+
+    Raises:
+        InputError: with the reason that the system, or one of the `others`, gives.
+    """
+    expected: tuple[type[Exception], ...] = (OSError, *others)
+    try:
+        yield
+    except expected as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{place}: cannot be read ({reason}); {way_out}") from None
 
 
 @contextmanager
@@ -54,3 +72,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             side.replace(path)
         finally:
             side.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 from hast.files.placing import write_atomically
 
 _KEY = "hast-checkpoint"
@@ -59,9 +59,9 @@ class CheckpointFile:
                 values = json.loads((file.metadata() or {})[_KEY])
                 return Saved({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
         except Exception as error:  # safetensors raises its own kinds
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"{self.path}: not a readable checkpoint ({reason}); remove it and run again"
+                f"{self.path}: not a readable checkpoint ({first_line(error)}); remove it"
+                " and run again"
             ) from None
 
     def remove(self) -> None:

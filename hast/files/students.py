@@ -27,13 +27,9 @@ def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Mod
     Raises:
         InputError: a file is missing or corrupt, or it was made from another teacher.
     """
-    card = load_student_card(folder)
+    card = load_card(folder, StudentCard)
     teacher.require_made_for(card.teacher, folder)
     student = prepare_student(teacher.network, teacher.spec, card.plan)
     load_state(student, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
     set_mode(student, "quantize")
     return place(student, device)
-
-
-def load_student_card(folder: Path) -> StudentCard:
-    return load_card(folder, StudentCard)

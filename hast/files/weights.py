@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from hast.config.section import Section
-from hast.errors import InputError, warn
+from hast.config.section import Section, parse_section
+from hast.errors import InputError, first_line, warn
 from hast.files.placing import write_atomically
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -84,7 +83,7 @@ def _read(path: Path) -> Any:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on garbage, torch's reader raises nearly anything
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if "Weights only load failed" in reason:
             reason = "it holds pickled objects, perhaps a whole module; save its state_dict()"
         raise InputError(
@@ -163,13 +162,9 @@ def load_card(folder: Path, card: type[CardT]) -> CardT:
     """
     path = folder / CARD
     try:
-        return card.model_validate_json(path.read_text())
+        return parse_section(path.read_bytes(), card, name=f"{path}: card")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run `dvc repro` first") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise InputError(f"{path}: {where}: {first['msg']}") from None
 
 
 def _tensors(value: Any) -> dict[str, Tensor] | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from hast.errors import NonFiniteLossError
 
 _CHECK_EVERY = 10  # reading a loss back waits for the device
+_MESSAGE = "{}: the loss is not finite by step {}; likely cause: {}"
 
 
 def check_finite(loss: Tensor, *, loop: str, step: int, steps: int, cause: str) -> None:
@@ -17,7 +18,7 @@ def check_finite(loss: Tensor, *, loop: str, step: int, steps: int, cause: str) 
         NonFiniteLossError: with the step and the likely cause.
     """
     if (step % _CHECK_EVERY == 0 or step == steps - 1) and not torch.isfinite(loss):
-        raise NonFiniteLossError(loop, step, cause)
+        raise NonFiniteLossError(_MESSAGE.format(loop, step, cause))
 
 
 def check_result(tensors: Iterable[Tensor], *, loop: str, steps: int, cause: str) -> None:
@@ -27,4 +28,4 @@ def check_result(tensors: Iterable[Tensor], *, loop: str, steps: int, cause: str
         NonFiniteLossError: with the number of steps and the likely cause.
     """
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise NonFiniteLossError(loop, steps, cause)
+        raise NonFiniteLossError(_MESSAGE.format(loop, steps, cause))

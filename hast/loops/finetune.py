@@ -28,8 +28,9 @@ from hast.engine.engine import PLAIN, Engine, Images, hold_images, place_images
 from hast.engine.runtime import device_of, loop, seeded
 from hast.errors import InputError, warn
 from hast.loops.checks import check_finite, check_result
-from hast.loops.finetune_state import BatchOrder, FinetuneState
+from hast.loops.finetune_state import FinetuneState
 from hast.loops.held_back import HeldBack, is_worse
+from hast.loops.order import BatchOrder
 from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
@@ -101,14 +102,11 @@ def finetune(
         def loss_of(x: Tensor) -> _Parts:
             answer, target = student(x).float(), teacher(x).float()
             distillation = distillation_loss(answer, target, temperature=config.temperature)
-            if not names:
-                return _Parts(config.distillation_weight * distillation, x.new_zeros(()))
-            alignment = alignment_loss(
-                [tap_q.pop(name) for name in names], [tap_f.pop(name) for name in names]
-            )
-            return _Parts(
-                config.distillation_weight * distillation, config.alignment_weight * alignment
-            )
+            alignment = x.new_zeros(())
+            if names:
+                bodies = [tap_q.pop(name) for name in names], [tap_f.pop(name) for name in names]
+                alignment = config.alignment_weight * alignment_loss(*bodies)
+            return _Parts(config.distillation_weight * distillation, alignment)
 
         wrapped = engine.wrap(loss_of, device, recompute=True)
         promote = config.promotion_step > 0
@@ -201,18 +199,13 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     rate, decay = config.learning_rate, config.weight_decay
     # A learned scale is stored as its logarithm: decay would pull the scale itself towards one.
-    named = [*student.named_parameters()]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in named if not name.endswith("log_scale")]},
-        {
-            "params": [p for name, p in named if name.endswith("log_scale")],
-            "lr": rate * config.scale_rate_factor,
-            "weight_decay": 0.0,
-        },
-    ]
+    scales = [p for name, p in student.named_parameters() if name.endswith("log_scale")]
+    others = [p for name, p in student.named_parameters() if not name.endswith("log_scale")]
+    of_scales = {"lr": rate * config.scale_rate_factor, "weight_decay": 0.0}
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": scales, **of_scales}]
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        if groups[1]["params"]:
+        if scales:
             # Its steps follow the gradients' sizes, which here are sums over all values of a
             # tensor; LSQ's factor on them is left out, for Adam's steps do not depend on it.
             raise InputError(

@@ -5,7 +5,6 @@ same to the bit.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,45 +12,7 @@ from torch import Tensor, nn
 
 from hast.errors import InputError
 from hast.loops.held_back import HeldBack
-
-
-class Snapshot(NamedTuple):
-    """A state as it goes to disk."""
-
-    step: int  # the next one
-    tensors: dict[str, Tensor]
-    numbers: dict[str, Any]  # plain JSON
-
-
-class BatchOrder:
-    """Index batches without end: shuffled epochs, or draws weighted by difficulty."""
-
-    def __init__(
-        self, samples: int, size: int, weights: Tensor | None, random: torch.Generator
-    ) -> None:
-        """
-        Args:
-            samples: N of the bank.
-            size: of a batch.
-            weights: (N,) to draw by; None shuffles.
-            random: shared with what else is random in a step.
-        """
-        self._samples, self._size = samples, min(size, samples)
-        self._weights, self._random = weights, random
-        self.epoch = torch.empty(0, dtype=torch.int64)  # what is left of the shuffled samples
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self
-
-    def __next__(self) -> Tensor:
-        if self._weights is not None:
-            return torch.multinomial(
-                self._weights, self._size, replacement=True, generator=self._random
-            )
-        if len(self.epoch) < self._size:
-            self.epoch = torch.randperm(self._samples, generator=self._random)
-        batch, self.epoch = self.epoch[: self._size], self.epoch[self._size :]
-        return batch
+from hast.loops.order import BatchOrder
 
 
 class Point(NamedTuple):
@@ -97,8 +58,8 @@ class FinetuneState:
         self._restore_student(self.best.student)
         self.step = self.best.step
 
-    def snapshot(self) -> Snapshot:
-        """A copy on the CPU."""
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A copy as it goes to disk: tensors on the CPU, and plain JSON."""
         tensors = {f"student.{name}": v for name, v in self.student.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {
@@ -113,34 +74,34 @@ class FinetuneState:
         rates = [group["lr"] for group in self.optimizer.param_groups]
         schedule = self.schedule.state_dict()
         numbers = {
+            "step": self.step,  # the next one
             "rates": rates,
             "best": self.best and self.best.step,
             "agreement": self.agreement,
             "schedule": {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr")},
         }
         copies = {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}
-        return Snapshot(self.step, copies, numbers)
+        return copies, numbers
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go on where a snapshot was taken.
 
         Raises:
             InputError: it was taken of something else.
         """
-        tensors = snapshot.tensors
         self._restore_student(_under("student.", tensors))
-        self.agreement = snapshot.numbers["agreement"]
+        self.agreement = numbers["agreement"]
         if "first" in tensors:
             self.first = tensors["first"]
             best = _under("best.", tensors)
-            self.best = Point(snapshot.numbers["best"], tensors["agrees"], best)
+            self.best = Point(numbers["best"], tensors["agrees"], best)
         self._restore_optimizer(tensors)
-        for group, rate in zip(self.optimizer.param_groups, snapshot.numbers["rates"], strict=True):
+        for group, rate in zip(self.optimizer.param_groups, numbers["rates"], strict=True):
             group["lr"] = rate
-        self.schedule.load_state_dict(snapshot.numbers["schedule"])
+        self.schedule.load_state_dict(numbers["schedule"])
         self.random.set_state(tensors["random"])
         self.order.epoch = tensors["epoch"]
-        self.step = snapshot.step
+        self.step = numbers["step"]
 
     def _restore_student(self, stored: dict[str, Tensor]) -> None:
         own = self.student.state_dict()

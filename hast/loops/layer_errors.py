@@ -8,6 +8,7 @@ layer whose range is wrong: one outlier that widens it, or a clipping that cuts 
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -49,18 +50,13 @@ def measure_layer_errors(
     names = [n for n, m in student.named_modules() if _is_quantized(m)]
     signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
-    def compare(name: str) -> Any:
-        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            answer = student.get_submodule(name)(*args, **kwargs)
-            signal[name] += output.double().square().sum().item()
-            noise[name] += (output - answer).double().square().sum().item()
+    def compare(name: str, _module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        answer = student.get_submodule(name)(*args, **kwargs)
+        signal[name] += output.double().square().sum().item()
+        noise[name] += (output - answer).double().square().sum().item()
 
-        return hook
-
-    hooked = ((name, teacher.get_submodule(name)) for name in names)
-    with removed_at_exit(
-        [m.register_forward_hook(compare(n), with_kwargs=True) for n, m in hooked]
-    ):
+    hooked = [(partial(compare, name), teacher.get_submodule(name)) for name in names]
+    with removed_at_exit(m.register_forward_hook(hook, with_kwargs=True) for hook, m in hooked):
         for batch in images.split(_BATCH_SIZE):
             restart_call_counts(student)
             with torch.no_grad():
@@ -83,19 +79,15 @@ def _is_quantized(module: nn.Module) -> bool:
 
 def _activation_range(module: nn.Module) -> tuple[float, float]:
     """Of all quantizers at the module's call sites."""
-    ranges = []
-    for quantizer in getattr(module, SITE, ()):
-        scale, zero_point, quant_max = quantizer.qparams
-        ranges.append([(-zero_point * scale).item(), ((quant_max - zero_point) * scale).item()])
-    if not ranges:
-        return float("nan"), float("nan")
-    lows, highs = zip(*ranges, strict=True)
-    return min(lows), max(highs)
+    known = [quantizer.qparams for quantizer in getattr(module, SITE, ())]
+    lows = [(-q.zero_point * q.scale).item() for q in known]
+    highs = [((q.quant_max - q.zero_point) * q.scale).item() for q in known]
+    return min(lows, default=math.nan), max(highs, default=math.nan)
 
 
 def _weight_sqnr(module: nn.Module) -> float:
     if not parametrize.is_parametrized(module, "weight"):
-        return float("nan")
+        return math.nan
     parametrizations: Any = module.parametrizations
     with torch.no_grad():
         weight: Tensor = parametrizations.weight.original.double()
@@ -106,5 +98,5 @@ def _weight_sqnr(module: nn.Module) -> float:
 
 def _decibel(signal: float, noise: float) -> float:
     if not signal or not noise:
-        return float("nan")
+        return math.nan
     return 10.0 * math.log10(signal / noise)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hast.config.training import TrainingConfig
-from hast.engine.runtime import device_of, loop, seeded
+from hast.config.teacher import TrainingConfig
+from hast.engine.runtime import loop, seeded
 from hast.loops.checks import check_finite
+from hast.loops.order import BatchOrder
 from hast.math.augmentation import random_resized_crop
 from hast.networks.batch_norm import freeze
 
@@ -47,28 +48,21 @@ def train_teacher(
     )
     generator = seeded(config.seed, "teacher")
     network.to(images.device).train().requires_grad_(True)
-    assert device_of(network) == images.device
 
-    step = 0
-    for _ in range(config.epochs):
-        order = torch.randperm(len(images), generator=generator).to(images.device)
-        for batch in order.split(config.batch_size):
-            if len(batch) < config.batch_size:
-                continue
-            views = random_resized_crop(
-                images[batch],
-                min_scale=config.min_crop_scale,
-                flip=False,  # a mirrored digit is another sign
-                generator=generator,
-            )
-            loss = F.cross_entropy(network(views), labels[batch])
-            check_finite(
-                loss, loop="teacher", step=step, steps=steps, cause="learning_rate too high"
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-            yield TrainingStep(loss.detach())
+    order = BatchOrder(len(images), config.batch_size, None, generator)
+    for step, batch in zip(range(steps), order, strict=False):
+        batch = batch.to(images.device)
+        views = random_resized_crop(
+            images[batch],
+            min_scale=config.min_crop_scale,
+            flip=False,  # a mirrored digit is another sign
+            generator=generator,
+        )
+        loss = F.cross_entropy(network(views), labels[batch])
+        check_finite(loss, loop="teacher", step=step, steps=steps, cause="learning_rate too high")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield TrainingStep(loss.detach())
     freeze(network)

@@ -8,19 +8,19 @@ summand. Names of classes and attributes play no role.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.math.distillation import attention_vector
 from hast.networks.batch_norm import batch_norms
-from hast.networks.hooks import removed_at_exit
+from hast.networks.hooks import removed_at_exit, tensors_in
 
 _CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d}
 _ADDITIONS = {
@@ -121,33 +121,28 @@ class _Probe(TorchFunctionMode):
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[None]:
         """Note which module runs and which tensor it returned while the context is open."""
-
-        def start(name: str) -> Callable[[nn.Module, Any], None]:
-            return lambda _module, _args: self._running.append(name)
-
-        def end(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            return lambda _module, _args, output: self._note_output(name, output)
-
         named = [(name, module) for name, module in network.named_modules() if name]
-        handles = [module.register_forward_pre_hook(start(name)) for name, module in named]
-        handles += [module.register_forward_hook(end(name)) for name, module in named]
+        handles = [m.register_forward_pre_hook(partial(self._note_start, n)) for n, m in named]
+        handles += [m.register_forward_hook(partial(self._note_output, n)) for n, m in named]
         with removed_at_exit(handles):
             yield
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        operands = tensors_in((args, kwargs))
         if func in _ADDITIONS:
             self._note_addition(operands)
         depth = max((self._depth.get(id(t), 0) for t in operands), default=0)
         depth += func in _CONVOLUTIONS
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._depth[id(leaf)] = depth
-                self._alive.append(leaf)
+        for tensor in tensors_in(result):
+            self._depth[id(tensor)] = depth
+            self._alive.append(tensor)
         return result
 
-    def _note_output(self, name: str, output: Any) -> None:
+    def _note_start(self, name: str, _module: nn.Module, _args: Any) -> None:
+        self._running.append(name)
+
+    def _note_output(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
         self._running.pop()
         if isinstance(output, Tensor) and output.ndim == 4:
             self._producer[id(output)] = name

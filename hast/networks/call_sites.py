@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hast.config.layers import Placement
 from hast.errors import InputError
 from hast.networks.quantizers import ActivationQuantizer
 
@@ -40,28 +41,21 @@ class CallSites(nn.ModuleList):
         return result
 
 
-def attach_to_input(module: nn.Module, sites: CallSites) -> None:
-    """Quantize the first argument of `module` from now on."""
+def attach(module: nn.Module, sites: CallSites, placement: Placement) -> None:
+    """Quantize the first argument of `module` from now on, or what it returns."""
     module.add_module(SITE, sites)
-    module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    if placement == "inputs":
+        module.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    else:
+        module.register_forward_hook(_quantize_output)
 
 
-def attach_to_output(module: nn.Module, sites: CallSites) -> None:
-    """Quantize what `module` returns from now on."""
-    module.add_module(SITE, sites)
-    module.register_forward_hook(_quantize_output)
-
-
-def restart_call_counts(root: nn.Module) -> None:
-    """Let the modules inside `root` begin at their first call, where they are called one by one."""
+def restart_call_counts(root: nn.Module, _args: Any = ()) -> None:
+    """Let the modules inside `root` begin at their first call: before each forward pass, as a hook
+    of `root`, or where they are called one by one."""
     for module in root.modules():
         if isinstance(module, CallSites):
             module.calls = 0
-
-
-def restart_call_counts_at(root: nn.Module) -> None:
-    """Let every forward pass of `root` begin at the first call of every module."""
-    root.register_forward_pre_hook(_restart_call_counts)
 
 
 def detach(module: nn.Module) -> None:
@@ -70,7 +64,7 @@ def detach(module: nn.Module) -> None:
         delattr(module, SITE)
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
-            if hook in (_quantize_input, _quantize_output, _restart_call_counts):
+            if hook in (_quantize_input, _quantize_output, restart_call_counts):
                 del hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
 
@@ -88,7 +82,3 @@ def _quantize_input(
 def _quantize_output(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
     result: Tensor = getattr(module, SITE)(output)
     return result
-
-
-def _restart_call_counts(root: nn.Module, _args: tuple[Any, ...]) -> None:
-    restart_call_counts(root)

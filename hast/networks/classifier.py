@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from hast.config.spec import ModelSpec, PartialSpec, merge_specs
 from hast.engine.runtime import device_of
-from hast.errors import InputError
+from hast.errors import InputError, first_line
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 
 
@@ -23,9 +23,8 @@ def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
         with torch.no_grad():
             logits = network.eval()(torch.zeros(2, *input_shape, device=device_of(network)))
     except Exception as error:  # a forward may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{name} cannot take {shape} images ({reason}); set input_shape"
+            f"{name} cannot take {shape} images ({first_line(error)}); set input_shape"
         ) from error
     if not isinstance(logits, Tensor):
         raise InputError(

@@ -159,9 +159,7 @@ def _products(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> li
         if isinstance(modules.get(name), ACTIVATED[plan.placement])
     }
     sites |= dict.fromkeys(plan.activations, "quantized")
-    if plan.placement == "inputs":
-        return products(network, spec, inputs=sites)
-    return products(network, spec, outputs=sites)
+    return products(network, spec, sites=sites, placement=plan.placement)
 
 
 def _state(product: Product, plan: QuantizationPlan) -> State:

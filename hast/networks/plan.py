@@ -8,6 +8,7 @@ layers to skip.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,11 +126,12 @@ def probe_layers(
     """How often one forward pass calls the modules of some kinds, by name in calling order."""
     calls: Counter[str] = Counter()
 
-    def hook(name: str) -> Any:
-        return lambda _module, _args, _output: calls.update((name,))
+    def count(name: str, *_: Any) -> None:
+        calls[name] += 1
 
     named = [(n, m) for n, m in network.named_modules() if isinstance(m, kinds)]
-    with removed_at_exit(m.register_forward_hook(hook(n)) for n, m in named), torch.no_grad():
+    handles = [m.register_forward_hook(partial(count, n)) for n, m in named]
+    with removed_at_exit(handles), torch.no_grad():
         network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
     return calls
 

@@ -7,6 +7,7 @@ an `nn.Linear` all are operations on tensors.
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
+from hast.config.layers import Placement
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of, seeded
-from hast.networks.hooks import removed_at_exit
+from hast.networks.hooks import removed_at_exit, tensors_in
 
 State = Literal["quantized", "skipped", "full"]
 _WORST: tuple[State, ...] = ("full", "skipped", "quantized")
@@ -86,20 +87,20 @@ def products(
     network: nn.Module,
     spec: ModelSpec,
     *,
-    inputs: Mapping[str, State] | None = None,
-    outputs: Mapping[str, State] | None = None,
+    sites: Mapping[str, State] = {},
+    placement: Placement = "inputs",
 ) -> list[Product]:
     """All products of one forward pass of one image, in running order.
 
     Args:
         network: in full precision and in eval mode.
         spec: gives the shape of the image.
-        inputs, outputs: modules whose first argument, or whose output, has a quantizer or was
-            denied one.
+        sites: modules that have a quantizer or were denied one.
+        placement: whether it sees their first argument, or their output.
     """
     image = torch.rand(1, *spec.input_shape, generator=seeded(0, "products")).to(device_of(network))
     recorder = _Recorder(network, image)
-    hooks = recorder.hooks(network, inputs or {}, outputs or {})
+    hooks = recorder.hooks(network, sites, placement)
     with removed_at_exit(hooks), _nothing_fused(network), torch.no_grad(), recorder:
         network(image)
     return recorder.products
@@ -136,32 +137,27 @@ class _Recorder(TorchDispatchMode):
         self._origins: dict[int, tuple[str, ...]] = {}  # of what is computed from parameters
 
     def hooks(
-        self, network: nn.Module, inputs: Mapping[str, State], outputs: Mapping[str, State]
+        self, network: nn.Module, sites: Mapping[str, State], placement: Placement
     ) -> Iterator[RemovableHandle]:
         """Let the modules say which one is running, and mark tensors where quantizers would be."""
 
-        def enter(name: str) -> Any:
-            def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-                self._running.append(name)
-                if name not in inputs:
-                    return None
-                if args:
-                    return (self._marked(args[0], inputs[name]), *args[1:]), kwargs
-                first = next(iter(kwargs))
-                return args, kwargs | {first: self._marked(kwargs[first], inputs[name])}
+        def enter(name: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            self._running.append(name)
+            if placement != "inputs" or name not in sites:
+                return None
+            if args:
+                return (self._marked(args[0], sites[name]), *args[1:]), kwargs
+            first = next(iter(kwargs))
+            return args, kwargs | {first: self._marked(kwargs[first], sites[name])}
 
-            return hook
-
-        def leave(name: str) -> Any:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-                self._running.pop()
-                return self._marked(output, outputs[name]) if name in outputs else None
-
-            return hook
+        def leave(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+            self._running.pop()
+            marks = placement != "inputs" and name in sites
+            return self._marked(output, sites[name]) if marks else None
 
         for name, module in network.named_modules():
-            yield module.register_forward_pre_hook(enter(name), with_kwargs=True)
-            yield module.register_forward_hook(leave(name))
+            yield module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
+            yield module.register_forward_hook(partial(leave, name))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -196,7 +192,7 @@ class _Recorder(TorchDispatchMode):
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         # What `torch.tensor` made lies where anything may have been before.
         fresh = func is _aten.lift_fresh.default
-        given = [] if fresh else _tensors((args, kwargs))
+        given = [] if fresh else tensors_in((args, kwargs))
         states = [self._states.get(_memory(t)) for t in given]
         new: State | None = None
         if any(states):
@@ -204,7 +200,7 @@ class _Recorder(TorchDispatchMode):
             new = worst(s or "full" for s in floats) if _keeps(func, args) and floats else "full"
         origin = next(filter(None, map(self._origin, given)), ())
         views = set() if func._schema.is_mutable else set(map(_memory, given))
-        for address in {_memory(t) for t in _tensors(output)} - views:
+        for address in {_memory(t) for t in tensors_in(output)} - views:
             self._origins.pop(address, None)
             self._states.pop(address, None)
             if new:
@@ -253,10 +249,6 @@ def _keeps(func: Any, args: tuple[Any, ...]) -> bool:
     if packet is _aten.constant_pad_nd and any(args[2:]):
         return False  # zero is on every grid, other values are not
     return packet in _KEEPS
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _memory(tensor: Tensor) -> int:

@@ -9,13 +9,12 @@ python:package.module:factory    anything that returns an nn.Module
 
 import importlib
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from hast.config.spec import PartialSpec
-from hast.errors import InputError
+from hast.errors import InputError, first_line, needs
 from hast.networks.digits_resnet import DIGITS_SPEC, DigitsResNet
 from hast.networks.provenance import remember
 
@@ -64,7 +63,7 @@ def build_network(source: str, arguments: Mapping[str, Any], *, tag: str | None 
         raise InputError(f"{source}: {error}") from error
     except Exception as error:  # factories and downloads raise anything
         action = f"load weights {tag!r}" if tag else f"be built with {dict(arguments)}"
-        raise InputError(f"{source}: cannot {action}: {_first_line(error)}") from error
+        raise InputError(f"{source}: cannot {action}: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{source}: must return a torch.nn.Module, got {type(network).__name__}")
     remember(network, source=source, source_args=dict(arguments))
@@ -105,7 +104,8 @@ def _torchvision(name: str, arguments: dict[str, Any], tag: str | None) -> Known
 
 
 def _timm(name: str, arguments: dict[str, Any], tag: str | None) -> Known:
-    timm = _optional("timm")
+    with needs("timm"):
+        timm = importlib.import_module("timm")
     full_name = name if tag in (None, "pretrained") else f"{name}.{tag}"
     network = timm.create_model(full_name, pretrained=tag is not None, **arguments)
     if tag is None:
@@ -120,10 +120,10 @@ def _timm(name: str, arguments: dict[str, Any], tag: str | None) -> Known:
 
 
 def _pytorchcv(name: str, arguments: dict[str, Any], tag: str | None) -> Known:
-    _optional("pytorchcv")
+    with needs("pytorchcv"):
+        provider = importlib.import_module("pytorchcv.model_provider")
     if tag not in (None, "pretrained"):
         raise InputError(f"its weights have one tag, 'pretrained', got {tag!r}")
-    provider = importlib.import_module("pytorchcv.model_provider")
     network = provider.get_model(name, pretrained=tag is not None, **arguments)
     return network, {
         "input_shape": (arguments.get("in_channels", 3), *network.in_size),
@@ -141,14 +141,3 @@ def _python(name: str, arguments: dict[str, Any], _tag: str | None) -> Known:
             " runs in"
         ) from error
     return factory(**arguments), {}
-
-
-def _optional(package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise InputError(f"{package} is not installed; run `pip install {package}`") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

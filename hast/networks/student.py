@@ -14,13 +14,7 @@ from torch.utils._pytree import tree_map_only
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of
 from hast.errors import InputError
-from hast.networks.call_sites import (
-    CallSites,
-    attach_to_input,
-    attach_to_output,
-    detach,
-    restart_call_counts_at,
-)
+from hast.networks.call_sites import CallSites, attach, detach, restart_call_counts
 from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
 from hast.networks.provenance import provenance_of, remember
@@ -59,10 +53,9 @@ def prepare_student(
     calls = probe_layers(student, spec, (nn.Module,))
     learned = plan.quantizer == "learned"
     activation_quantizer = LearnedActivationQuantizer if learned else ActivationQuantizer
-    attach = attach_to_input if plan.placement == "inputs" else attach_to_output
     for name, bits in plan.activations.items():
         quantizers = [activation_quantizer(bits, range_momentum) for _ in range(calls[name])]
-        attach(student.get_submodule(name), CallSites(quantizers))
+        attach(student.get_submodule(name), CallSites(quantizers), plan.placement)
     quantizers_of: dict[int, nn.Module] = {}  # one for a weight that several layers share
     for name, bits in plan.weights.items():
         module = student.get_submodule(name)
@@ -80,7 +73,7 @@ def prepare_student(
                 else WeightQuantizer(bits, axis)
             )
         parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
-    restart_call_counts_at(student)
+    student.register_forward_pre_hook(restart_call_counts)
     remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
     return student
 

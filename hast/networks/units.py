@@ -7,17 +7,17 @@ add nothing (where the stride is 2), and elsewhere a single layer. Names play no
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from hast.config.spec import ModelSpec
 from hast.networks.blocks import modules_that_add
-from hast.networks.hooks import removed_at_exit
+from hast.networks.hooks import removed_at_exit, tensors_in
 from hast.networks.plan import weight_of
 
 
@@ -40,17 +40,14 @@ def find_units(network: nn.Module, spec: ModelSpec, layers: Collection[str]) -> 
     ran: Counter[str] = Counter()
     simple: set[str] = set()  # takes one tensor first and returns one
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            ran[name] += 1
-            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            if isinstance(output, Tensor) and len(tensors) == 1 and tensors[0] is args[0]:
-                simple.add(name)
-
-        return hook
+    def note(name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        ran[name] += 1
+        tensors = tensors_in((args, kwargs))
+        if isinstance(output, Tensor) and len(tensors) == 1 and tensors[0] is args[0]:
+            simple.add(name)
 
     named = [(name, module) for name, module in network.named_modules() if name]
-    handles = [m.register_forward_hook(note(name), with_kwargs=True) for name, m in named]
+    handles = [m.register_forward_hook(partial(note, name), with_kwargs=True) for name, m in named]
     with removed_at_exit(handles):
         around = modules_that_add(network, spec)
     usable = {name for name in simple if ran[name] == 1}

@@ -4,7 +4,7 @@ them inside."""
 from configparser import ConfigParser
 from pathlib import Path
 
-from hast.errors import InputError
+from hast.errors import InputError, needs
 from hast.report import templates
 
 _TEMPLATE = Path("tmp/hast-plots.html")  # in .dvc, where Git ignores it
@@ -28,7 +28,9 @@ def set_up(project: Path) -> Path:
     dvc = project / ".dvc"
     if not dvc.is_dir():
         raise InputError(f"{project}: no DVC project; run this in the project's root")
-    configured = _configured(dvc)
+    config = ConfigParser()
+    config.read([dvc / "config", dvc / "config.local"])
+    configured = config.get("plots", "html_template", fallback=None)
     if configured is not None and configured != str(_TEMPLATE):
         return dvc / configured
     if not (dvc / _TEMPLATE).is_file():
@@ -44,20 +46,10 @@ def set_up(project: Path) -> Path:
 
 
 def _vega() -> str:
-    try:
+    with needs("'hast[report]'"):
         import vl_convert
-    except ImportError:
-        raise InputError(
-            "plots without a network need vl-convert-python; run `pip install 'hast[report]'`"
-        ) from None
     bundle: str = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]
     return bundle
-
-
-def _configured(dvc: Path) -> str | None:
-    config = ConfigParser()
-    config.read([dvc / "config", dvc / "config.local"])
-    return config.get("plots", "html_template", fallback=None)
 
 
 def _configure(path: Path) -> None:

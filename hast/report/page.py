@@ -5,7 +5,7 @@ from typing import Any
 from hast.loops.layer_errors import worst_layers
 from hast.report.bank_page import bank_grid
 from hast.report.figures.canvas import Figure
-from hast.report.figures.confusion import confusion_change
+from hast.report.figures.classes import confusion_change
 from hast.report.figures.difficulty import difficulty_histogram, error_by_difficulty
 from hast.report.figures.training import bns_gap, fidelity_gap, training_curves
 from hast.report.provenance import provenance_of

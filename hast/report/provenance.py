@@ -7,7 +7,7 @@ import torch
 
 from hast.config.recipes import recipe_of
 from hast.engine.engine import select_device
-from hast.engine.machine import commit, device_name, is_changed, library_versions
+from hast.engine.machine import changed_files, commit, device_name, library_versions
 from hast.report.record import Run
 
 
@@ -17,7 +17,7 @@ def provenance_of(run: Run) -> dict[str, Any]:
     parameters = flattened(run.params)
     return {
         "commit": commit(Path.cwd()),  # of the project's Git repository
-        "uncommitted": is_changed(Path.cwd()),  # whether files differ from it
+        "uncommitted": bool(changed_files(Path.cwd())),  # whether files differ from it
         "hardware": f"{device_name(select_device())}, {threads} thread{'s' * (threads != 1)}",
         "libraries": library_versions(),
         "recipe": recipe_of(run.params),

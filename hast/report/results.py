@@ -44,15 +44,11 @@ def _known(measured: dict[str, Any]) -> dict[str, Any]:
 
 def verdict(name: str, row: dict[str, Any]) -> str:
     """What says whether the student can be trusted."""
-    return _measured(name, row) + _kept(row)
-
-
-def _kept(row: dict[str, Any]) -> str:
     if row["kept_step"] == row["steps"]:
-        return ""
+        return _measured(name, row)
     return (
-        f" On held-back samples fine-tuning ended worse than it began: the student is that of step"
-        f" {row['kept_step']} of {row['steps']}."
+        f"{_measured(name, row)} On held-back samples fine-tuning ended worse than it began: the"
+        f" student is that of step {row['kept_step']} of {row['steps']}."
     )
 
 

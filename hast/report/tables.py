@@ -11,7 +11,6 @@ from hast.networks.coverage import LayerBits
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
-LATENCY_COLUMNS = ("network", "format", "batch 1", "batch 64")
 FORMATS = {  # of an export
     "packed": "packed checkpoint",
     "onnx": "ONNX",
@@ -68,9 +67,10 @@ def _least_agreement(programs: Results) -> str:
     return f"{min(p['agreement'] for p in programs.values()):.2%}" if programs else ""
 
 
-def _table(
+def table_of(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
 ) -> Table:
+    """Rows of cells under named columns, of which `left` are names and the others numbers."""
     table = Table(title=title)
     for position, name in enumerate(columns):
         table.add_column(name, justify="right" if position >= left else "left", overflow="fold")
@@ -83,7 +83,7 @@ def results_table(results: Results) -> Table:
     """Accuracy, agreement with the teacher and size of every network."""
     images = results["fp32"]["samples"]
     title = f"Test split, {images} images" if images else "No test images: agreement on the bank"
-    return _table(title, RESULT_COLUMNS, result_rows(results))
+    return table_of(title, RESULT_COLUMNS, result_rows(results))
 
 
 def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
@@ -102,7 +102,7 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
         )
         for row in layers
     ]
-    table = _table(title, columns, rows, left=2)
+    table = table_of(title, columns, rows, left=2)
     table.columns[0].min_width = 16
     return table
 
@@ -110,7 +110,7 @@ def layers_table(layers: Iterable[LayerBits], *, title: str) -> Table:
 def sizes_table(sizes: Mapping[str, int]) -> Table:
     """Bytes of a network by bit width, and how many times smaller that is."""
     rows = [(name, f"{size:,}", f"{sizes['fp32'] / size:.1f}x") for name, size in sizes.items()]
-    return _table("Size", ("bits", "bytes", "smaller"), rows)
+    return table_of("Size", ("bits", "bytes", "smaller"), rows)
 
 
 def trials_table(trials: Iterable[Mapping[str, Any]], *, max_drop: float) -> Table:
@@ -126,7 +126,7 @@ def trials_table(trials: Iterable[Mapping[str, Any]], *, max_drop: float) -> Tab
         for trial in trials
     ]
     columns = ("bits", "narrower layers", "bytes", "loses", "holds")
-    return _table(f"At most {max_drop:.2%} may be lost", columns, rows)
+    return table_of(f"At most {max_drop:.2%} may be lost", columns, rows)
 
 
 def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
@@ -143,9 +143,10 @@ def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
     return table
 
 
-def latency_rows(latency: Mapping[str, Latency]) -> list[tuple[str, ...]]:
-    """Milliseconds of every form by width, and times the speed of full precision beside it."""
-    return [
+def latency_table(latency: Mapping[str, Latency]) -> Table:
+    """Median milliseconds of a call, full precision and the forms of a student in turns, and times
+    the speed of full precision."""
+    rows = [
         (
             width.upper(),
             FORMATS.get(name, "full precision in ONNX"),
@@ -154,12 +155,8 @@ def latency_rows(latency: Mapping[str, Latency]) -> list[tuple[str, ...]]:
         for width, times in latency.items()
         for name in times
     ]
-
-
-def latency_table(latency: Mapping[str, Latency]) -> Table:
-    """Median time of a call, full precision and the forms of a student in turns."""
-    rows = latency_rows(latency)
-    return _table("ONNX Runtime on this machine's CPU", LATENCY_COLUMNS, rows, left=2)
+    columns = ("network", "format", "batch 1", "batch 64")
+    return table_of("ONNX Runtime on this machine's CPU", columns, rows, left=2)
 
 
 def _speed(times: Latency, name: str, batch: str) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hast.errors import InputError
+from hast.errors import needs
 from hast.report import templates
 from hast.report.figures.canvas import to_data_uri, to_png, to_svg
 
@@ -16,11 +16,9 @@ def fill(name: str, **values: Any) -> str:
     Raises:
         InputError: Jinja2 is not installed.
     """
-    try:
+    with needs("'hast[report]'"):
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
-    except ImportError:
-        raise InputError("a page needs jinja2; run `pip install 'hast[report]'`") from None
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

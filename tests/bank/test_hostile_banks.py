@@ -221,24 +221,24 @@ HOSTILE = {
     ),
     "a decompression bomb": (
         all_of(content(SHARD, BOMB), more_codecs("images", "zstd")),
-        r"codecs \['bytes', 'zstd'\] are not allowed; .* must not be compressed",
+        r"must have codecs \[\{'name': 'bytes'\}\], got .*'zstd'",
     ),
     "a compressed column": (
-        more_codecs("labels", "blosc"), r"codecs \['bytes', 'blosc'\] are not allowed",
+        more_codecs("labels", "blosc"), "must have codecs .*, got .*'blosc'",
     ),
     "shards inside of chunks": (
         edited("images/zarr.json", shard_in_chunks),
-        r"codecs \['sharding_indexed'\] are not allowed",
+        "must have codecs .*, got .*'sharding_indexed'",
     ),
-    "no codec": (images(codecs=[]), r"codecs \[\] are not"),
-    "codecs that are no list": (images(codecs="bytes"), r"codecs \[\] are not"),
+    "no codec": (images(codecs=[]), r"must have codecs .*, got \[\]"),
+    "codecs that are no list": (images(codecs="bytes"), "must have codecs .*, got 'bytes'"),
     "big endian": (
         labels(lambda v: v["codecs"][0]["configuration"].update(endian="big")),
-        "bytes must be little endian, got 'big'",
+        "must have codecs .*'little'.*, got .*'big'",
     ),
     "no byte order": (
         labels(lambda v: v["codecs"][0].pop("configuration")),
-        "bytes must be little endian, got None",
+        r"must have codecs .*'little'.*, got \[\{'name': 'bytes'\}\]",
     ),
     "a link": (lambda s: (s / "x").symlink_to("/etc/passwd"), "must not hold links"),
     "a linked shard": (linked(f"bank.zarr/{SHARD}"), "must not hold links"),
@@ -248,11 +248,13 @@ HOSTILE = {
         lambda s: zarr.open_group(s).create_array("more", shape=(1,), dtype="int8"),
         "no part of a bank, first more/",
     ),
-    "another data type": (images(data_type="float64"), "must be uint8, got 'float64'"),
+    "another data type": (images(data_type="float64"), "must have data_type uint8, got 'float64'"),
     "another data type than the card's": (
-        attributes(dtype="float32"), "data type must be float32, got 'uint8'",
+        attributes(dtype="float32"), "must have data_type float32, got 'uint8'",
     ),
-    "a data type that is no name": (images(data_type={"name": "object"}), "data type must be"),
+    "a data type that is no name": (
+        images(data_type={"name": "object"}), "must have data_type uint8, got",
+    ),
     "another shape than the card's": (
         image_shape(0, 299), r"must have shape \[300, 3, 8, 8\], got \[299, 3, 8, 8\]",
     ),
@@ -273,20 +275,22 @@ HOSTILE = {
     ),
     "small chunks": (image_chunks(0, 63), "has 12288 bytes but a chunk takes 12096"),
     "chunks that cut images": (
-        image_chunks(1, 1), r"along its first dimension only, got chunks of \[64, 1, 8, 8\]",
+        image_chunks(1, 1), r"must have chunk_grid .*\[64, 3, 8, 8\].*, got .*\[64, 1, 8, 8\]",
     ),
-    "chunks of nothing": (image_chunks(0, 0), "along its first dimension only"),
+    "chunks of nothing": (image_chunks(0, 0), "chunk_shape must hold positive integers"),
     "absurdly many layers": (measure_endless_layers, "bns_gap has 100001 values; hostile"),
     "an unknown codec": (
-        more_codecs("images", "evil"), r"codecs \['bytes', 'evil'\] are not allowed",
+        more_codecs("images", "evil"), "must have codecs .*, got .*'evil'",
     ),
     "a codec that unpickles": (
         labels(lambda v: v.update(codecs=[{"name": "numcodecs.pickle"}])),
-        r"codecs \['numcodecs.pickle'\] are not allowed",
+        "must have codecs .*, got .*'numcodecs.pickle'",
     ),
-    "a storage transformer": (images(storage_transformers=[{"name": "x"}]), "no transformers"),
-    "other chunk keys": (keys(name="v2"), "default keys"),
-    "keys with dots": (keys(configuration={"separator": "."}), "default keys"),
+    "a storage transformer": (
+        images(storage_transformers=[{"name": "x"}]), r"must have storage_transformers \[\], got",
+    ),
+    "other chunk keys": (keys(name="v2"), "must have chunk_key_encoding .*, got .*'v2'"),
+    "keys with dots": (keys(configuration={"separator": "."}), "must have chunk_key_encoding"),
     "another format": (attributes(format="x"), "not a hast-bank"),
     "a newer version": (
         attributes(version=3), "a bank of version 3, this program reads version 2; make it again",
@@ -297,9 +301,9 @@ HOSTILE = {
     ),
     "a card without a teacher": (
         edited("zarr.json", lambda v: v["attributes"].pop("teacher")),
-        r"attribute \('teacher',\)",
+        r"\.teacher: required parameter is missing",
     ),
-    "an attribute nobody knows": (attributes(hook="os.system"), r"attribute \('hook',\)"),
+    "an attribute nobody knows": (attributes(hook="os.system"), r"\.hook: unknown parameter"),
     **{
         f"{n} classes": (spec(num_classes=n), f"num_classes must be at most 1000000, got {n}")
         for n in (10**6 + 1, 3 * 10**8, 10**11)

@@ -130,7 +130,7 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
         (("nothing", "x.onnx"), "nothing: no such folder"),
         ((STUDENT, "x.tflite"), "must end with .onnx or .pt2"),
         ((STUDENT, "x.onnx", "--target", "npu"), "target must be one of"),
-        ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs must be one of"),
+        ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs: Input should be 'normalized'"),
         ((STUDENT, "params.yaml/x.onnx"), "x.onnx: cannot be written"),
         (
             (STUDENT, "/proc/packed"),

@@ -18,7 +18,6 @@ from hast.export.parity import (
     logits_of,
     onnx_predictor,
     reference_predictor,
-    torch_predictor,
 )
 
 onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
@@ -55,7 +54,7 @@ def noise(spec, count=32):
 
 
 def parities(student, path, images):
-    expected = logits_of(torch_predictor(student), images)
+    expected = logits_of(student, images)
     programs = {
         "default": onnx_predictor(path, optimize=True),
         "plain": onnx_predictor(path, optimize=False),

@@ -277,5 +277,7 @@ def test_a_malformed_card_is_refused(folder):
     card = json.loads((folder / "card.json").read_text())
     card["spec"]["num_classes"] = 1
     (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(InputError, match=r"card\.json: spec\.num_classes: .*greater than or equal"):
+    with pytest.raises(
+        InputError, match=r"card\.json: card\.spec\.num_classes: .*greater than or equal"
+    ):
         load_teacher(folder, CPU)

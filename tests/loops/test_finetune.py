@@ -208,7 +208,7 @@ def test_a_restored_snapshot_goes_on_to_the_same_student(student, teacher, spec,
         if len(losses) == 4:  # in the middle of an epoch of three batches
             taken = state.snapshot()
     again = start_finetuning(fresh, difficulty, config)
-    again.restore(taken)
+    again.restore(*taken)
     assert [s.loss.item() for s in steps_of(fresh, again)] == losses[4:]
     assert all(torch.equal(v, student.state_dict()[k]) for k, v in fresh.state_dict().items())
 

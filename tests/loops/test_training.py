@@ -5,7 +5,7 @@ from torch import nn
 import hast
 from hast.config.calibrate import CalibrationConfig
 from hast.config.generator import GeneratorConfig
-from hast.config.training import TrainingConfig
+from hast.config.teacher import TrainingConfig
 from hast.files.datasets import load_digits_split
 from hast.loops.calibrate import bank_batches, correct_batch_norm, generator_batches, observe_ranges
 from hast.loops.evaluate import predict

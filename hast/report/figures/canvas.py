@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hast.errors import InputError
+from hast.errors import needs
 
-try:
+with needs("'hast[report]'"):
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
-except ImportError:
-    raise InputError("pictures need matplotlib; run `pip install 'hast[report]'`") from None
 
 # Okabe and Ito's palette: told apart by colour-blind people, on white and on black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF")

@@ -52,11 +52,8 @@ def sample_grid(
         class_names: of all classes, or empty.
     """
     grid = choose_samples(labels, difficulty, classes=classes, columns=columns)
-    rows = len(grid)
-    with canvas(rows, columns, width=0.9 * columns + 0.6, height=0.98 * rows + 0.2) as (
-        figure,
-        axes,
-    ):
+    size = {"width": 0.9 * columns + 0.6, "height": 0.98 * len(grid) + 0.2}
+    with canvas(len(grid), columns, **size) as (figure, axes):
         for ax, index in zip(axes, grid.flatten().tolist(), strict=True):
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
