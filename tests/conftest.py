@@ -108,12 +108,7 @@ def finished_run(tmp_path_factory) -> Path:
     write_params(folder, WIDTHS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        runs.run_teacher()
-        runs.run_generator()
-        runs.run_synthesize()
-        for width in WIDTHS:
-            runs.run_student(width)
-        runs.run("report")
+        runs.run_all(WIDTHS)
     return folder
 
 
