@@ -53,10 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def forget_written_modules(tmp_path_factory):
     """A module that a test wrote and imported does not stand in for the next one of its name."""
+    before = set(sys.modules)
     yield
     written = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__dict__", {}).get("__file__")).startswith(written):
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(written):
             del sys.modules[name]
 
 
