@@ -41,7 +41,7 @@ WIDTHS = ["w4a4", "w2a3"]
 
 # They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
 LONG = (
-    "test_pipeline.py", "test_resume.py", "test_flow.py", "test_zoo.py", "test_sharing.py",
+    "test_pipeline.py", "test_flow.py", "test_sharing.py", "test_resume.py", "test_zoo.py",
     "test_sweep.py", "test_workspace.py",
 )  # fmt: skip
 
@@ -233,8 +233,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 240, *, every: float = 0.02) -> Any:
+    """What the condition says when it holds."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.02)
+        time.sleep(every)
+    return value
