@@ -41,7 +41,7 @@ WIDTHS = ["w4a4", "w2a3"]
 
 # They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
 LONG = (
-    "test_pipeline.py", "test_resume.py", "test_flow.py", "test_zoo.py", "test_sharing.py",
+    "test_pipeline.py", "test_flow.py", "test_sharing.py", "test_resume.py", "test_zoo.py",
     "test_sweep.py", "test_workspace.py",
 )  # fmt: skip
 
@@ -53,10 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def forget_written_modules(tmp_path_factory):
     """A module that a test wrote and imported does not stand in for the next one of its name."""
+    before = set(sys.modules)
     yield
     written = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__dict__", {}).get("__file__")).startswith(written):
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(written):
             del sys.modules[name]
 
 
@@ -108,12 +109,7 @@ def finished_run(tmp_path_factory) -> Path:
     write_params(folder, WIDTHS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        runs.run_teacher()
-        runs.run_generator()
-        runs.run_synthesize()
-        for width in WIDTHS:
-            runs.run_student(width)
-        runs.run("report")
+        runs.run_all(WIDTHS)
     return folder
 
 
@@ -237,8 +233,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 240, *, every: float = 0.02) -> Any:
+    """What the condition says when it holds."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.02)
+        time.sleep(every)
+    return value

@@ -42,3 +42,12 @@ def run_student(bits: str = "w4a4") -> None:
     before = ("sensitivity", "calibrate", "score", "reconstruct")
     for stage in (*before, "quantize", "evaluate", "export"):
         run(stage, bits)
+
+
+def run_all(widths: list[str]) -> None:
+    run_teacher()
+    run_generator()
+    run_synthesize()
+    for width in widths:
+        run_student(width)
+    run("report")

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, edit_params
+from conftest import ROOT, edit_params, files, wait_for
 from stage_runs import A, run_generator, run_synthesize, run_teacher
-from test_processes import files, wait_for
 
 from hast.bank import cluster
 from hast.errors import InputError, TransientError

@@ -6,32 +6,52 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from conftest import ROOT, copy_project, dvc, edit_params, git, python
 from ruamel.yaml import YAML
-
-from hast.files.tables import read_tsv
+from stage_runs import run_all
 
 WIDTHS = ["w4a4", "w3a3"]
 MATRIX = ("calibrate", "reconstruct", "score", "quantize", "evaluate", "export")
 ALWAYS = {"inputs"}  # looks at files that parameters name
-STAGES = (
-    ALWAYS
-    | {"teacher", "generator", "synthesize", "answers", "sensitivity", "report"}
-    | {f"{stage}@{width}" for stage in MATRIX for width in WIDTHS}
-)
+ONCE = {"teacher", "generator", "synthesize", "answers", "sensitivity", "report"}
+
+
+def of_width(*widths: str) -> set[str]:
+    return {f"{stage}@{width}" for stage in MATRIX for width in widths}
 
 
 def all_widths(stage: str) -> set[str]:
     return {f"{stage}@{width}" for width in WIDTHS}
 
 
+class Built(NamedTuple):
+    """A project after `make run` for one width, and again with a second one."""
+
+    project: Path
+    printed: str  # by the first run
+    artifacts: dict[str, str]  # after it
+    printed_then: str
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    """A project after its first `make run`."""
-    project = copy_project(tmp_path_factory.mktemp("built"))
-    (project / "first.log").write_text(make_run(project))
+def built(tmp_path_factory) -> Built:
+    project = begin(tmp_path_factory.mktemp("built") / "project")
+    printed = make_run(project)
+    first = artifacts(project)
+    edit_params(project, lambda p: p.update(bit_widths=WIDTHS))
+    return Built(project, printed, first, make_run(project))
+
+
+def begin(folder: Path) -> Path:
+    """A project that exports in the default formats."""
+    project = copy_project(folder)
+    formats = YAML(typ="safe").load(ROOT / "params.yaml")["export"]["formats"]
+    assert {"onnx", "program"} <= set(formats)
+    edit_params(project, lambda p: p["export"].update(formats=formats))
+    edit_params(project, lambda p: p.update(bit_widths=WIDTHS[:1]))
     return project
 
 
@@ -44,7 +64,7 @@ def make_run(project: Path) -> str:
 @pytest.fixture
 def project(built, tmp_path) -> Path:
     """A private copy of the built project."""
-    return Path(shutil.copytree(built, tmp_path / "project", symlinks=True))
+    return Path(shutil.copytree(built.project, tmp_path / "project", symlinks=True))
 
 
 def changed(project: Path) -> set[str]:
@@ -80,46 +100,40 @@ def artifacts(project: Path) -> dict[str, str]:
 
 
 def test_the_first_run_builds_every_stage_and_prints_the_table(built):
-    output = (built / "first.log").read_text()
-    assert executed(output) == STAGES - ALWAYS
-    for text in ("full precision", "W4A4", "W3A3", "agreement", "Wall time", "report/results.md"):
-        assert text in output
-    for stage in STAGES:
-        assert stage in output.partition("Wall time")[2]
+    stages = ONCE | of_width("w4a4")
+    assert executed(built.printed) == stages
+    for text in ("full precision", "W4A4", "agreement", "Wall time", "report/results.md"):
+        assert text in built.printed
+    assert "ONNX Runtime on this machine's CPU" in built.printed
+    assert re.search(r"full precision in ONNX +│ +[\d.]+ ms", built.printed)
+    for stage in stages | ALWAYS:
+        assert stage in built.printed.partition("Wall time")[2]
 
 
-def test_a_second_run_rebuilds_nothing(project):
-    before = artifacts(project)
-    output = make_run(project)
+def test_another_bit_width_trains_one_student_and_touches_nothing_else(built):
+    assert executed(built.printed_then) == of_width("w3a3") | {"report"}
+    before, after = built.artifacts, artifacts(built.project)
+    assert {n for n in before if after[n] != before[n]} <= {n for n in before if "report/" in n}
+    assert "W3A3" in (built.project / "report/results.md").read_text()
+
+
+def test_a_run_after_that_rebuilds_nothing(built):
+    before = artifacts(built.project)
+    output = make_run(built.project)
     assert executed(output) == set()
     assert "up to date" in output
-    assert artifacts(project) == before
-    assert changed(project) == set()
+    assert artifacts(built.project) == before
+    assert changed(built.project) == set()
 
 
-def test_two_builds_give_identical_artifacts(built, tmp_path):
-    other = copy_project(tmp_path / "other")
-    dvc(other, "repro")
-    assert artifacts(other) == artifacts(built)
-
-
-def test_two_builds_in_the_default_formats_are_identical_and_each_shows_its_latency(
-    built, tmp_path
+def test_stages_that_share_one_process_in_another_folder_write_identical_artifacts(
+    built, tmp_path, monkeypatch
 ):
-    formats = YAML(typ="safe").load(ROOT / "params.yaml")["export"]["formats"]
-    assert {"onnx", "program"} <= set(formats)
-    builds = []
-    for name in ("here", "elsewhere/and-deeper"):
-        copy = Path(shutil.copytree(built, tmp_path / name, symlinks=True))
-        edit_params(copy, lambda p: p["export"].update(formats=formats))
-        edit_params(copy, lambda p: p.update(bit_widths=["w4a4"]))
-        output = make_run(copy)
-        assert executed(output) == {"export@w4a4", "report"}
-        assert "ONNX Runtime on this machine's CPU" in output
-        assert re.search(r"full precision in ONNX +│ +[\d.]+ ms", output)
-        builds.append(artifacts(copy))
-    assert builds[0] == builds[1]
-    assert {"student.onnx", "student.pt2"} <= {Path(name).name for name in builds[0]}
+    other = begin(tmp_path / "elsewhere/and-deeper")
+    monkeypatch.chdir(other)
+    run_all(["w4a4"])
+    assert artifacts(other) == built.artifacts
+    assert {"student.onnx", "student.pt2"} <= {Path(name).name for name in built.artifacts}
 
 
 @pytest.mark.parametrize(
@@ -136,15 +150,18 @@ def test_two_builds_in_the_default_formats_are_identical_and_each_shows_its_late
         ("bit_widths", ["w3a3", "w4a4"], {"report"}),
     ],
 )
-def test_a_parameter_rebuilds_only_the_stages_that_depend_on_it(project, key, value, expected):
+def test_a_parameter_rebuilds_only_the_stages_that_depend_on_it(built, key, value, expected):
     def change(params):
         *path, last = key.split(".")
         for part in path:
             params = params[part]
         params[last] = value
 
-    edit_params(project, change)
-    assert changed(project) == expected | {"report"}  # which lists all parameters
+    before = (built.project / "params.yaml").read_text()
+    edit_params(built.project, change)
+    found = changed(built.project)
+    (built.project / "params.yaml").write_text(before)
+    assert found == expected | {"report"}  # which lists all parameters
 
 
 def test_an_edited_sentence_rebuilds_nothing_and_edited_maths_what_uses_it(project):
@@ -166,40 +183,14 @@ def test_an_edited_sentence_rebuilds_nothing_and_edited_maths_what_uses_it(proje
     assert changed(project) == {"sensitivity"} | all_widths("quantize") | all_widths("reconstruct")
 
 
-def test_another_bit_width_trains_one_student_and_touches_nothing_else(project):
-    before = artifacts(project)
-    edit_params(project, lambda p: p["bit_widths"].append("w5a5"))
-    ran = executed(dvc(project, "repro"))
-    assert ran == {f"{stage}@w5a5" for stage in MATRIX} | {"report"}
-    after = artifacts(project)
-    assert {n for n in before if after[n] != before[n]} <= {n for n in before if "report/" in n}
-    assert "W5A5" in (project / "report/results.md").read_text()
-
-
-def test_bits_are_allocated_by_sensitivity_within_the_budget(project):
-    def change(params):
-        params["bit_widths"] = ["w4a4"]
-        params["sensitivity"].update(enabled=True, samples=8)
-        params["layers"].update(average_weight_bits=3.0, first_last_bits=8)
-
-    edit_params(project, change)
-    dvc(project, "repro", "calibrate")
-    layers = read_tsv(project / "artifacts/layers/w4a4.tsv")
-    assert [layers[0]["weight_bits"], layers[-1]["weight_bits"]] == ["8", "8"]
-    inner = [(int(x["parameters"]), int(x["weight_bits"])) for x in layers[1:-1]]
-    average = sum(n * b for n, b in inner) / sum(n for n, _ in inner)
-    assert 2 <= average <= 3
-    assert len({b for _, b in inner}) > 1
-    card = json.loads((project / "artifacts/calibrated/w4a4/card.json").read_text())
-    assert list(card["plan"]["weights"].values()) == [int(x["weight_bits"]) for x in layers]
-
-
 def test_metrics_and_plots_are_dvcs_own(built):
-    metrics = json.loads(dvc(built, "metrics", "show", "--json"))[""]["data"]
+    metrics = json.loads(dvc(built.project, "metrics", "show", "--json"))[""]["data"]
     rows = {Path(path).stem: row["data"] for path, row in metrics.items()}
     assert set(rows) == {"fp32", "w4a4", "w3a3"}
     assert {"top1", "drop", "agreement", "compression"} <= set(rows["w4a4"])
-    html = dvc(built, "plots", "show", "--out", "plots-page").strip().removeprefix("file://")
+    html = (
+        dvc(built.project, "plots", "show", "--out", "plots-page").strip().removeprefix("file://")
+    )
     page = Path(html).read_text()
     names = ("plots_bns", "plots_quantize_w4a4", "plots_difficulty_w3a3", "report_accuracy")
     assert all(f'id = "{name}_tsv"' in page for name in names)
@@ -225,8 +216,8 @@ def test_bad_input_ends_with_one_clear_line_and_loses_nothing(
 
 def test_a_clone_without_lock_file_and_remote_is_a_plain_start(built, tmp_path):
     clone = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", str(built), "clone")
+    git(tmp_path, "clone", "-q", str(built.project), "clone")
     assert git(ROOT, "ls-files", "dvc.lock") == ""
-    assert changed(clone) == STAGES - ALWAYS
-    untracked = {line[3:] for line in git(built, "status", "--porcelain").splitlines()}
-    assert untracked <= {"dvc.lock", "first.log", "plots-page/"}
+    assert changed(clone) == ONCE | of_width(*WIDTHS)
+    untracked = {line[3:] for line in git(built.project, "status", "--porcelain").splitlines()}
+    assert untracked <= {"dvc.lock", "params.yaml", "plots-page/"}

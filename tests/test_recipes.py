@@ -100,13 +100,6 @@ def test_the_paper_at_its_size_is_the_default_of_every_section():
         assert SECTIONS[key].model_validate(values) == SECTIONS[key]()
 
 
-def test_the_best_recipe_learns_the_scales_at_any_size():
-    for size in SIZES:
-        settings = recipe_settings("best", size)
-        assert settings["layers"]["quantizer"] == "learned"
-        assert settings["quantize"]["steps"] == recipe_settings("hast", size)["quantize"]["steps"]
-
-
 def test_an_unknown_size_is_refused_with_those_that_are_known():
     with pytest.raises(InputError, match="size must be one of quick, paper, got 'huge'"):
         preset("digits", recipe="hast", size="huge")

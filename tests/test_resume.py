@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import stage_runs as runs
 from conftest import child_environment, copy_project, dvc, edit_params, files
 
 BANK = "artifacts/bank"
@@ -32,7 +33,14 @@ def whole(tmp_path_factory) -> Path:
         params["quantize"].update(steps=60, optimizer="adamw", schedule="cosine")
 
     edit_params(project, change)
-    dvc(project, "repro", "quantize")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        runs.run_teacher()
+        runs.run_generator()
+        runs.run_synthesize()
+        for stage in ("sensitivity", "calibrate", "reconstruct", "score", "quantize"):
+            runs.run(stage)
+    dvc(project, "commit", "--force", "--with-deps", "quantize")
     return project
 
 
@@ -41,7 +49,7 @@ def project(whole, tmp_path) -> Path:
     """A copy in which the stages before the bank are done."""
     project = Path(shutil.copytree(whole, tmp_path / "project"))
     shutil.rmtree(project / ".partial")
-    shutil.rmtree(project / ".dvc/cache/runs")  # else DVC takes the result from there
+    shutil.rmtree(project / ".dvc/cache/runs", ignore_errors=True)  # else DVC takes it from there
     return project
 
 
@@ -54,9 +62,9 @@ def forget(project: Path, stage: str) -> None:
     lock.write_text(parts[0] + ("" if kept is None else "\n  " + "\n  ".join(rest[kept:])) + "\n")
 
 
-def kill_when(project: Path, condition: Callable[[], bool]) -> None:
+def kill_when(project: Path, stage: str, condition: Callable[[], bool]) -> None:
     """Start `dvc repro` and kill it with all it started, at once, when the condition holds."""
-    command = [sys.executable, "-m", "dvc", "repro", "quantize"]
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
     environment = child_environment() | {"HAST_CHECKPOINT": "0"}
     running = subprocess.Popen(
         command, cwd=project, env=environment, start_new_session=True,
@@ -87,10 +95,10 @@ def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(projec
         return began and len(finished(project)) >= shards
 
     assert not enough()
-    kill_when(project, enough)
+    kill_when(project, "synthesize", enough)
     assert not (project / BANK).exists()
     kept = finished(project)
-    dvc(project, "repro", "synthesize")
+    dvc(project, "repro", "--single-item", "synthesize")
     assert files(project / BANK) == files(whole / BANK)
     after = finished(project)
     assert {path: after[path] for path in kept} == kept
@@ -100,10 +108,10 @@ def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(projec
 def test_a_bank_killed_while_dvc_takes_it_over_costs_no_shard(project, whole):
     forget(project, "synthesize")
     shutil.rmtree(project / BANK)
-    kill_when(project, lambda: (project / BANK / "manifest.json").is_file())
+    kill_when(project, "synthesize", lambda: (project / BANK / "manifest.json").is_file())
     kept = finished(project)
     assert len(kept) == 4
-    dvc(project, "repro", "synthesize")
+    dvc(project, "repro", "--single-item", "synthesize")
     assert files(project / BANK) == files(whole / BANK)
     assert finished(project) == kept
 
@@ -121,10 +129,10 @@ def test_a_student_is_the_same_after_kill_9(project, whole, stage, checkpoints):
         seen.update(p.stat().st_mtime_ns for p in project.glob(f".partial/{stage}-*.safetensors"))
         return len(seen) >= checkpoints
 
-    kill_when(project, enough)
+    kill_when(project, f"{stage}@w4a4", enough)
     (left,) = project.glob(f".partial/{stage}-*.safetensors")
     assert not (project / student).exists()
-    printed = dvc(project, "repro", "quantize")
+    printed = dvc(project, "repro", "--single-item", f"{stage}@w4a4")
     assert f"Running stage '{stage}@w4a4'" in printed
     assert files(project / student) == files(whole / student)
     for curve in ("plots/quantize/w4a4.tsv", "metrics/quantize/w4a4.json"):

@@ -6,11 +6,12 @@ import pytest
 import torch
 from conftest import python
 
+from hast.engine.engine import Engine
 from hast.engine.runtime import loop
 
 # Steps with a tensor of 64 MB, and the pages that the system had to clear for them.
 STEPS = """
-import resource
+import resource, sys
 import torch
 from hast.engine.runtime import loop
 
@@ -33,6 +34,7 @@ def resident():
 pages_of(range(5))
 at_first, before, [kept] = resident(), pages_of(range(5)), warm()
 print(before, kept, resident() - at_first)
+assert "torch._inductor" not in sys.modules  # the compiler takes seconds to import
 """
 
 
@@ -73,6 +75,16 @@ def test_a_loop_leaves_the_settings_of_the_process_as_they_were():
     with pytest.raises(ZeroDivisionError):
         [*counting(1 / n for n in (1, 0))]
     assert settings() == before
+
+
+def test_what_a_loop_compiles_is_as_deterministic_as_the_loop():
+    @loop
+    def compiling():
+        Engine(compile=True).wrap(torch.relu, torch.device("cpu"))
+        yield torch._inductor.config.deterministic
+
+    assert [*compiling()] == [True]
+    assert not torch._inductor.config.deterministic
 
 
 def test_loops_may_overlap_in_any_order():

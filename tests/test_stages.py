@@ -16,7 +16,7 @@ from hast.config.presets import SECTIONS
 from hast.config.section import Section
 from hast.errors import InputError, NonFiniteLossError
 from hast.files.datasets import open_batches
-from hast.files.tables import read_json
+from hast.files.tables import read_json, read_tsv
 from hast.files.weights import read_state
 from hast.networks.digits_resnet import DIGITS_SPEC
 from stages import inputs, teacher
@@ -72,6 +72,22 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     sections = [*SECTIONS.values(), teacher.TrainingConfig]
     fields = {(section, name) for section in sections for name in section.model_fields}
     assert fields - read == set()
+
+
+def test_bits_are_allocated_by_sensitivity_within_the_budget(finished):
+    edit_params(finished, lambda p: p["sensitivity"].update(enabled=True, samples=8))
+    rules = {"average_weight_bits": 3.0, "first_last_bits": 8}
+    edit_params(finished, lambda p: p["layers"].update(rules))
+    run("sensitivity")
+    run("calibrate")
+    layers = read_tsv(A / "layers/w4a4.tsv")
+    assert [layers[0]["weight_bits"], layers[-1]["weight_bits"]] == ["8", "8"]
+    inner = [(int(x["parameters"]), int(x["weight_bits"])) for x in layers[1:-1]]
+    average = sum(n * b for n, b in inner) / sum(n for n, _ in inner)
+    assert 2 <= average <= 3
+    assert len({b for _, b in inner}) > 1
+    card = read_json(A / "calibrated/w4a4/card.json")
+    assert list(card["plan"]["weights"].values()) == [int(x["weight_bits"]) for x in layers]
 
 
 def test_nan_in_synthesis_keeps_what_was_finished(begun, monkeypatch):

@@ -12,13 +12,18 @@ from conftest import ROOT, child_environment, python
 
 PARAMS = "seed: 0 # of all\nquantize:\n  steps: 800\n  seed: 1e-3\n"
 
-# Holds the workspace until it is killed.
-HELD = """
-import time
+# Runs that are killed while they have the workspace, one for each folder on standard input.
+KILLED = """
+import os, signal, sys
 from flows.workspace import workspace
-with workspace({"quantize.steps": 7}):
-    print("held", flush=True)
-    time.sleep(600)
+
+for folder in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.chdir(folder.strip())
+        with workspace({"quantize.steps": 7}):
+            os.kill(os.getpid(), signal.SIGKILL)
+    print("killed", os.waitpid(child, 0)[1] == signal.SIGKILL, flush=True)
 """
 
 # Kills itself before each of its steps in turn, and each time the next run looks what it finds.
@@ -117,14 +122,19 @@ def params_of(clone: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in clone.glob("*.yaml")}
 
 
-def kill_a_run(clone: Path) -> None:
-    running = start(HELD, clone)
-    with running.stdout as output:
-        assert output.readline() == "held\n"
+@pytest.fixture(scope="module")
+def kill_a_run(tmp_path_factory):
+    """Leaves a clone as a run does that is killed."""
+    process = start(KILLED, tmp_path_factory.mktemp("killed"), stdin=subprocess.PIPE)
+
+    def kill(clone: Path) -> None:
+        process.stdin.write(f"{clone}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "killed True\n"
         assert "steps: 7" in (clone / "params.yaml").read_text()
-        running.kill()
-        running.wait()
-    assert "steps: 7" in (clone / "params.yaml").read_text()
+
+    yield kill
+    process.communicate(timeout=60)
 
 
 def test_wherever_a_run_is_killed_the_next_one_finds_the_file_as_it_was(clone):
@@ -135,7 +145,9 @@ def test_wherever_a_run_is_killed_the_next_one_finds_the_file_as_it_was(clone):
     assert params_of(clone) == {"params.yaml": PARAMS}
 
 
-def test_what_was_edited_after_a_kill_stays_and_what_was_before_is_kept_beside_it(clone, run_flow):
+def test_what_was_edited_after_a_kill_stays_and_what_was_before_is_kept_beside_it(
+    clone, run_flow, kill_a_run
+):
     kill_a_run(clone)
     edited = (clone / "params.yaml").read_text().replace("seed: 0", "seed: 3")
     (clone / "params.yaml").write_text(edited)
@@ -163,7 +175,9 @@ def test_what_was_edited_after_a_kill_stays_and_what_was_before_is_kept_beside_i
     [lambda path: None, Path.unlink, lambda path: path.write_text(PARAMS)],
     ids=["untouched", "removed", "put back by the user"],
 )
-def test_a_file_that_nobody_has_edited_since_is_put_back_in_silence(clone, run_flow, meanwhile):
+def test_a_file_that_nobody_has_edited_since_is_put_back_in_silence(
+    clone, run_flow, kill_a_run, meanwhile
+):
     kill_a_run(clone)
     meanwhile(clone / "params.yaml")
     assert run_flow(clone) == (PARAMS, [])

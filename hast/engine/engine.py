@@ -12,6 +12,7 @@ import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 
+from hast.engine.runtime import tell_compiler
 from hast.errors import HastError, InputError, first_line, warn
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -78,6 +79,7 @@ class Engine(NamedTuple):
 
         if not self.compile:
             return Wrapped(cast)
+        tell_compiler()
         # Compiled code is kept with the code object, a few entries each, so one for each wrapping.
         cast.__code__ = cast.__code__.replace()
         partitioning = _RECOMPUTE if recompute and device.type == "cpu" else {}

@@ -35,9 +35,26 @@ def make_deterministic() -> None:
     would be measured, and its ranges observed, with other numbers than on a CPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    _use_deterministic_algorithms(True, warn_only=True)
     for owner, name, value in _SETTINGS:
         setattr(owner, name, value)
+
+
+def tell_compiler() -> None:
+    """Have compiled code be as deterministic as the rest of the process is."""
+    torch.use_deterministic_algorithms(
+        torch.are_deterministic_algorithms_enabled(),
+        warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def _use_deterministic_algorithms(mode: bool, *, warn_only: bool) -> None:
+    """As torch's function, which imports the compiler to tell it: two seconds of every stage that
+    compiles nothing. Where something is compiled, `tell_compiler` does so."""
+    if "torch._inductor.config" in sys.modules:
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+    else:
+        torch.set_deterministic_debug_mode((1 if warn_only else 2) if mode else 0)
 
 
 def loop(function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
@@ -92,7 +109,7 @@ def _settings_kept() -> ExitStack:
     for owner, name, _ in _SETTINGS:
         stack.callback(setattr, owner, name, getattr(owner, name))
     stack.callback(
-        torch.use_deterministic_algorithms,
+        _use_deterministic_algorithms,
         torch.are_deterministic_algorithms_enabled(),
         warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
     )

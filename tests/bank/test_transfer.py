@@ -1,28 +1,27 @@
 """Push and pull against a real folder and a real S3 server on loopback."""
 
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from banks import noise
+from conftest import cli, files, spec_of, wait_for
 
 from hast.bank import remote
 from hast.bank.record import Bank, BankCard
 from hast.bank.tools import filter_bank, save_bank
 from hast.bank.transfer import fetch_shard, pull_bank, push_bank, send_shard
 from hast.bank.writer import BankWriter
-from hast.config.spec import ModelSpec
 from hast.errors import InputError
 
-SPEC = ModelSpec(input_shape=(3, 16, 16), num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
+SPEC = spec_of((3, 16, 16), 5, std=(0.2,) * 3)
 
 
 @pytest.fixture(autouse=True)
@@ -58,19 +57,18 @@ def s3() -> Iterator[str]:
         for name, value in {**keys, "AWS_ENDPOINT_URL": endpoint}.items():
             patch.setenv(name, value)
         try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.1)
+            wait_for(lambda: answers(port), 60)
             boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="banks")
             yield endpoint
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait()
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -80,10 +78,6 @@ def place(request, tmp_path) -> str:
         return str(tmp_path / "far/bank")
     request.getfixturevalue("s3")
     return f"s3://banks/{tmp_path.name}"
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def run(carried) -> list[str]:
@@ -280,16 +274,13 @@ def test_a_url_that_cannot_be_used_ends_in_one_line(request, bank, url, message)
 
 
 def test_the_command_line_carries_a_bank_to_s3_and_back(bank, s3, tmp_path):
-    def cli(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "hast", "bank", *arguments],
-            capture_output=True, text=True, check=False, env=dict(os.environ),
-        )  # fmt: skip
+    def bank_command(*arguments: str) -> str:
+        done = cli("bank", *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    assert "good, verified at the far end" in cli("push", str(bank), "s3://banks/cli")
-    shown = cli("pull", "s3://banks/cli", str(tmp_path / "back"))
+    assert "good, verified at the far end" in bank_command("push", str(bank), "s3://banks/cli")
+    shown = bank_command("pull", "s3://banks/cli", str(tmp_path / "back"))
     assert "good, 3000 samples" in shown
     assert "pull: " in shown
     assert files(tmp_path / "back") == files(bank)

@@ -25,6 +25,11 @@ pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
 STUDENT = "artifacts/students/w4a4"
 
 
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch):
+    monkeypatch.setattr("hast.export.latency._SECONDS", 0.01)
+
+
 def hast_export(*arguments: str):
     return CliRunner().invoke(app, ["export", *arguments])
 

@@ -81,11 +81,9 @@ def exported(network, tmp_path_factory):
         ("w2a8", "inputs"),
         ("w4a32", "inputs"),
         ("w3a3", "inputs"),
-        ("w3a3", "relu"),
         ("w4a4", "inputs"),
         ("w5a2", "relu"),
         ("w6a5", "inputs"),
-        ("w7a6", "relu"),
         ("w8a7", "inputs"),
     ],
 )

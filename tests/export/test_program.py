@@ -17,8 +17,7 @@ def classifier():
     ("bits", "placement", "quantizer"),
     [
         ("w3a3", "inputs", "minmax"),
-        ("w4a4", "relu", "learned"),
-        ("w8a2", "inputs", "learned"),
+        ("w8a2", "relu", "learned"),
         ("w4a32", "inputs", "learned"),
     ],
 )

@@ -14,10 +14,18 @@ from hast.engine.engine import Engine
 from hast.loops.finetune import finetune
 from hast.loops.synthesize import synthesize
 from hast.loops.train_generator import build_generator, train_generator
+from hast.networks.batch_norm import freeze
 from hast.networks.blocks import find_blocks
+from hast.networks.digits_resnet import DigitsResNet
 
 COMPILED = Engine(compile=True)
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return freeze(DigitsResNet(widths=(4,)))
 
 
 @pytest.fixture

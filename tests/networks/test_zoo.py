@@ -27,8 +27,6 @@ ZOO = {
     "torchvision:resnet18": {},
     "torchvision:mobilenet_v2": {},
     "torchvision:mobilenet_v3_small": {},
-    "torchvision:regnet_x_400mf": {},
-    "torchvision:efficientnet_b0": {},
     "torchvision:shufflenet_v2_x0_5": {},
     "torchvision:densenet121": {},
     "torchvision:googlenet": {"init_weights": False},
@@ -39,20 +37,20 @@ ZOO = {
     "timm:regnety_002": {},
     "timm:resnetv2_18": {},
     "pytorchcv:resnet20_cifar10": {"num_classes": 10},
-    "pytorchcv:mobilenet_w1": {},
+    "pytorchcv:mobilenet_wd4": {},
 }
 WITHOUT_BATCH_NORM = {
     "torchvision:convnext_tiny": {},
     "torchvision:vit_b_32": {"image_size": 64},
     "timm:convnext_atto": {},
-    "timm:vit_tiny_patch16_224": {"img_size": 64},
+    "timm:vit_tiny_patch16_224": {"img_size": 32},
 }
 
 
 def build(source: str, arguments: dict) -> tuple[nn.Module, ModelSpec]:
     library = source.partition(":")[0]
     pytest.importorskip(library, reason=f"{library} is an optional extra")
-    size = {"pytorchcv:resnet20_cifar10": 32, "pytorchcv:mobilenet_w1": 224}.get(source, 64)
+    size = {"pytorchcv:mobilenet_wd4": 224, "torchvision:vit_b_32": 64}.get(source, 32)
     torch.manual_seed(0)
     arguments = {"num_classes": 7} | arguments
     network = build_network(source, arguments).network
@@ -107,7 +105,7 @@ def test_the_method_works_on(source):
     reloaded.load_state_dict(student.state_dict(), strict=True)
     assert torch.equal(reloaded(x), student(x))
 
-    if sum(p.numel() for p in teacher.parameters()) < 6e6:  # their search takes long
+    if sum(p.numel() for p in teacher.parameters()) < 2e6:  # their search takes long
         learned = observed(teacher, spec, synthetic.images, quantizer="learned")
         learned(x).square().sum().backward()
         scales = [p for n, p in learned.named_parameters() if n.endswith("log_scale")]
