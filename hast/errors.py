@@ -28,11 +28,12 @@ class HastWarning(UserWarning):
 
 
 @contextmanager
-def needs(packages: str) -> Iterator[None]:
+def needs(packages: str, *, otherwise: str = "") -> Iterator[None]:
     """Say in one line how to install what an import inside lacks.
 
     Args:
         packages: as `pip install` takes them.
+        otherwise: what else would help.
 
     Raises:
         InputError: a package is not installed.
@@ -40,7 +41,10 @@ def needs(packages: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed; run `pip install {packages}`") from None
+        other = otherwise and f", or {otherwise}"
+        raise InputError(
+            f"{error.name} is not installed; run `pip install {packages}`{other}"
+        ) from None
 
 
 def first_line(error: Exception) -> str:

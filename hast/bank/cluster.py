@@ -86,7 +86,7 @@ def make_with_dask(
 
 @contextmanager
 def _connected(address: str, workers: int) -> Iterator[Any]:
-    with needs("'hast[pipeline]'"):
+    with needs("'hast[pipeline]'", otherwise="set HAST_WORKERS=1"):
         import dask
         from distributed import Client, LocalCluster
     settings: dict[str, Any] = {

@@ -93,7 +93,7 @@ def require_onnx() -> ModuleType:
     Raises:
         InputError: a package of the extra is missing.
     """
-    with needs("'hast[onnx]'"):
+    with needs("'hast[onnx]'", otherwise="take it out of export.formats"):
         for package in ("onnxscript", "onnxruntime"):
             import_module(package)
         return import_module("onnx")

@@ -7,6 +7,7 @@ class names, and a name is stronger than a class, as in compressed-tensors.
 from collections import Counter
 from typing import Any, Literal
 
+from pydantic import field_validator
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
@@ -64,7 +65,7 @@ class CheckpointCard(Section):
     """
 
     format: Literal["hast-checkpoint"]
-    version: Literal[1]  # another one needs another hast
+    version: Literal[1]
     source: str | None = None
     source_args: dict[str, Any] = {}
     spec: ModelSpec
@@ -74,6 +75,13 @@ class CheckpointCard(Section):
     sha256: str
     libraries: dict[str, str] = {}
     quantization_config: QuantizationConfig
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _known(cls, version: Any) -> Any:
+        if version != 1:
+            raise ValueError("this hast reads version 1; install the one that wrote it")
+        return version
 
 
 def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationConfig:
