@@ -52,6 +52,7 @@ _NO_STEPS: Settings = {"reconstruct": {"steps": 0}, "quantize": {"steps": 0, "mi
 # Recipe, changes by section, and whether the bank is of real images.
 VARIANTS: dict[str, tuple[str, Settings, bool]] = {
     "best": ("best", {}, False),
+    "best, ends no wider": ("best", {"layers": {"first_last_bits": "width"}}, False),
     "best, ranges only": ("best", _NO_STEPS, False),
     "best, real images": ("best", {}, True),
     "hast": ("hast", {}, False),

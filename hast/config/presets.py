@@ -43,7 +43,13 @@ _IMAGENET_SECTIONS: Settings = {
 }
 # Measured on EfficientNet-Lite0 (docs/results.md): layers differ in scale, and few steps must do.
 _IMAGENET_BEST: Settings = {
-    "synthesize": {"bns": "relative", "learning_rate": 0.1, "augment_probability": 0.0},
+    "synthesize": {
+        "bns": "relative",
+        "space": "spectrum",
+        "learning_rate": 0.1,
+        "augment_probability": 0.0,
+    },
+    "layers": {"first_last_bits": 8},
     "reconstruct": {"samples": 256, "batch_size": 16, "resize": SMALLER},
 }
 _IMAGENET_QUICK_BEST: Settings = {

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hast.config.section import Section
 
@@ -36,8 +36,19 @@ class SynthesisConfig(Section):
     init: Literal["gaussian", "pink", "generator"] = "gaussian"
     """What the pixels start from: Gaussian noise, noise with a photograph's spectrum, or images of
     the generator."""
+    space: Literal["pixels", "spectrum"] = "pixels"
+    """What the optimizer moves: pixels, or white noise of which the image is what a photograph's
+    spectrum and contrast make; that has no other `init` and a smaller `learning_rate`."""
     seed: int = 0
     """Of all random numbers of the stage."""
+
+    @model_validator(mode="after")
+    def _spectrum_starts_pink(self) -> "SynthesisConfig":
+        if self.space == "spectrum" and self.init != "pink":
+            raise ValueError(
+                f"space 'spectrum' starts from pink noise, got init {self.init!r}; set init: pink"
+            )
+        return self
 
     @property
     def forward_passes(self) -> int:

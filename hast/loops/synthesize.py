@@ -18,7 +18,7 @@ photograph; keeping them in it was not seen to help the student (docs/results.md
 Source: HAST, section 3.2.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ from hast.errors import InputError
 from hast.loops.checks import check_finite, check_result
 from hast.math.augmentation import random_resized_crop
 from hast.math.hardness import hard_sample_loss
-from hast.math.noise import pink_noise
+from hast.math.noise import photograph_like, pink_noise, white_noise
 from hast.math.plateau import Plateau, reduce_on_plateau
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
@@ -47,7 +47,7 @@ class SynthesisStep(NamedTuple):
 
     batch: int
     is_last: bool  # of its batch
-    images: Tensor  # (B, C, H, W), normalized pixels, detached, updated in place by later steps
+    images: Tensor  # (B, C, H, W), normalized pixels, detached; before the last, those of the loss
     labels: Tensor  # (B,)
     loss: Tensor
     bns: Tensor
@@ -101,11 +101,16 @@ def synthesize(
             hard = hard_sample_loss(logits, labels, gamma=config.gamma)
             return bns + config.hard_weight * hard, bns, hard
 
+        def see(variables: Tensor) -> Tensor:
+            if config.space == "pixels":
+                return variables
+            return place_images(photograph_like(variables, spec.std), device)
+
         wrapped = engine.wrap(losses_of, device)  # once: compiled code serves all batches
         for index in batches:
             random = seeded(config.seed, "synthesize", index)
-            images, labels = _start(index, generator, spec, config, random, device)
-            yield from _optimise(index, images, labels, wrapped, config, random)
+            start, labels = _start(index, generator, spec, config, random, device)
+            yield from _optimise(index, start, labels, see, wrapped, config, random)
 
 
 def _start(
@@ -116,10 +121,12 @@ def _start(
     random: torch.Generator,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Initial pixels and labels of a batch, drawn on the CPU."""
+    """What the optimizer begins with and labels of a batch, drawn on the CPU."""
     size = batch_sizes(config)[index]
     labels = torch.randint(spec.num_classes, (size,), generator=random).to(device)
-    if config.init == "generator" and generator is not None:
+    if config.space == "spectrum":
+        images = white_noise(size, spec.input_shape, random)
+    elif config.init == "generator" and generator is not None:
         with torch.no_grad():
             images = generator.sample(labels, random)
     elif config.init == "pink":
@@ -131,32 +138,33 @@ def _start(
 
 def _optimise(
     index: int,
-    images: Tensor,
+    variables: Tensor,
     labels: Tensor,
+    see: Callable[[Tensor], Tensor],
     losses_of: Wrapped[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
     config: SynthesisConfig,
     random: torch.Generator,
 ) -> Iterator[SynthesisStep]:
     loop = f"synthesize, batch {index}"
-    images.requires_grad_(True)
-    plateau = Plateau.start(config.learning_rate, images.device)
+    variables.requires_grad_(True)
+    plateau = Plateau.start(config.learning_rate, variables.device)
     # Fused, because only that Adam takes its rate from the device.
-    optimizer = torch.optim.Adam([images], lr=plateau.rate.clone(), fused=True)
+    optimizer = torch.optim.Adam([variables], lr=plateau.rate.clone(), fused=True)
 
-    def gradients(before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(before: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         optimizer.zero_grad()
         random.set_state(before)
-        views = images
+        views = images = see(variables)
         if torch.rand((), generator=random) < config.augment_probability:
             views = random_resized_crop(
                 images, min_scale=config.min_crop_scale, flip=True, generator=random
             )
         losses = losses_of(views, labels)
         losses[0].backward()
-        return losses
+        return *losses, images
 
     for step in range(config.steps):
-        loss, bns, hard = losses_of.step(gradients, random.get_state())
+        loss, bns, hard, images = losses_of.step(gradients, random.get_state())
         check_finite(loss, loop=loop, step=step, steps=config.steps, cause=_CAUSE)
         optimizer.step()
         plateau = reduce_on_plateau(
@@ -164,6 +172,7 @@ def _optimise(
         )
         optimizer.param_groups[0]["lr"].copy_(plateau.rate)
         if step == config.steps - 1:
+            images = see(variables)
             check_result([images], loop=loop, steps=config.steps, cause=_CAUSE)
         yield SynthesisStep(
             index,

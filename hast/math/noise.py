@@ -5,13 +5,23 @@ together, for light changes faster than colour. White noise has as much of every
 first layers' statistics are then far off, and the optimiser spends its steps on making pixels
 smooth. From pink noise the BatchNorm loss of a ResNet-20 ends at 0.013 in place of 0.02 after the
 same 400 steps (docs/results.md), with nothing taken from data.
+
+Where an image starts is half of it. An optimizer of pixels changes all frequencies alike, Adam even
+more so, and BatchNorm's statistics say little about fine detail: what it adds there stays as noise.
+So the noise can be what is optimised, and the image how it looks through the spectrum: a step then
+changes an image where photographs vary. This is preconditioning, and takes no image away.
+
+Networks differ in how they normalize: pixels of a photograph vary by about 1 where mean and std are
+those of the training images, and by half of that where they map [0, 255] to [-1, 1].
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
 
+_CONTRAST = 0.25  # standard deviation of a photograph's pixels, which lie in [0, 1]
 _SHARED = 0.64  # of a pixel's variance: brightness, which all channels have in common
 
 
@@ -29,17 +39,46 @@ def pink_noise(images: int, shape: tuple[int, int, int], generator: Generator) -
     Source: Field, 1987, Relations between the statistics of natural images and the response
     properties of cortical cells.
     """
+    pink = _filtered(white_noise(images, shape, generator))
+    brightness, colour = (part / part.std(correction=0) for part in (pink[:, :1], pink[:, 1:]))
+    return _mixed(brightness, colour)
+
+
+def white_noise(images: int, shape: tuple[int, int, int], generator: Generator) -> Tensor:
+    """What `photograph_like` takes: (N, 1 + C, H, W), brightness and then the channels' colour."""
     channels, height, width = shape
-    brightness = _filtered(torch.randn(images, 1, height, width, generator=generator))
-    colour = _filtered(torch.randn(images, channels, height, width, generator=generator))
-    return math.sqrt(_SHARED) * brightness + math.sqrt(1 - _SHARED) * colour
+    parts = (torch.randn(images, n, height, width, generator=generator) for n in (1, channels))
+    return torch.cat([*parts], 1)
 
 
 def _filtered(white: Tensor) -> Tensor:
-    """White noise (..., H, W) with its amplitudes divided by their frequencies; variance one."""
+    """Noise (..., H, W) with its amplitudes divided by their frequencies. Linear; what is white and
+    of variance one keeps that variance."""
     height, width = white.shape[-2:]
-    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None])
+    fft, where = torch.fft, white.device
+    rows, columns = fft.fftfreq(height, device=where)[:, None], fft.fftfreq(width, device=where)
     # The mean has no frequency; it gets the amplitude of the slowest wave.
-    frequency = frequency.clamp(min=1 / max(height, width))
-    pink: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(height, width))
-    return pink / pink.std(correction=0)
+    amplitude = 1 / torch.hypot(rows, columns).clamp(min=1 / max(height, width))
+    amplitude = amplitude / amplitude.square().mean().sqrt()
+    seen = fft.rfft2(white) * amplitude[:, : width // 2 + 1]
+    pink: Tensor = fft.irfft2(seen, s=(height, width))
+    return pink
+
+
+def _mixed(brightness: Tensor, colour: Tensor) -> Tensor:
+    return math.sqrt(_SHARED) * brightness + math.sqrt(1 - _SHARED) * colour
+
+
+def photograph_like(white: Tensor, std: Sequence[float]) -> Tensor:
+    """White noise seen through a photograph's spectrum, with its contrast. Linear.
+
+    Args:
+        white: (N, 1 + C, H, W), see `white_noise`.
+        std: by which pixels of [0, 1] are divided, of each channel.
+
+    Returns:
+        (N, C, H, W), normalized pixels.
+    """
+    pink = _filtered(white)
+    contrast = _CONTRAST / torch.tensor(std, device=white.device).view(-1, 1, 1)
+    return contrast * _mixed(pink[:, :1], pink[:, 1:])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from pydantic import ValidationError
 
 from hast.config.generator import GeneratorConfig
 from hast.config.synthesize import SynthesisConfig
@@ -44,8 +45,12 @@ def test_batches_in_one_go_are_those_made_alone(teacher, generator, spec):
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"init": "generator"}, {"init": "pink"}, {"augment_probability": 1.0}]
-)
+    "change",
+    [
+        {"seed": 1}, {"init": "generator"}, {"init": "pink"}, {"augment_probability": 1.0},
+        {"init": "pink", "space": "spectrum"},
+    ],
+)  # fmt: skip
 def test_seed_start_and_crops_change_the_images(teacher, generator, spec, change):
     plain, changed = (make(teacher, generator, spec, **c)[-1].images for c in ({}, change))
     assert not torch.equal(plain, changed)
@@ -70,6 +75,27 @@ def test_nan_stops_with_step_and_cause(teacher, generator, spec):
     torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
     with pytest.raises(NonFiniteLossError, match=r"batch 2.*not finite by step 0; likely cause"):
         make(teacher, generator, spec, index=2)
+
+
+def power_above_half(images):
+    power = torch.fft.fft2(images).abs().square().mean((0, 1))
+    frequency = torch.fft.fftfreq(len(power)).abs()
+    high = torch.maximum(frequency[:, None], frequency[None]) >= 0.25
+    return (power[high].sum() / power.sum()).item()
+
+
+def test_noise_seen_through_a_spectrum_ends_smoother_at_the_same_loss(teacher, generator, spec):
+    common = {"init": "pink", "steps": 200}
+    pixels = make(teacher, generator, spec, learning_rate=0.1, **common)[-1]
+    spectrum = make(teacher, generator, spec, learning_rate=0.1, space="spectrum", **common)[-1]
+    assert spectrum.images.shape == pixels.images.shape
+    assert spectrum.loss < 1.5 * pixels.loss
+    assert power_above_half(spectrum.images) < 0.7 * power_above_half(pixels.images)
+
+
+def test_a_spectrum_starts_from_pink_noise_alone():
+    with pytest.raises(ValidationError, match="starts from pink noise, got init 'gaussian'; set"):
+        SynthesisConfig(space="spectrum")
 
 
 # Losses of ten steps, to notice an unintended change of the numbers. A change on purpose is

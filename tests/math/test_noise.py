@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hast.math.noise import pink_noise
+from hast.math.noise import photograph_like, pink_noise, white_noise
 
 
 def noise(images=200, shape=(3, 32, 32), seed=0):
@@ -31,3 +31,13 @@ def test_channels_move_together():
     red, green, blue = noise().transpose(0, 1).flatten(1)
     for a, b in ((red, green), (green, blue)):
         assert torch.corrcoef(torch.stack([a, b]))[0, 1] == pytest.approx(0.64, abs=0.05)
+
+
+def test_white_noise_looks_like_photographs_of_any_normalization():
+    white = white_noise(200, (3, 32, 32), torch.Generator().manual_seed(0))
+    images = photograph_like(white, (0.25, 0.5, 1.0))
+    stds = images.transpose(0, 1).flatten(1).std(1)
+    assert stds.tolist() == pytest.approx([1.0, 0.5, 0.25], rel=0.05)
+    unit = photograph_like(white, (0.25,) * 3)
+    assert torch.corrcoef(torch.stack([unit.flatten(), noise().flatten()]))[0, 1] > 0.999
+    torch.testing.assert_close(photograph_like(2 * white, (0.25,) * 3), 2 * unit)
