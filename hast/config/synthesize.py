@@ -37,8 +37,8 @@ class SynthesisConfig(Section):
     """What the pixels start from: Gaussian noise, noise with a photograph's spectrum, or images of
     the generator."""
     space: Literal["pixels", "spectrum"] = "pixels"
-    """What the optimizer moves: pixels, or white noise of which the image is what a photograph's
-    spectrum and contrast make; that has no other `init` and a smaller `learning_rate`."""
+    """What the optimizer moves: pixels, or white noise that is seen through a photograph's spectrum
+    and contrast, which needs `init: pink` and a smaller `learning_rate`."""
     seed: int = 0
     """Of all random numbers of the stage."""
 

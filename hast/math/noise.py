@@ -79,6 +79,6 @@ def photograph_like(white: Tensor, std: Sequence[float]) -> Tensor:
     Returns:
         (N, C, H, W), normalized pixels.
     """
-    pink = _filtered(white)
     contrast = _CONTRAST / torch.tensor(std, device=white.device).view(-1, 1, 1)
-    return contrast * _mixed(pink[:, :1], pink[:, 1:])
+    # Mixed first: a plane less to filter.
+    return _filtered(contrast * _mixed(white[:, :1], white[:, 1:]))
