@@ -42,9 +42,9 @@ def needs(packages: str, *, otherwise: str = "") -> Iterator[None]:
         yield
     except ImportError as error:
         other = otherwise and f", or {otherwise}"
-        raise InputError(
-            f"{error.name} is not installed; run `pip install {packages}`{other}"
-        ) from None
+        absent = isinstance(error, ModuleNotFoundError) and error.name
+        what = f"{absent} is not installed" if absent else first_line(error)
+        raise InputError(f"{what}; run `pip install {packages}`{other}") from None
 
 
 def first_line(error: Exception) -> str:

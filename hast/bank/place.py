@@ -47,14 +47,15 @@ def _lists_files(manifest: Path) -> bool:
         return False
 
 
-def place_bank(source: Path, target: Path, *, overwrite: bool) -> None:
+def place_bank(source: Path, target: Path, *, overwrite: bool, move: bool = False) -> None:
     """Put the finished bank `source` at `target`; what was there goes when it stands. `source`
-    stays: on one disk both share their files.
+    stays, and on one disk both share their files; or it moves.
 
     Args:
         source: its folder.
         target: where it shall be.
         overwrite: a bank may be there already.
+        move: `source` lies on the disk of `target`, and goes.
 
     Raises:
         InputError: something is there, or it cannot be written. What was there is kept.
@@ -62,8 +63,11 @@ def place_bank(source: Path, target: Path, *, overwrite: bool) -> None:
     check_free(target, overwrite=overwrite)
     with side_folder(target) as side, disk_errors(target):
         new, old = side / "new", side / "old"
-        for path in [source, *sorted(source.rglob("*"))]:
-            _link_or_copy(path, new / path.relative_to(source))
+        if move:  # a disk without hard links would take a second copy
+            os.rename(source, new)
+        else:
+            for path in [source, *sorted(source.rglob("*"))]:
+                _link_or_copy(path, new / path.relative_to(source))
         if target.exists():
             os.rename(target, old)
         try:

@@ -137,9 +137,10 @@ class Remote:
                 final = isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
                 full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
                 if final or full or wait is None:
+                    way_out = "free some room on the disk" if full else "mend it"
                     raise InputError(
-                        f"{self.url}/{name}: {first_line(error)}; what was carried is kept: mend it"
-                        " and run again"
+                        f"{self.url}/{name}: {first_line(error)}; what was carried is kept:"
+                        f" {way_out} and run again"
                     ) from None
                 time.sleep(wait)
         raise AssertionError

@@ -24,6 +24,7 @@ from hast.files.placing import side_folder
 from hast.loops.profile import profile_batches, whole_profile
 
 _BATCH = 64  # samples, where nobody says how many were made together
+_MEASURED = 256  # samples whose difficulty is measured together
 _ROUNDING = 1e-5  # of the span of a channel; a code is 4e-3 of it
 Preference = Literal["first", "hardest", "easiest"]
 _HISTORY = ("synthesis", "generator", "libraries")  # of a card: how its samples came to be
@@ -222,7 +223,7 @@ def _write(
                 writer.write(shard, images, labels)
                 if teacher is not None:
                     kept = as_stored(images, card.dtype)
-                    batches = zip(kept.split(_BATCH), labels.split(_BATCH), strict=True)
+                    batches = zip(kept.split(_MEASURED), labels.split(_MEASURED), strict=True)
                     hard = whole_profile(profile_batches(teacher, batches)).difficulty
             difficulty.append(hard)
         writer.seal(torch.cat(difficulty))

@@ -90,8 +90,7 @@ def pull_bank(
     except InputError as error:
         shutil.rmtree(side, ignore_errors=True)
         raise InputError(str(error).replace(str(side), url)) from None
-    place_bank(side, folder, overwrite=overwrite)
-    shutil.rmtree(side, ignore_errors=True)
+    place_bank(side, folder, overwrite=overwrite, move=True)
 
 
 def send_shard(writer: BankWriter, shard: slice, store: str) -> None:
@@ -169,8 +168,7 @@ def _push_to_folder(
     check_free(target, overwrite=overwrite or empty)
     side = _side_of(target, content, "push")
     yield from _send(folder, Remote(str(side)))
-    place_bank(side, target, overwrite=overwrite or empty)
-    shutil.rmtree(side, ignore_errors=True)
+    place_bank(side, target, overwrite=overwrite or empty, move=True)
 
 
 def _send(folder: Path, remote: Remote) -> Iterator[str]:

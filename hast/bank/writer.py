@@ -1,7 +1,7 @@
 """Write a bank: shard by shard in a side folder that outlives a kill, then into its place at once.
 
 .partial/bank-<name>/
-  bank/          what will be moved: bank.zarr and, once it is whole, manifest.json
+  bank/          what will be put in its place: bank.zarr and, once it is whole, manifest.json
   done/          labels and scales of every finished shard; written last
   lock           held by the process that makes the bank
 """
@@ -73,14 +73,15 @@ class BankWriter:
             InputError: another run is at it.
         """
         try:
-            with FileLock(self.folder / "lock", blocking=False):
-                for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
-                    leftover.unlink()
-                yield
+            held = FileLock(self.folder / "lock").acquire(blocking=False)
         except Timeout:
             raise InputError(
                 f"{self.folder}: another process is making this bank; wait for it, or end it"
             ) from None
+        with held:
+            for leftover in self._bank.rglob("*.partial"):  # of a write that was killed
+                leftover.unlink()
+            yield
 
     def shards(self) -> list[slice]:
         """The samples of every shard."""

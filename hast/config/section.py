@@ -22,6 +22,8 @@ class Section(BaseModel):
     )
 
 
+_MOST_ERRORS = 8  # that are shown of one file, which may come from anybody
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -56,7 +58,10 @@ def parse_section(
             return section.model_validate_json(values)
         return section.model_validate(values)
     except ValidationError as error:
-        raise InputError("; ".join(_describe(name, e) for e in error.errors())) from None
+        said = [_describe(name, e) for e in error.errors()[:_MOST_ERRORS]]
+        if error.error_count() > len(said):
+            said.append(f"and {error.error_count() - len(said)} more")
+        raise InputError("; ".join(said)) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -103,7 +108,9 @@ def _describe(name: str, error: Any) -> str:
     parts = [p for p in error["loc"] if isinstance(p, int) or p.isidentifier()]
     key = ".".join([name, *map(str, parts)])
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown parameter, got {error['input']!r}; remove it or mend its name"
+        unknown = str(error["loc"][-1])
+        key = key if unknown.isidentifier() else f"{key}.{unknown!r:.80}"
+        return f"{key}: unknown parameter, got {error['input']!r:.300}; remove it or mend its name"
     if error["type"] == "missing":
         return f"{key}: required parameter is missing"
     rule = error["msg"].removeprefix("Value error, ")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hast.config.export import ExportConfig, Format
 from hast.errors import InputError
 from hast.export.inputs import takes
-from hast.export.onnx_graph import export_onnx
+from hast.export.onnx_graph import export_onnx, require_onnx
 from hast.export.parity import (
     Parity,
     Predict,
@@ -46,6 +46,8 @@ def write_formats(student: nn.Module, folder: Path, config: ExportConfig) -> dic
     Raises:
         InputError: a package is missing, or the network cannot be traced.
     """
+    if {*config.formats} - {"program"}:
+        require_onnx()  # before any work
     return {n: write_format(student, folder / FILES[n], n, config) for n in config.formats}
 
 

@@ -7,7 +7,7 @@ class names, and a name is stronger than a class, as in compressed-tensors.
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import model_validator
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
@@ -76,12 +76,17 @@ class CheckpointCard(Section):
     libraries: dict[str, str] = {}
     quantization_config: QuantizationConfig
 
-    @field_validator("version", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _known(cls, version: Any) -> Any:
-        if version != 1:
-            raise ValueError("this hast reads version 1; install the one that wrote it")
-        return version
+    def _is_known(cls, card: Any) -> Any:
+        if not isinstance(card, dict) or card.get("format") != "hast-checkpoint":
+            raise ValueError("not the card of a packed checkpoint; name another folder")
+        if card.get("version") != 1:
+            raise ValueError(
+                f"has version {card.get('version')!r}, this hast reads version 1; install the one"
+                " that wrote it"
+            )
+        return card
 
 
 def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationConfig:

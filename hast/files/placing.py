@@ -41,6 +41,8 @@ def read_errors(
     expected: tuple[type[Exception], ...] = (OSError, *others)
     try:
         yield
+    except InputError:  # is a ValueError too, and says all itself
+        raise
     except expected as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"{place}: cannot be read ({reason}); {way_out}") from None

@@ -328,11 +328,11 @@ DAMAGE = {
     "no json": (edit("config.json", lambda b: b[:-9]), "Invalid JSON"),
     "a newer version": (
         edit_card(version=2),
-        "version: .*reads version 1; .*, got 2",
+        "has version 2, this hast reads version 1",
     ),
     "another format": (
         edit_card(format="other"),
-        "format: Input should be 'hast-checkpoint'",
+        "not the card of a packed checkpoint; name another folder",
     ),
     "an unknown field": (edit_card(surprise=1), "surprise: unknown parameter"),
     "another layout": (edit_card(layout="0" * 16), "has other layers"),
