@@ -11,7 +11,7 @@ import math
 
 from hast.config.recipes import Settings, merged
 
-COMPILED = 1.8  # synthesis against plain passes, the minutes of the compiler included
+COMPILED = 1.5  # synthesis against plain passes, the minutes of the compiler included
 _STUDENT = 0.5
 _IMAGES_A_STEP = 96 / 150
 _BLOCK_STEP = 7  # for an image: quantizers move more memory than the products of a block

@@ -136,6 +136,7 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
         ((STUDENT, "x.tflite"), "must end with .onnx or .pt2"),
         ((STUDENT, "x.onnx", "--target", "npu"), "target must be one of"),
         ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs: Input should be 'normalized'"),
+        ((STUDENT, "x.onnx", "--target", "program"), "--target must be one of generic, onnx"),
         ((STUDENT, "params.yaml/x.onnx"), "x.onnx: cannot be written"),
         (
             (STUDENT, "/proc/packed"),
