@@ -18,9 +18,9 @@ the gain w of the BatchNorm that reads it.
 
 The loss is a share of what the block's answer varies by, so that one rate serves any network.
 
-Large images are made smaller first. Synthetic ones have fine noise that no photograph has (a third
-of their variance lies above half the highest frequency of one axis, of photographs' a hundredth),
-roundings are then fitted to noise, and most of it goes with the size. It is also less work.
+Large images are made smaller first. Synthetic ones have fine noise that no photograph has: of the
+variance within an image 30 % can lie above a quarter of the sampling frequency, in photographs 4 %.
+Roundings are then fitted to noise, and most of it goes with the size. It is also less work.
 
 Source: Nagel et al., 2020, AdaRound (arXiv:2004.10568); Li et al., 2021, BRECQ (arXiv:2102.05426);
 Wei et al., 2022, QDrop (arXiv:2203.05740); Jeon et al., 2023, GENIE (arXiv:2212.04780).
