@@ -47,7 +47,7 @@ def write_formats(student: nn.Module, folder: Path, config: ExportConfig) -> dic
         InputError: a package is missing, or the network cannot be traced.
     """
     if {*config.formats} - {"program"}:
-        require_onnx()  # before any work
+        require_onnx(otherwise="take it out of export.formats")  # before any work
     return {n: write_format(student, folder / FILES[n], n, config) for n in config.formats}
 
 

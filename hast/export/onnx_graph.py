@@ -87,13 +87,16 @@ def export_float_onnx(
     return _write(model, Path(path), spec, inputs, {})
 
 
-def require_onnx() -> ModuleType:
+def require_onnx(*, otherwise: str = "") -> ModuleType:
     """The package `onnx`.
+
+    Args:
+        otherwise: what else than installing it would help.
 
     Raises:
         InputError: a package of the extra is missing.
     """
-    with needs("'hast[onnx]'", otherwise="take it out of export.formats"):
+    with needs("'hast[onnx]'", otherwise=otherwise):
         for package in ("onnxscript", "onnxruntime"):
             import_module(package)
         return import_module("onnx")
