@@ -50,7 +50,7 @@ _IMAGENET_BEST: Settings = {
         "augment_probability": 0.0,
     },
     "layers": {"first_last_bits": 8},
-    "reconstruct": {"samples": 256, "batch_size": 16, "resize": SMALLER},
+    "reconstruct": {"samples": 256, "batch_size": 16, "bias_rate": 1e-2, "resize": SMALLER},
 }
 _IMAGENET_QUICK_BEST: Settings = {
     "synthesize": {"samples": 96, "steps": 150},

@@ -18,7 +18,7 @@ class ReconstructionConfig(Section):
     """Learning rate of the rounding of weights."""
     scale_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of scales, a relative change."""
-    bias_rate: float = Field(default=1e-2, ge=0)
+    bias_rate: float = Field(default=0.0, ge=0)
     """Learning rate of biases, in norms of a channel's weights; 0 leaves them as they are."""
     resize: float = Field(default=1.0, gt=0, le=1)
     """Share of their side that images are resized to, smoothly; for networks that take any size."""

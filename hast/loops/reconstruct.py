@@ -12,9 +12,9 @@ weights themselves, and at large rates destroys what it started from.
 Four things make it work. The input is the *quantized* prefix's, so a block makes up for what those
 before it did. While it learns, half of all activations, drawn anew at each step, stay unquantized
 (QDrop): a rounding that fits these very errors of activations does not fit those of other images.
-Biases are learned as well, for errors of rounding have a mean, which the next layer would take for
-a signal; they are integers of 32 bits and cost nothing. And the error of a lone layer is weighed by
-the gain w of the BatchNorm that reads it.
+Biases can be learned as well, for errors of rounding have a mean, which the next layer would take
+for a signal; they are integers of 32 bits and cost nothing. And the error of a lone layer is
+weighed by the gain w of the BatchNorm that reads it.
 
 The loss is a share of what the block's answer varies by, so that one rate serves any network.
 
