@@ -98,9 +98,10 @@ def reconstruct(
     device = device_of(teacher)
     norms = foldable(teacher, spec)
     wrapped = Engine(bf16=engine.bf16).wrap(_relative_error, device)
+    parts = [place_images(_resized(x, config), device) for x in images.split(_TOGETHER)]
     for index, unit in list(enumerate(units))[first:]:
         random = seeded(config.seed, "reconstruct", index)
-        samples = _samples(student, teacher, unit, images, config, device)
+        samples = _samples(student, teacher, unit, parts)
         gain = None
         if unit.name in norms:
             gain = scale_and_shift(teacher.get_submodule(norms[unit.name]))[0].square()
@@ -148,10 +149,8 @@ def _relative_error(
 
 
 def _samples(
-    student: nn.Module, teacher: nn.Module, unit: Unit, images: Images,
-    config: ReconstructionConfig, device: torch.device,
-) -> _Samples:  # fmt: skip
-    parts = [place_images(_resized(x, config), device) for x in images.split(_TOGETHER)]
+    student: nn.Module, teacher: nn.Module, unit: Unit, parts: Sequence[Tensor]
+) -> _Samples:
     behind = [call_of(student, unit.name, x, run=False) for x in parts]
     exact = [call_of(teacher, unit.name, x, run=True) for x in parts]
     return _Samples(

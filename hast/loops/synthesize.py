@@ -90,6 +90,7 @@ def synthesize(
         raise InputError("synthesize: init 'generator' needs a generator, got none")
     require_batch_norm(teacher, spec.input_shape)
     device = device_of(teacher)
+    _, std = spec.channels(device)
     with tap_batch_norm_inputs(teacher) as tap, folded_statistics(teacher):
 
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +105,7 @@ def synthesize(
         def see(variables: Tensor) -> Tensor:
             if config.space == "pixels":
                 return variables
-            return place_images(photograph_like(variables, spec.std), device)
+            return place_images(photograph_like(variables, std), device)
 
         wrapped = engine.wrap(losses_of, device)  # once: compiled code serves all batches
         for index in batches:

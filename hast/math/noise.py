@@ -16,7 +16,6 @@ those of the training images, and by half of that where they map [0, 255] to [-1
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -69,16 +68,15 @@ def _mixed(brightness: Tensor, colour: Tensor) -> Tensor:
     return math.sqrt(_SHARED) * brightness + math.sqrt(1 - _SHARED) * colour
 
 
-def photograph_like(white: Tensor, std: Sequence[float]) -> Tensor:
+def photograph_like(white: Tensor, std: Tensor) -> Tensor:
     """White noise seen through a photograph's spectrum, with its contrast. Linear.
 
     Args:
         white: (N, 1 + C, H, W), see `white_noise`.
-        std: by which pixels of [0, 1] are divided, of each channel.
+        std: (C, 1, 1), by which pixels of [0, 1] are divided.
 
     Returns:
         (N, C, H, W), normalized pixels.
     """
-    contrast = _CONTRAST / torch.tensor(std, device=white.device).view(-1, 1, 1)
     # Mixed first: a plane less to filter.
-    return _filtered(contrast * _mixed(white[:, :1], white[:, 1:]))
+    return _filtered(_CONTRAST / std * _mixed(white[:, :1], white[:, 1:]))

@@ -35,9 +35,9 @@ def test_channels_move_together():
 
 def test_white_noise_looks_like_photographs_of_any_normalization():
     white = white_noise(200, (3, 32, 32), torch.Generator().manual_seed(0))
-    images = photograph_like(white, (0.25, 0.5, 1.0))
+    images = photograph_like(white, torch.tensor([0.25, 0.5, 1.0]).view(3, 1, 1))
     stds = images.transpose(0, 1).flatten(1).std(1)
     assert stds.tolist() == pytest.approx([1.0, 0.5, 0.25], rel=0.05)
-    unit = photograph_like(white, (0.25,) * 3)
+    unit = photograph_like(white, torch.full((3, 1, 1), 0.25))
     assert torch.corrcoef(torch.stack([unit.flatten(), noise().flatten()]))[0, 1] > 0.999
-    torch.testing.assert_close(photograph_like(2 * white, (0.25,) * 3), 2 * unit)
+    torch.testing.assert_close(photograph_like(2 * white, torch.full((3, 1, 1), 0.25)), 2 * unit)
