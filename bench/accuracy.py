@@ -14,14 +14,14 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from bench.accuracy_results import Results, Row
+from bench.accuracy_results import Results, Row, packed
 from bench.experiment import (
     Images,
     Mean,
@@ -33,19 +33,20 @@ from bench.experiment import (
     Widths,
     calibrated,
     correct_answers,
+    dataset,
     halves,
+    is_digits,
     open_teacher,
     parse_widths,
 )
 from bench.run import OUT
 from hast.api.samples import train_generator
 from hast.config.bit_width import BitWidth
-from hast.config.dataset import DatasetConfig
 from hast.config.finetune import FinetuneConfig
 from hast.config.recipes import Settings, merged, recipe_settings, size_settings
 from hast.config.section import parse_section
 from hast.config.synthesize import SynthesisConfig
-from hast.engine.engine import choose_engine, place
+from hast.engine.engine import Engine, Precision, Switch, choose_engine, place
 from hast.engine.runtime import device_of
 from hast.files.datasets import open_batches
 from hast.files.placing import write_atomically
@@ -54,6 +55,7 @@ from hast.networks.generator import Generator
 from hast.pipeline.bank import make_bank
 from hast.pipeline.finetune import finetune_student
 
+_NO_STEPS = {"steps": 0, "milestones": []}
 # What each variant changes, by section; `hast` and `best` are the recipes themselves.
 VARIANTS: dict[str, tuple[str, Settings]] = {
     "hast": ("hast", {}),
@@ -67,10 +69,25 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
             "quantize": {"promotion_step": 0.0, "alignment_weight": 0.0},
         },
     ),
+    "hast, ranges only": ("hast", {"quantize": _NO_STEPS}),
     "hast, real data": ("hast", {"bank": {"source": "train"}}),
     "best": ("best", {}),
     "best, not reconstructed": ("best", {"reconstruct": {"steps": 0}}),
-    "best, reconstructed only": ("best", {"quantize": {"steps": 0, "milestones": []}}),
+    "best, reconstructed only": ("best", {"quantize": _NO_STEPS}),
+    "best, ranges only": ("best", {"reconstruct": {"steps": 0}, "quantize": _NO_STEPS}),
+    "best, ends at 8 bits": ("best", {"layers": {"first_last_bits": 8}}),
+    "best, relative BNS": ("best", {"synthesize": {"bns": "relative", "hard_weight": 0.1}}),
+    "best, relative BNS, spectrum": (
+        "best",
+        {
+            "synthesize": {
+                "bns": "relative",
+                "hard_weight": 0.1,
+                "space": "spectrum",
+                "learning_rate": 0.1,
+            }
+        },
+    ),
     "best, ε = 0": ("best", {"quantize": {"promotion_step": 0.0}}),
     "best, ε = 0, twice the steps": (
         "best",
@@ -115,7 +132,10 @@ def main(
     first_seed: int = 0,
     out: str = "accuracy",
     banks: Annotated[Path | None, typer.Option(help=_BANKS)] = None,
+    placement: str = "relu",
     device: str = "auto",
+    precision: str = "auto",
+    compile: str = "auto",
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
@@ -123,14 +143,22 @@ def main(
     results = Results.open(OUT / f"{out}.json", known, device_of(teacher.network))
     if not results.teacher:
         results.set_teacher(halves(*correct_answers(teacher.network, teacher)))
-    overrides: Settings = {"synthesize": {"samples": samples}} if samples else {}
+    overrides: Settings = {
+        "synthesize": {"samples": samples} if samples else {},
+        "layers": {"placement": placement},
+        "quantize": {"flip": not is_digits(images)},
+    }
     if steps:
-        overrides["quantize"] = {"steps": steps, "milestones": [steps // 2, steps * 3 // 4]}
+        overrides["quantize"] |= {"steps": steps, "milestones": [steps // 2, steps * 3 // 4]}
     variant_settings = {name: settings_of(name, size, overrides) for name in names}
+    engine = choose_engine(
+        device_of(teacher.network), work=float("inf"),
+        precision=cast(Precision, precision), compile=cast(Switch, compile),
+    )  # fmt: skip
     for name, settings in variant_settings.items():
         results.define(name, settings)
     for seed in range(first_seed, first_seed + seeds):
-        shared = Shared(teacher, seed, size, banks)
+        shared = Shared(teacher, seed, size, banks, engine)
         for name, settings in variant_settings.items():
             for width in parse_widths(widths):
                 if not results.has(name, str(width), seed):
@@ -142,11 +170,11 @@ def main(
 def settings_of(name: str, size: str, overrides: Settings) -> Settings:
     """All that makes a variant what it is, by section."""
     recipe, changes = VARIANTS[name]
-    return merged([recipe_settings(recipe, size), changes, overrides])
+    return merged([recipe_settings(recipe, size), overrides, changes])
 
 
-def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -> dict[str, float]:
-    """Top-1 of one student before and after fine-tuning."""
+def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -> dict[str, Any]:
+    """Top-1 of one student before and after fine-tuning, and which images it gets right after."""
     teacher, seed = shared.teacher, shared.seed
     bank = shared.bank(settings)
     student = calibrated(
@@ -154,20 +182,24 @@ def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -
         generator=shared.generator if settings["calibrate"]["images"] == "generator" else None,
         bank=bank, seed=seed,
     )  # fmt: skip
-    before = halves(*correct_answers(student, teacher))["all"]
+    right, labels = correct_answers(student, teacher)
+    before = halves(right, labels)["all"]
     config = parse_section(settings["quantize"] | {"seed": seed}, FinetuneConfig, name="quantize")
-    finetune_student(
-        student, teacher.network, teacher.spec, bank, config, engine=shared.engine, label=label
-    )
-    return {"before": before} | halves(*correct_answers(student, teacher))
+    if config.steps:
+        finetune_student(
+            student, teacher.network, teacher.spec, bank, config, engine=shared.engine, label=label
+        )
+        right, labels = correct_answers(student, teacher)
+    return {"before": before, "right": packed(right)} | halves(right, labels)
 
 
 class Shared:
     """What the variants of one seed have in common: generator and banks."""
 
-    def __init__(self, teacher: Teacher, seed: int, size: str, kept_in: Path | None) -> None:
-        self.teacher, self.seed, self._kept_in = teacher, seed, kept_in
-        self.engine = choose_engine(device_of(teacher.network), work=float("inf"))
+    def __init__(
+        self, teacher: Teacher, seed: int, size: str, kept_in: Path | None, engine: Engine
+    ) -> None:
+        self.teacher, self.seed, self.engine, self._kept_in = teacher, seed, engine, kept_in
         self._generator = size_settings(size)["generator"]
         self._banks: dict[str, Tensor] = {}
 
@@ -204,9 +236,7 @@ class Shared:
 
     def _real(self, samples: int) -> Tensor:
         """As many real training images as the bank has, evenly spread over the folder."""
-        config = DatasetConfig(
-            name="folder", root=self.teacher.images, crop_fraction=self.teacher.crop_fraction
-        )
+        config = dataset(self.teacher.images, self.teacher.crop_fraction)
         batches = open_batches(config, "train", self.teacher.spec)
         images = torch.cat([x for x, _ in batches])
         return images[torch.linspace(0, len(images) - 1, samples).long()]

@@ -5,13 +5,16 @@
 prints the table in Markdown. Files of several runs become one table.
 """
 
+import base64
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
+import numpy
 import torch
 import typer
+from torch import Tensor
 
 from bench.experiment import mean_and_spread
 from bench.machine import describe
@@ -32,6 +35,17 @@ class Row(NamedTuple):
     all: float
     first_half: float
     second_half: float
+    right: str = ""  # see `packed`
+
+
+def packed(right: Tensor) -> str:
+    """Which images are answered rightly, (N,) bool, as text; empty for those of old rows."""
+    return base64.b64encode(numpy.packbits(right.numpy()).tobytes()).decode()
+
+
+def unpacked(text: str) -> Tensor:
+    """(N,) bool, filled up with False to whole bytes."""
+    return torch.from_numpy(numpy.unpackbits(numpy.frombuffer(base64.b64decode(text), "u1"))).bool()
 
 
 class Results:

@@ -29,7 +29,7 @@ Source = Annotated[str, typer.Option(help="Of the teacher, such as pytorchcv:res
 Weights = Annotated[
     Path | None, typer.Option(help="Its checkpoint; none where the source loads it.")
 ]
-Images = Annotated[Path, typer.Option(help="Folder that holds test/CLASS/IMAGE.")]
+Images = Annotated[Path, typer.Option(help="Folder that holds test/CLASS/IMAGE, or `digits`.")]
 Mean = Annotated[str, typer.Option(help="Of the channels, comma-separated.")]
 Std = Annotated[str, typer.Option(help="Of the channels, comma-separated.")]
 Shape = Annotated[str, typer.Option(help="Of an image, CxHxW, where the source knows none.")]
@@ -52,6 +52,16 @@ def open_teacher(
         known["input_shape"] = tuple(map(int, shape.split("x")))
     network, spec = load_classifier(source, weights=str(weights) if weights else None, spec=known)
     return Teacher(place(freeze(network), select_device(device)), spec, images, crop_fraction)
+
+
+def is_digits(images: Path) -> bool:
+    return str(images) == "digits"
+
+
+def dataset(images: Path, crop_fraction: float = 1.0) -> DatasetConfig:
+    if is_digits(images):
+        return DatasetConfig(name="digits")
+    return DatasetConfig(name="folder", root=images, crop_fraction=crop_fraction)
 
 
 def parse_widths(text: str) -> list[BitWidth]:
@@ -88,7 +98,7 @@ def calibrated(
 
 def correct_answers(network: nn.Module, teacher: Teacher) -> tuple[Tensor, Tensor]:
     """Whether each test image is answered rightly, (N,), and its label, (N,); in fp32."""
-    config = DatasetConfig(name="folder", root=teacher.images, crop_fraction=teacher.crop_fraction)
+    config = dataset(teacher.images, teacher.crop_fraction)
     seen = joined(predict({"network": network}, open_batches(config, "test", teacher.spec)))
     return seen.by_network["network"].answer == seen.labels, seen.labels
 

@@ -7,7 +7,11 @@ import torch
 from students import prepared
 from torch import nn
 
+from hast.config.bit_width import BitWidth
+from hast.config.calibrate import CalibrationConfig
 from hast.config.finetune import FinetuneConfig
+from hast.config.layers import PlanConfig
+from hast.config.reconstruct import ReconstructionConfig
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import Engine, choose_engine, hold_images, place
 from hast.loops.calibrate import observe_ranges
@@ -15,6 +19,8 @@ from hast.loops.evaluate import predict
 from hast.loops.finetune import finetune, start_finetuning
 from hast.loops.synthesize import synthesize
 from hast.networks.blocks import find_blocks
+from hast.pipeline.calibrate import calibrate_student
+from hast.pipeline.reconstruct import reconstruct_student
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,7 +38,7 @@ def calibrated_there(teacher: nn.Module, spec) -> tuple[nn.Module, nn.Module, to
     """Teacher and student on the device, and the images that set the student's ranges."""
     teacher = place(teacher, torch.device("cuda"))
     images = torch.randn(16, *spec.input_shape)
-    student = prepared(teacher, spec).to("cuda")
+    student = prepared(teacher, spec)
     list(observe_ranges(student, [images.to("cuda")]))
     return teacher, student, images
 
@@ -50,6 +56,19 @@ def test_long_loops_run_compiled_in_bf16():
 
 def test_a_bank_that_fits_is_held_on_the_device():
     assert hold_images(torch.zeros(4, 3, 8, 8), torch.device("cuda")).is_cuda
+
+
+def test_a_student_is_calibrated_and_reconstructed_there(teacher, spec):
+    teacher = place(teacher, torch.device("cuda"))
+    images = torch.randn(16, *spec.input_shape)
+    student = calibrate_student(
+        teacher, spec, BitWidth(4, 4), PlanConfig(placement="inputs", quantizer="learned"),
+        CalibrationConfig(images="bank", batches=2, batch_size=8), images=images, show=False,
+    ).network  # fmt: skip
+    config = ReconstructionConfig(steps=3, samples=16, batch_size=8, bias_rate=1e-2)
+    reconstruct_student(student, teacher, images, config, show=False)
+    assert all(value.is_cuda for value in student.state_dict().values())
+    assert student(images.to("cuda")).isfinite().all()
 
 
 def test_a_student_trains_there(teacher, spec):

@@ -73,6 +73,7 @@ def prepare_student(
                 else WeightQuantizer(bits, axis)
             )
         parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
+    student.to(device_of(teacher))  # the quantizers' own numbers
     student.register_forward_pre_hook(restart_call_counts)
     remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
     return student
