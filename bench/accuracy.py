@@ -76,18 +76,8 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     "best, reconstructed only": ("best", {"quantize": _NO_STEPS}),
     "best, ranges only": ("best", {"reconstruct": {"steps": 0}, "quantize": _NO_STEPS}),
     "best, ends at 8 bits": ("best", {"layers": {"first_last_bits": 8}}),
-    "best, relative BNS": ("best", {"synthesize": {"bns": "relative", "hard_weight": 0.1}}),
-    "best, relative BNS, spectrum": (
-        "best",
-        {
-            "synthesize": {
-                "bns": "relative",
-                "hard_weight": 0.1,
-                "space": "spectrum",
-                "learning_rate": 0.1,
-            }
-        },
-    ),
+    "best, absolute BNS": ("best", {"synthesize": {"bns": "absolute", "hard_weight": 10.0}}),
+    "best, spectrum": ("best", {"synthesize": {"space": "spectrum", "learning_rate": 0.1}}),
     "best, ε = 0": ("best", {"quantize": {"promotion_step": 0.0}}),
     "best, ε = 0, twice the steps": (
         "best",
@@ -200,7 +190,7 @@ class Shared:
         self, teacher: Teacher, seed: int, size: str, kept_in: Path | None, engine: Engine
     ) -> None:
         self.teacher, self.seed, self.engine, self._kept_in = teacher, seed, engine, kept_in
-        self._generator = size_settings(size)["generator"]
+        self._generator = size_settings(size, "hast")["generator"]
         self._banks: dict[str, Tensor] = {}
 
     @cached_property

@@ -17,9 +17,9 @@ class FinetuneConfig(Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with Nesterov momentum, or AdamW."""
     schedule: Literal["milestones", "cosine"] = "milestones"
-    """Of the learning rate: a tenth at each milestone, or a cosine to zero."""
+    """Of the learning rate: a tenth at each milestone, or a warm-up and a cosine to zero."""
     learning_rate: float = Field(default=1e-5, gt=0)
-    """Of the optimizer, at the start."""
+    """Of the optimizer, before the schedule lowers it."""
     milestones: tuple[int, ...] = (4000, 8000, 12000)
     """Steps at which the rate drops to a tenth."""
     scale_rate_factor: float = Field(default=1.0, gt=0)

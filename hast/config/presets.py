@@ -44,7 +44,6 @@ _IMAGENET_SECTIONS: Settings = {
 # Measured on EfficientNet-Lite0 (docs/results.md): layers differ in scale, and few steps must do.
 _IMAGENET_BEST: Settings = {
     "synthesize": {
-        "bns": "relative",
         "space": "spectrum",
         "learning_rate": 0.1,
         "augment_probability": 0.0,
@@ -102,7 +101,7 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
         },
         {
             "generator": {"steps": 800},
-            "synthesize": {"samples": 1024},
+            "synthesize": {"samples": 1024, "steps": 400},
             "calibrate": {"batches": 50},
             "quantize": {"steps": 800, "milestones": [400, 600]},
         },
@@ -197,11 +196,11 @@ def own_network(
     large = input_shape[1] * input_shape[2] >= _LARGE_IMAGE
     crop = {"crop_fraction": 0.875} if large else {}
     dataset = {"name": "none"} if data_root is None else _folder(data_root, **crop)
-    parts = [size_settings(size)]
+    parts = [size_settings(size, recipe)]
     if large:
         parts += _for_large_images(recipe, size)
     elif size == "quick":
-        parts.append(_lighter(size_settings(size), macs))
+        parts.append(_lighter(size_settings(size, recipe), macs))
     # Placement `relu` misses activations that are functions and not modules.
     layers = {"placement": "inputs"}
     own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
@@ -246,7 +245,7 @@ def preset(
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     always, when_quick = _PRESETS[name]
     large = _for_large_images(recipe, size) if name.startswith("imagenet_") else []
-    parts = [size_settings(size), *large, always, when_quick if size == "quick" else {}]
+    parts = [size_settings(size, recipe), *large, always, when_quick if size == "quick" else {}]
     chosen = _composed(parts, recipe)
     teacher = chosen["teacher"]
     if weights is not None or not teacher["source"].startswith(("builtin:", "python:")):

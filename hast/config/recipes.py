@@ -26,6 +26,8 @@ class Difference(NamedTuple):
 
 
 _OWNED: dict[str, tuple[Any, ...]] = {  # what a recipe decides, in the order of `Recipe`
+    "synthesize.bns": ("absolute", "relative"),
+    "synthesize.hard_weight": (10.0, 0.1),
     "synthesize.init": ("gaussian", "pink"),
     "layers.quantizer": ("minmax", "learned"),
     "calibrate.images": ("generator", "bank"),
@@ -50,6 +52,7 @@ _SIZES: dict[str, Settings] = {
         "quantize": {"steps": 29400, "milestones": [4000, 8000, 12000]},
     },
 }
+_QUICK_BEST: Settings = {"synthesize": {"steps": 200}}  # by then the relative loss is at its end
 
 
 def recipe_settings(recipe: str, size: str) -> Settings:
@@ -58,7 +61,7 @@ def recipe_settings(recipe: str, size: str) -> Settings:
     Raises:
         InputError: there is no such recipe or size.
     """
-    return merged([size_settings(size), method_settings(recipe)])
+    return merged([size_settings(size, recipe), method_settings(recipe)])
 
 
 def method_settings(recipe: Any) -> Settings:
@@ -68,9 +71,10 @@ def method_settings(recipe: Any) -> Settings:
     return merged({section: {key: value}} for (section, key), value in named)
 
 
-def size_settings(size: str) -> Settings:
-    """How much: what a size sets in any recipe."""
-    return _SIZES[_known("size", size, Size)]
+def size_settings(size: str, recipe: str) -> Settings:
+    """How much: what a size sets."""
+    is_quick_best = (size, recipe) == ("quick", "best")
+    return merged([_SIZES[_known("size", size, Size)], _QUICK_BEST if is_quick_best else {}])
 
 
 def differences(params: Mapping[str, Any], recipe: str) -> list[Difference]:

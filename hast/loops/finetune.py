@@ -16,7 +16,9 @@ train). The last step is the result, or the best point that held-back samples kn
 Source: HAST, section 3.3.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +40,7 @@ from hast.networks.blocks import tap_attention
 from hast.networks.student import wide_layers_in_fp32
 
 _LOOKS = 4  # at what is held back, beside the last one
+_WARM_UP = 0.05  # share of the steps
 _CAUSE = "learning_rate too high, or an activation range that is far too small"
 
 
@@ -218,5 +221,16 @@ def _optimizer(
     else:
         optimizer = torch.optim.AdamW(groups, rate, weight_decay=decay, fused=True)
     if config.schedule == "cosine":
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+        share = partial(_share_of_rate, steps=config.steps)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones))
+
+
+def _share_of_rate(step: int, *, steps: int) -> float:
+    """Up in a straight line, then down along a cosine.
+
+    The first steps of Adam are as long as the rate, whatever the gradient is: without a warm-up
+    they undo what calibration and reconstruction decided.
+    """
+    warm = min(1.0, (step + 1) / max(1.0, _WARM_UP * steps))
+    return warm * (1 + math.cos(math.pi * step / steps)) / 2

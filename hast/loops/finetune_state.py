@@ -72,13 +72,11 @@ class FinetuneState:
             tensors |= {f"best.{name}": value for name, value in self.best.student.items()}
         tensors |= {"random": self.random.get_state(), "epoch": self.order.epoch}
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        schedule = self.schedule.state_dict()
         numbers = {
             "step": self.step,  # the next one
             "rates": rates,
             "best": self.best and self.best.step,
             "agreement": self.agreement,
-            "schedule": {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr")},
         }
         copies = {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}
         return copies, numbers
@@ -98,10 +96,9 @@ class FinetuneState:
         self._restore_optimizer(tensors)
         for group, rate in zip(self.optimizer.param_groups, numbers["rates"], strict=True):
             group["lr"] = rate
-        self.schedule.load_state_dict(numbers["schedule"])
         self.random.set_state(tensors["random"])
         self.order.epoch = tensors["epoch"]
-        self.step = numbers["step"]
+        self.step = self.schedule.last_epoch = numbers["step"]
 
     def _restore_student(self, stored: dict[str, Tensor]) -> None:
         own = self.student.state_dict()

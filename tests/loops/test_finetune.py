@@ -99,6 +99,14 @@ def test_learned_scales_are_trained_without_decay(teacher, spec):
     )
 
 
+def test_a_cosine_is_warmed_up(student, teacher, spec):
+    options = {"schedule": "cosine", "learning_rate": 1e-4, "steps": 40}
+    rates = [step.learning_rate for step in run(student, teacher, spec, **options)]
+    assert rates[:3] == pytest.approx([5e-5, 1e-4, 1e-4], rel=1e-2)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[-1] < 1e-6
+
+
 def test_learned_scales_may_move_faster_than_weights(teacher, spec):
     moved = []
     for factor in (1.0, 10.0):
