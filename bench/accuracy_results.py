@@ -20,6 +20,7 @@ from bench.experiment import mean_and_spread
 from bench.machine import describe
 from hast.engine.machine import device_name
 from hast.files.tables import read_json, write_json
+from hast.math.intervals import paired_drop
 from hast.report.figures.canvas import PALETTE, canvas, to_png
 
 _COLUMNS = ("before", "all", "first_half", "second_half")
@@ -113,20 +114,30 @@ class Results:
             groups.setdefault((row.variant, row.bits), []).append(row)
         return groups
 
-    def table(self) -> list[str]:
-        """Lines of a Markdown table: mean ± standard deviation over the seeds."""
-        lines = [
-            "| | width | seeds | before | all test images | first half | second half |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-        ]
+    def table(self, against: str = "") -> list[str]:
+        """Lines of a Markdown table: mean ± standard deviation over the seeds, and where `against`
+        is a variant, what is gained on it."""
+        head = ["", "width", "seeds", "before", "all test images", "first half", "second half"]
+        lines = [head + [f"gains on {against}"] * bool(against), ["---"] * 2]
+        lines[1] += ["---:"] * (len(lines[0]) - 2)
         for (variant, bits), rows in self.groups().items():
             cells = [mean_and_spread([getattr(row, name) for row in rows]) for name in _COLUMNS]
-            line = " | ".join([variant, bits.upper(), str(len(rows)), *cells])
-            lines.append(f"| {line} |")
-        return lines
+            gain = [self._gain(rows, against)] * bool(against)
+            lines.append([variant, bits.upper(), str(len(rows)), *cells, *gain])
+        return [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
 
-    def show(self) -> None:
-        print(f"Teacher: {self.teacher['all']:.2f}", "", *self.table(), sep="\n")
+    def _gain(self, rows: list[Row], variant: str) -> str:
+        """Of some seeds on those of another variant, on the same images, with its 95 % interval."""
+        others = {(row.bits, row.seed): row for row in self.rows if row.variant == variant}
+        pairs = [(others[row[1:3]].right, row.right) for row in rows if row[1:3] in others]
+        if not pairs or not all(map(all, pairs)):
+            return "–"
+        before, after = (torch.cat([*map(unpacked, texts)]) for texts in zip(*pairs, strict=True))
+        lost, margin = paired_drop(before, after)
+        return f"{0.0 - 100 * lost:.2f} ± {100 * margin:.2f}"
+
+    def show(self, against: str = "") -> None:
+        print(f"Teacher: {self.teacher['all']:.2f}", "", *self.table(against), sep="\n")
 
     def draw(self, path: Path) -> None:
         """Top-1 on all test images: a dot for each seed, a line for the mean; dotted: teacher."""
@@ -158,12 +169,13 @@ class Results:
 def main(
     files: Annotated[list[Path], typer.Argument(help="Of the same teacher and device.")],
     picture: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
+    against: Annotated[str, typer.Option(help="Variant to compare the others with.")] = "",
     together: Annotated[Path | None, typer.Option(help="JSON to write the rows of all to.")] = None,
 ) -> None:
     results = Results.read(files[0])
     for path in files[1:]:
         results.include(Results.read(path))
-    results.show()
+    results.show(against)
     if together:
         results.write(together)
     if picture:

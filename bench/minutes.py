@@ -73,6 +73,7 @@ def main(
     minutes: float = 15.0,
     variants: Annotated[str, typer.Option(help="Separated by semicolons.")] = "best",
     seeds: int = 3,
+    first_seed: int = 0,
     out: str = "minutes",
     device: str = "auto",
 ) -> None:
@@ -85,7 +86,7 @@ def main(
     spent, rest = [files[i] for i in drawn[:real].tolist()], drawn[real:].sort().values
     before = correct_answers(teacher.network, teacher)[0][rest]
     kept["teacher"] = 100 * before.double().mean().item()
-    for seed, name in product(range(seeds), variants.split(";")):
+    for seed, name in product(range(first_seed, first_seed + seeds), variants.split(";")):
         missing = [w for w in parse_widths(widths) if not _has(kept, name, str(w), seed)]
         if not missing:
             continue

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from bench.accuracy_results import Results, Row
+from bench.accuracy_results import Results, Row, packed
+from hast.math.intervals import paired_margin
 
 SETTINGS = {"quantize": {"promotion_step": 0.1}}
 KEPT = sorted((ROOT / "docs/results").glob("*.json"))
@@ -70,6 +71,22 @@ def test_the_table_has_the_mean_and_the_spread_of_the_seeds(kept):
     results.add(ROW._replace(seed=1, all=86.0))
     line = "| best | W3A3 | 2 | 60.00 ± 0.00 | 85.00 ± 1.41 | 85.00 ± 0.00 | 83.00 ± 0.00 |"
     assert results.table()[-1] == line
+
+
+def test_gains_are_paired_on_the_same_images(kept):
+    right = torch.tensor([True] * 12 + [False] * 4)
+    better = right.clone()
+    better[-3:] = True  # of 16 images three are gained and one is lost
+    better[0] = False
+    results = Results.read(kept)
+    results.rows = [
+        ROW._replace(right=packed(better)),
+        ROW._replace(variant="hast", right=packed(right)),
+    ]
+    gains = [line.split("|")[-2].strip() for line in results.table("hast")]
+    margin = 100 * paired_margin(1, 3, 16)
+    assert gains == ["gains on hast", "---:", f"12.50 ± {margin:.2f}", "0.00 ± 0.00"]
+    assert results.table("nobody")[-1].endswith("| – |")
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
