@@ -102,7 +102,7 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     "best, min/max": ("best", {"layers": {"quantizer": "minmax"}}),
     "best, real data": ("best", {"bank": {"source": "train"}}),
 }
-_BANKS = "Folder to keep banks in for other runs; empty it after a change of the synthesis."
+BANKS = "Folder to keep banks in for other runs; empty it after a change of the synthesis."
 
 
 def main(
@@ -121,7 +121,7 @@ def main(
     seeds: int = 3,
     first_seed: int = 0,
     out: str = "accuracy",
-    banks: Annotated[Path | None, typer.Option(help=_BANKS)] = None,
+    banks: Annotated[Path | None, typer.Option(help=BANKS)] = None,
     placement: str = "relu",
     device: str = "auto",
     precision: str = "auto",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hast.api.zero_shot import top1_drop as top1_drop
     from hast.bank.record import Bank as Bank
     from hast.bank.stored import open_bank as open_bank
+    from hast.bank.toolkits import CalibrationReader as CalibrationReader
     from hast.bank.tools import save_bank as save_bank
     from hast.config.spec import ModelSpec as ModelSpec
     from hast.engine.machine import __version__ as __version__
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "__version__": "hast.engine.machine",
     "Bank": "hast.bank.record",
+    "CalibrationReader": "hast.bank.toolkits",
     "coverage": "hast.networks.coverage",
     "export_onnx": "hast.export.onnx_graph",
     "export_program": "hast.export.program",

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 TRY_AGAIN = 75  # exit code of what may pass when tried again; EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit code, as shells have it: 128 + SIGINT
@@ -62,6 +62,17 @@ def warn(text: str) -> None:
 
 class NonFiniteLossError(HastError, ArithmeticError):
     """A loss became NaN or infinite."""
+
+
+def one_of(what: str, word: Any, words: Any) -> str:
+    """`word`, which must be one of a `Literal`.
+
+    Raises:
+        InputError: it is not; `what` says what it is for.
+    """
+    if word not in get_args(words):
+        raise InputError(f"{what} must be one of {', '.join(get_args(words))}, got {word!r}")
+    return str(word)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """`hast bank`: look at sample banks, derive new ones, carry them between places."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -11,10 +11,12 @@ from hast.bank.facts import bank_facts, facts_table
 from hast.bank.pictures import import_pictures
 from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
+from hast.bank.toolkits import Form, export_bank
 from hast.bank.tools import Preference, check_duplicates, filter_bank, merge_banks
 from hast.bank.transfer import files_at, pull_bank, push_bank
 from hast.cli.network import Device, Json, tell
 from hast.config.bank import BankConfig, Dtype
+from hast.config.export import Inputs
 from hast.config.section import parse_section
 from hast.engine.engine import select_device
 from hast.engine.progress import drain
@@ -138,6 +140,22 @@ def import_(
     source = load_teacher(teacher, select_device(device))
     made = import_pictures(pictures, out, source.network, source.spec, config, overwrite=overwrite)
     print(f"{out}: {len(made)} samples")
+
+
+@app.command()
+def export(
+    bank: BankFolder,
+    out: Annotated[Path, typer.Argument(help="File or folder to write.")],
+    form: Annotated[
+        str, typer.Option("--as", help="npz, npy, images, or folder: one for each class.")
+    ] = "npz",
+    inputs: Annotated[
+        str | None, typer.Option(help="Of arrays: normalized, pixels in [0, 1], or bytes.")
+    ] = None,
+) -> None:
+    """Write the images for a toolkit that calibrates with files."""
+    export_bank(StoredBank(bank), out, cast(Form, form), inputs=cast(Inputs | None, inputs))
+    print(out)
 
 
 @app.command()

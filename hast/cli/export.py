@@ -1,7 +1,7 @@
 """The command `hast export`: from a student of the pipeline, or a packed checkpoint, to a file."""
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, cast
 
 import torch
 import typer
@@ -10,7 +10,7 @@ from torch import nn
 from hast.bank.stored import StoredBank
 from hast.config.export import ExportConfig, Format, Target
 from hast.config.section import parse_section
-from hast.errors import InputError
+from hast.errors import InputError, one_of
 from hast.export.bundle import compare_formats, write_format
 from hast.files.checkpoints import CONFIG, load, save
 from hast.files.students import load_student
@@ -48,8 +48,7 @@ def export(
     hast export artifacts/export/w4a4 fast.onnx --target onnxruntime-cpu --inputs bytes
     hast export artifacts/students/w3a3 packed --fold-batch-norm
     """
-    if target not in get_args(Target):
-        raise InputError(f"--target must be one of {', '.join(get_args(Target))}, got {target!r}")
+    one_of("--target", target, Target)
     network = _open(student, teacher, trust_source)
     values = {"inputs": inputs, "fold_batch_norm": fold_batch_norm}
     config = parse_section(values, ExportConfig, name="export")

@@ -10,7 +10,7 @@ from io import StringIO
 from typing import Any, Literal, NamedTuple, get_args
 
 from hast.config.section import round_trip
-from hast.errors import InputError
+from hast.errors import InputError, one_of
 
 Recipe = Literal["hast", "best"]
 Size = Literal["quick", "paper"]
@@ -66,7 +66,7 @@ def recipe_settings(recipe: str, size: str) -> Settings:
 
 def method_settings(recipe: Any) -> Settings:
     """How: what a recipe sets at any size."""
-    column = get_args(Recipe).index(_known("recipe", recipe, Recipe))
+    column = get_args(Recipe).index(one_of("recipe", recipe, Recipe))
     named = ((name.split("."), values[column]) for name, values in _OWNED.items())
     return merged({section: {key: value}} for (section, key), value in named)
 
@@ -74,7 +74,7 @@ def method_settings(recipe: Any) -> Settings:
 def size_settings(size: str, recipe: str) -> Settings:
     """How much: what a size sets."""
     is_quick_best = (size, recipe) == ("quick", "best")
-    return merged([_SIZES[_known("size", size, Size)], _QUICK_BEST if is_quick_best else {}])
+    return merged([_SIZES[one_of("size", size, Size)], _QUICK_BEST if is_quick_best else {}])
 
 
 def differences(params: Mapping[str, Any], recipe: str) -> list[Difference]:
@@ -134,9 +134,3 @@ def merged(parts: Iterable[Settings]) -> Settings:
         for section, values in part.items():
             result[section] = result.get(section, {}) | values
     return result
-
-
-def _known(what: str, name: Any, names: Any) -> str:
-    if name not in get_args(names):
-        raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {name!r}")
-    return str(name)

@@ -1,13 +1,11 @@
 """What an exported network takes."""
 
-from typing import get_args
-
 import torch
 from torch import Tensor, nn
 
 from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
-from hast.errors import InputError
+from hast.errors import one_of
 
 _LARGEST = {"pixels": 1.0, "bytes": 255.0}
 
@@ -42,8 +40,7 @@ def takes(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> nn.Module:
     Raises:
         InputError: there is no such kind of input.
     """
-    if inputs not in get_args(Inputs):
-        raise InputError(f"inputs must be one of {', '.join(get_args(Inputs))}, got {inputs!r}")
+    one_of("inputs", inputs, Inputs)
     if inputs == "normalized":
         return network
     return FromPixels(network, spec, largest=_LARGEST[inputs]).eval()

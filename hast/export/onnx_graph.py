@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from torch import nn
 from hast.config.export import Inputs, Target
 from hast.config.spec import ModelSpec
 from hast.engine.machine import __version__
-from hast.errors import InputError, needs
+from hast.errors import needs, one_of
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
 from hast.export.inputs import example_images, takes
 from hast.export.program import trace
@@ -59,8 +59,7 @@ def export_onnx(
             network cannot be traced, or the file cannot be written.
     """
     require_onnx()
-    if target not in get_args(Target):
-        raise InputError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
+    one_of("target", target, Target)
     (spec, plan), known = spec_and_plan(student), provenance_of(student)
     if target == "onnxruntime-cpu" if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)

@@ -233,4 +233,4 @@ def _share_of_rate(step: int, *, steps: int) -> float:
     they undo what calibration and reconstruction decided.
     """
     warm = min(1.0, (step + 1) / max(1.0, _WARM_UP * steps))
-    return warm * (1 + math.cos(math.pi * step / steps)) / 2
+    return warm * (1 + math.cos(math.pi * step / max(1, steps))) / 2

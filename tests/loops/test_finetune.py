@@ -107,6 +107,13 @@ def test_a_cosine_is_warmed_up(student, teacher, spec):
     assert rates[-1] < 1e-6
 
 
+@pytest.mark.parametrize("schedule", ["milestones", "cosine"])
+def test_without_steps_nothing_is_done(student, teacher, spec, schedule):
+    before = copy.deepcopy(student.state_dict())
+    held_run(student, teacher, spec, steps=0, schedule=schedule)
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+
+
 def test_learned_scales_may_move_faster_than_weights(teacher, spec):
     moved = []
     for factor in (1.0, 10.0):
