@@ -47,7 +47,8 @@ from hast.config.recipes import Settings, merged, recipe_settings, size_settings
 from hast.config.section import parse_section
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import Engine, Precision, Switch, choose_engine, place
-from hast.engine.runtime import device_of
+from hast.engine.runtime import device_of, seeded
+from hast.errors import one_of
 from hast.files.datasets import open_batches
 from hast.files.placing import write_atomically
 from hast.networks.fingerprint import fingerprint
@@ -56,6 +57,7 @@ from hast.pipeline.bank import make_bank
 from hast.pipeline.finetune import finetune_student
 
 _NO_STEPS = {"steps": 0, "milestones": []}
+_ABSOLUTE = {"bns": "absolute", "hard_weight": 10.0, "steps": 400}  # those it needs at size quick
 # What each variant changes, by section; `hast` and `best` are the recipes themselves.
 VARIANTS: dict[str, tuple[str, Settings]] = {
     "hast": ("hast", {}),
@@ -76,7 +78,11 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     "best, reconstructed only": ("best", {"quantize": _NO_STEPS}),
     "best, ranges only": ("best", {"reconstruct": {"steps": 0}, "quantize": _NO_STEPS}),
     "best, ends at 8 bits": ("best", {"layers": {"first_last_bits": 8}}),
-    "best, absolute BNS": ("best", {"synthesize": {"bns": "absolute", "hard_weight": 10.0}}),
+    "best, absolute BNS": ("best", {"synthesize": _ABSOLUTE}),
+    "best, absolute BNS, reconstructed only": (
+        "best",
+        {"synthesize": _ABSOLUTE, "quantize": _NO_STEPS},
+    ),
     "best, spectrum": ("best", {"synthesize": {"space": "spectrum", "learning_rate": 0.1}}),
     "best, ε = 0": ("best", {"quantize": {"promotion_step": 0.0}}),
     "best, ε = 0, twice the steps": (
@@ -86,7 +92,7 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     "best, ε = 0.01": ("best", {"quantize": {"promotion_step": 0.01}}),
     "best, ε = 0.04": ("best", {"quantize": {"promotion_step": 0.04}}),
     "best, Gaussian start": ("best", {"synthesize": {"init": "gaussian"}}),
-    "best, more images of fewer steps": ("best", {"synthesize": {"samples": 2560, "steps": 200}}),
+    "best, more images of fewer steps": ("best", {"synthesize": {"samples": 2560, "steps": 100}}),
     "best, T = 4": ("best", {"quantize": {"temperature": 4.0}}),
     "best, slow scales": ("best", {"quantize": {"scale_rate_factor": 1.0}}),
     "best, BatchNorm corrected": ("best", {"calibrate": {"correct_batch_norm": True}}),
@@ -129,8 +135,13 @@ def main(
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
+    engine = choose_engine(
+        device_of(teacher.network), work=float("inf"),
+        precision=cast(Precision, one_of("--precision", precision, Precision)),
+        compile=cast(Switch, one_of("--compile", compile, Switch)),
+    )  # fmt: skip
     known = fingerprint(teacher.network.state_dict())
-    results = Results.open(OUT / f"{out}.json", known, device_of(teacher.network))
+    results = Results.open(OUT / f"{out}.json", known, device_of(teacher.network), engine)
     if not results.teacher:
         results.set_teacher(halves(*correct_answers(teacher.network, teacher)))
     overrides: Settings = {
@@ -141,10 +152,6 @@ def main(
     if steps:
         overrides["quantize"] |= {"steps": steps, "milestones": [steps // 2, steps * 3 // 4]}
     variant_settings = {name: settings_of(name, size, overrides) for name in names}
-    engine = choose_engine(
-        device_of(teacher.network), work=float("inf"),
-        precision=cast(Precision, precision), compile=cast(Switch, compile),
-    )  # fmt: skip
     for name, settings in variant_settings.items():
         results.define(name, settings)
     for seed in range(first_seed, first_seed + seeds):
@@ -160,7 +167,10 @@ def main(
 def settings_of(name: str, size: str, overrides: Settings) -> Settings:
     """All that makes a variant what it is, by section."""
     recipe, changes = VARIANTS[name]
-    return merged([recipe_settings(recipe, size), overrides, changes])
+    settings = merged([recipe_settings(recipe, size), changes, overrides])
+    if changes.get("quantize", {}).get("steps") == 0:
+        settings["quantize"] |= _NO_STEPS
+    return settings
 
 
 def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -> dict[str, Any]:
@@ -229,7 +239,9 @@ class Shared:
         config = dataset(self.teacher.images, self.teacher.crop_fraction)
         batches = open_batches(config, "train", self.teacher.spec)
         images = torch.cat([x for x, _ in batches])
-        return images[torch.linspace(0, len(images) - 1, samples).long()]
+        chosen = images[torch.linspace(0, len(images) - 1, samples).long()]
+        # The folder is in the order of its classes, and a part of a bank must hold all of them.
+        return chosen[torch.randperm(samples, generator=seeded(self.seed, "bench", "real"))]
 
 
 if __name__ == "__main__":

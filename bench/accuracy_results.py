@@ -18,9 +18,10 @@ from torch import Tensor
 
 from bench.experiment import mean_and_spread
 from bench.machine import describe
+from hast.engine.engine import Engine
 from hast.engine.machine import device_name
 from hast.files.tables import read_json, write_json
-from hast.math.intervals import paired_drop
+from hast.math.intervals import mean_margin
 from hast.report.figures.canvas import PALETTE, canvas, to_png
 
 _COLUMNS = ("before", "all", "first_half", "second_half")
@@ -36,17 +37,19 @@ class Row(NamedTuple):
     all: float
     first_half: float
     second_half: float
-    right: str = ""  # see `packed`
+    right: str = ""  # see `packed`; empty in old rows
 
 
 def packed(right: Tensor) -> str:
-    """Which images are answered rightly, (N,) bool, as text; empty for those of old rows."""
-    return base64.b64encode(numpy.packbits(right.numpy()).tobytes()).decode()
+    """Which images are answered rightly, (N,) bool, as text."""
+    return f"{len(right)}:{base64.b64encode(numpy.packbits(right.numpy()).tobytes()).decode()}"
 
 
 def unpacked(text: str) -> Tensor:
-    """(N,) bool, filled up with False to whole bytes."""
-    return torch.from_numpy(numpy.unpackbits(numpy.frombuffer(base64.b64decode(text), "u1"))).bool()
+    """What `packed` was given."""
+    count, _, bits = text.partition(":")
+    codes = numpy.frombuffer(base64.b64decode(bits), numpy.uint8)
+    return torch.from_numpy(numpy.unpackbits(codes, count=int(count))).bool()
 
 
 class Results:
@@ -61,9 +64,9 @@ class Results:
         return cls(path, read_json(path))
 
     @classmethod
-    def open(cls, path: Path, teacher: str, device: torch.device) -> Self:
+    def open(cls, path: Path, teacher: str, device: torch.device, engine: Engine) -> Self:
         """Those of the file, or none yet; `teacher` is its fingerprint."""
-        conditions = {"teacher": teacher, "device": device_name(device)}
+        conditions = {"teacher": teacher, "device": device_name(device)} | engine._asdict()
         if not path.exists():
             empty = {"conditions": conditions, "machine": describe(device), "teacher": {}}
             return cls(path, empty | {"settings": {}, "rows": []})
@@ -127,14 +130,15 @@ class Results:
         return [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
 
     def _gain(self, rows: list[Row], variant: str) -> str:
-        """Of some seeds on those of another variant, on the same images, with its 95 % interval."""
-        others = {(row.bits, row.seed): row for row in self.rows if row.variant == variant}
-        pairs = [(others[row[1:3]].right, row.right) for row in rows if row[1:3] in others]
-        if not pairs or not all(map(all, pairs)):
+        """On another variant of the same seeds, on the same images, with its 95 % interval over the
+        images."""
+        others = {(row.bits, row.seed): row.right for row in self.rows if row.variant == variant}
+        pairs = [(row.right, others.get((row.bits, row.seed), "")) for row in rows]
+        if not all(map(all, pairs)):
             return "–"
-        before, after = (torch.cat([*map(unpacked, texts)]) for texts in zip(*pairs, strict=True))
-        lost, margin = paired_drop(before, after)
-        return f"{0.0 - 100 * lost:.2f} ± {100 * margin:.2f}"
+        gains = [unpacked(ours).float() - unpacked(theirs).float() for ours, theirs in pairs]
+        by_image = (100 * torch.stack(gains).mean(dim=0)).tolist()
+        return f"{statistics.mean(by_image):.2f} ± {mean_margin(by_image):.2f}"
 
     def show(self, against: str = "") -> None:
         print(f"Teacher: {self.teacher['all']:.2f}", "", *self.table(against), sep="\n")

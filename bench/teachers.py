@@ -118,7 +118,7 @@ def main(
     pixels, labels = (torch.cat(part) for part in zip(*batches, strict=True))
     torch.manual_seed(seed)
     trained = place(NETWORKS[network](), select_device(device))
-    random = seeded(seed, "bench teacher")
+    random = seeded(seed, "second teacher")
     records = train(
         trained, pixels, labels, epochs=epochs, flip=not is_digits(images), random=random
     )

@@ -5,7 +5,8 @@ import torch
 from conftest import ROOT
 
 from bench.accuracy_results import Results, Row, packed
-from hast.math.intervals import paired_margin
+from hast.engine.engine import PLAIN
+from hast.math.intervals import mean_margin
 
 SETTINGS = {"quantize": {"promotion_step": 0.1}}
 KEPT = sorted((ROOT / "docs/results").glob("*.json"))
@@ -16,7 +17,7 @@ ROW = Row("best", "w3a3", 0, before=60.0, all=84.0, first_half=85.0, second_half
 @pytest.fixture
 def kept(tmp_path):
     path = tmp_path / "out" / "sweep.json"
-    results = Results.open(path, "abc", CPU)
+    results = Results.open(path, "abc", CPU, PLAIN)
     results.define("best", SETTINGS)
     results.set_teacher({"all": 88.0, "first_half": 88.0, "second_half": 88.0})
     results.add(ROW)
@@ -24,7 +25,7 @@ def kept(tmp_path):
 
 
 def test_a_stopped_sweep_goes_on(kept):
-    results = Results.open(kept, "abc", CPU)
+    results = Results.open(kept, "abc", CPU, PLAIN)
     assert results.teacher["all"] == 88.0
     assert results.has("best", "w3a3", 0)
     assert not results.has("best", "w3a3", 1)
@@ -36,15 +37,15 @@ def test_a_stopped_sweep_goes_on(kept):
 def test_figures_of_another_teacher_are_kept_apart(kept, tmp_path):
     before = kept.read_bytes()
     with pytest.raises(SystemExit, match=r"abc.*name another"):
-        Results.open(kept, "def", CPU)
-    other = Results.open(tmp_path / "other.json", "def", CPU)
+        Results.open(kept, "def", CPU, PLAIN)
+    other = Results.open(tmp_path / "other.json", "def", CPU, PLAIN)
     with pytest.raises(SystemExit, match=r"abc.*def"):
         Results.read(kept).include(other)
     assert kept.read_bytes() == before
 
 
 def test_a_variant_that_means_something_else_now_is_refused(kept):
-    results = Results.open(kept, "abc", CPU)
+    results = Results.open(kept, "abc", CPU, PLAIN)
     results.define("best", SETTINGS)
     results.define("hast", {})
     with pytest.raises(SystemExit, match=r"best measured with .*0\.1.*0\.01.*name another"):
@@ -52,14 +53,14 @@ def test_a_variant_that_means_something_else_now_is_refused(kept):
 
 
 def test_files_of_several_runs_become_one(kept, tmp_path):
-    other = Results.open(tmp_path / "other.json", "abc", CPU)
+    other = Results.open(tmp_path / "other.json", "abc", CPU, PLAIN)
     other.define("hast", {})
     other.add(ROW._replace(all=1.0))  # measured twice: the first counts
     other.add(ROW._replace(variant="hast", all=79.0))
     results = Results.read(kept)
     results.include(other)
     results.write(tmp_path / "both.json")
-    both = Results.open(tmp_path / "both.json", "abc", CPU)
+    both = Results.open(tmp_path / "both.json", "abc", CPU, PLAIN)
     assert [(row.variant, row.all) for row in both.rows] == [("best", 84.0), ("hast", 79.0)]
     with pytest.raises(SystemExit, match="hast measured with"):
         both.define("hast", SETTINGS)
@@ -74,9 +75,9 @@ def test_the_table_has_the_mean_and_the_spread_of_the_seeds(kept):
 
 
 def test_gains_are_paired_on_the_same_images(kept):
-    right = torch.tensor([True] * 12 + [False] * 4)
+    right = torch.tensor([True] * 9 + [False] * 4)
     better = right.clone()
-    better[-3:] = True  # of 16 images three are gained and one is lost
+    better[-3:] = True  # of 13 images three are gained and one is lost
     better[0] = False
     results = Results.read(kept)
     results.rows = [
@@ -84,8 +85,8 @@ def test_gains_are_paired_on_the_same_images(kept):
         ROW._replace(variant="hast", right=packed(right)),
     ]
     gains = [line.split("|")[-2].strip() for line in results.table("hast")]
-    margin = 100 * paired_margin(1, 3, 16)
-    assert gains == ["gains on hast", "---:", f"12.50 ± {margin:.2f}", "0.00 ± 0.00"]
+    margin = mean_margin([-100.0] + 8 * [0.0] + [0.0] + 3 * [100.0])
+    assert gains == ["gains on hast", "---:", f"15.38 ± {margin:.2f}", "0.00 ± 0.00"]
     assert results.table("nobody")[-1].endswith("| – |")
 
 

@@ -1,4 +1,4 @@
-"""bench.second_teacher: what it writes is the teacher that bench.accuracy opens."""
+"""bench.teachers: what it writes is the teacher that bench.accuracy opens."""
 
 import re
 
@@ -25,11 +25,11 @@ def test_a_trained_teacher_is_opened_and_answers_as_it_did(tmp_path):
                 Image.fromarray(pixels.byte().numpy()).save(folder / f"{i}.png")
     out = tmp_path / "vgg.safetensors"
     options = ["--images", tmp_path, "--mean", MEAN, "--std", STD, "--out", out, "--epochs", "40"]
-    command = ("-m", "bench.second_teacher", *map(str, options), "--device", "cpu")
+    command = ("-m", "bench.teachers", "small_vgg", *map(str, options), "--device", "cpu")
     done = python(*command, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     teacher = open_teacher(
-        "python:bench.second_teacher:small_vgg", out, tmp_path, MEAN, STD, "cpu", "3x32x32"
+        "python:bench.teachers:small_vgg", out, tmp_path, MEAN, STD, "cpu", "3x32x32"
     )
     right, _ = correct_answers(teacher.network, teacher)
     printed = re.search(r"top-1 ([\d.]+)", done.stdout)

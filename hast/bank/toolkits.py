@@ -7,7 +7,6 @@ are those that the network's BatchNorm layers expect.
 
 import os
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
 from hast.engine.engine import Images
 from hast.errors import InputError, one_of
-from hast.files.placing import disk_errors, side_folder, write_atomically
+from hast.files.placing import disk_errors, side_folder
 
 Form = Literal["npz", "npy", "images", "folder"]
 _TOGETHER = 64  # images that are decoded together
@@ -63,24 +62,30 @@ class CalibrationReader:
         self.input_name, self.inputs, self.batch_size = input_name, inputs, batch_size
         self._spec = bank.card.spec
         self._images: Images = bank.images if samples is None else bank.images[:samples]
-        self.rewind()
+        self._next = 0  # batch
 
     def __len__(self) -> int:
         """Number of batches."""
         return -(-len(self._images) // self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        for images in self._images.split(self.batch_size):
-            yield as_inputs(images, self._spec, self.inputs).numpy()
+        return map(self._batch, range(len(self)))
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next batch by the name of its input; None when there are no more."""
-        batch = next(self._rest, None)
-        return None if batch is None else {self.input_name: batch}
+        if self._next == len(self):
+            return None
+        self._next += 1
+        return {self.input_name: self._batch(self._next - 1)}
 
     def rewind(self) -> None:
         """Let `get_next` begin again."""
-        self._rest = iter(self)
+        self._next = 0
+
+    def _batch(self, number: int) -> NDArray[Any]:
+        start = number * self.batch_size
+        images = self._images[start : start + self.batch_size]
+        return as_inputs(images, self._spec, self.inputs).numpy()
 
 
 def as_inputs(images: Tensor, spec: ModelSpec, inputs: Inputs) -> Tensor:
@@ -102,7 +107,8 @@ def export_bank(bank: StoredBank, out: Path, form: Form, *, inputs: Inputs | Non
         bank: whose samples are written.
         out: file or folder, which must not be there.
         form: `npz` has `images` (N, C, H, W) and `labels` (N,), `npy` the images alone; `images` is
-            a folder of PNG pictures, `folder` one with a folder for each class, by its number.
+            a folder of PNG pictures, `folder` one with a folder for each class that occurs, named
+            by its number.
         inputs: of arrays, see `as_inputs`; by default normalized. Pictures have bytes.
 
     Raises:
@@ -110,32 +116,49 @@ def export_bank(bank: StoredBank, out: Path, form: Form, *, inputs: Inputs | Non
             channels that are no picture's, or there is no room.
     """
     one_of("form", form, Form)
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise InputError(f"{out}: is there already and is not overwritten; name another place")
-    if form in ("npz", "npy"):
-        reader = CalibrationReader(bank, inputs=inputs or "normalized", batch_size=_TOGETHER)
-        buffer, images = BytesIO(), np.concatenate([*reader])
-        if form == "npz":
-            np.savez(buffer, images=images, labels=bank.labels.numpy())
+    if form in ("images", "folder"):
+        _check_pictures(bank.card.spec, inputs)
+    with side_folder(out) as side, disk_errors(out):
+        new = side / f"new.{form}"
+        if form in ("images", "folder"):
+            _write_pictures(bank, new, by_class=form == "folder")
         else:
-            np.save(buffer, images)
-        write_atomically(out, buffer.getvalue())
-        return
+            images = _write_array(bank, side / "new.npy", inputs or "normalized")
+            if form == "npz":
+                np.savez(new, images=images, labels=bank.labels.numpy())
+        os.rename(new, out)
+
+
+def _write_array(bank: StoredBank, path: Path, inputs: Inputs) -> NDArray[Any]:
+    """Write batch after batch, and map what is there."""
+    reader = CalibrationReader(bank, inputs=inputs, batch_size=_TOGETHER)
+    with path.open("wb") as file:
+        for number, batch in enumerate(reader):
+            if number == 0:
+                header = np.lib.format.header_data_from_array_1_0(batch)
+                header["shape"] = (len(bank), *batch.shape[1:])
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(batch).tobytes())
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    return mapped
+
+
+def _check_pictures(spec: ModelSpec, inputs: Inputs | None) -> None:
     if inputs not in (None, "bytes"):
         raise InputError(f"pictures hold bytes, got inputs {inputs!r}; leave it out, or take npz")
-    channels = bank.card.spec.input_shape[0]
-    if channels not in (1, 3):
-        raise InputError(f"a picture has 1 or 3 channels, the bank's images {channels}; take npz")
-    with side_folder(out) as side, disk_errors(out):
-        _write_pictures(bank, side / "new", by_class=form == "folder")
-        os.rename(side / "new", out)
+    if spec.input_shape[0] not in (1, 3):
+        raise InputError(
+            f"a picture has 1 or 3 channels, the bank's images {spec.input_shape[0]}; take npz"
+        )
 
 
 def _write_pictures(bank: StoredBank, folder: Path, *, by_class: bool) -> None:
     from PIL import Image
 
     spec, number = bank.card.spec, 0
-    samples, classes = len(str(len(bank))), len(str(spec.num_classes))
+    samples, classes = len(str(len(bank) - 1)), len(str(spec.num_classes - 1))
     folder.mkdir()
     for images, labels in bank.batches(_TOGETHER):
         codes = as_inputs(images, spec, "bytes").permute(0, 2, 3, 1).squeeze(3).numpy()

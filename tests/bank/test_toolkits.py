@@ -77,11 +77,11 @@ def test_files_hold_the_bank(bank, tmp_path):
         assert np.array_equal(stored["labels"], bank.labels)
     codes = np.load(tmp_path / "all.npy")
     pictures = sorted((tmp_path / "flat").iterdir())
-    assert [picture.name for picture in pictures[:2]] == ["00.png", "01.png"]
+    assert [picture.name for picture in pictures[:2]] == ["0.png", "1.png"]
     for code, picture in zip(codes, pictures, strict=True):
         assert np.array_equal(seen(picture), code.transpose(1, 2, 0))
     found = sorted(p.relative_to(tmp_path) for p in (tmp_path / "classes").glob("*/*.png"))
-    assert [str(path) for path in found[:2]] == ["classes/0/00.png", "classes/0/05.png"]
+    assert [str(path) for path in found[:2]] == ["classes/0/0.png", "classes/0/5.png"]
     assert len(found) == 10
 
 

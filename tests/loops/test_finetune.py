@@ -202,7 +202,7 @@ def test_ten_golden_losses_of_recipe_best(teacher, spec):
     "changes",
     [
         {},
-        {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1e-3},
+        {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1e-3, "steps": 120},
         {"sampling": "difficulty", "flip": True, "min_crop_scale": 0.5},
     ],
 )
