@@ -77,20 +77,24 @@ def quantized_top1(teacher: Teacher, images: Tensor) -> float:
     network, spec = teacher.network, teacher.spec
     made_for = fingerprint(network.state_dict())
     card = BankCard(samples=len(images), spec=spec, teacher=made_for, synthesis={})
-    reader = CalibrationReader(Bank(images, torch.zeros(len(images)), card), batch_size=32)
     with TemporaryDirectory() as folder:
         full = export_float_onnx(network, spec, Path(folder) / "fp32.onnx")
         small = Path(folder) / "int8.onnx"
-        quantize_static(
-            full, small, reader, quant_format=QuantFormat.QDQ, per_channel=True,
-            weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
-        )  # fmt: skip
+        runtime_quantized(full, small, Bank(images, torch.zeros(len(images)), card))
         session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
     right = []
     for batch, labels in open_batches(dataset(teacher.images, teacher.crop_fraction), "test", spec):
         (logits,) = session.run(None, {"images": batch.numpy()})
         right.append(torch.from_numpy(logits).argmax(dim=1) == labels)
     return torch.cat(right).double().mean().item()
+
+
+def runtime_quantized(full: Path, small: Path, bank: Bank) -> None:
+    """Let ONNX Runtime quantize a model by its own means, calibrated with a bank."""
+    quantize_static(
+        full, small, CalibrationReader(bank, batch_size=16), quant_format=QuantFormat.QDQ,
+        per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ def run(
     save(load_student(student, source, select_device(device)), out,
          fold_batch_norm=config.fold_batch_norm)  # fmt: skip
     product = load(out, trust_source=True)
-    files = write_formats(product, out, config)
-
     samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
     images = {"bank": samples.images[: config.samples]}
+    files = write_formats(product, out, config, images["bank"])
+
     dataset = load_section(params, "dataset", DatasetConfig)
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
     if len(batches):

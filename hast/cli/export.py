@@ -1,15 +1,16 @@
 """The command `hast export`: from a student of the pipeline, or a packed checkpoint, to a file."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import torch
 import typer
 from torch import nn
 
 from hast.bank.stored import StoredBank
-from hast.config.export import ExportConfig, Format, Target
+from hast.config.export import ExportConfig, Format
 from hast.config.section import parse_section
+from hast.config.targets import Target
 from hast.errors import InputError, one_of
 from hast.export.bundle import compare_formats, write_format
 from hast.files.checkpoints import CONFIG, load, save
@@ -24,7 +25,10 @@ def export(
     out: Annotated[
         Path, typer.Argument(help="NAME.onnx, NAME.pt2, or a folder for a packed checkpoint.")
     ],
-    target: Annotated[str, typer.Option(help="Of ONNX: generic or onnxruntime-cpu.")] = "generic",
+    target: Annotated[
+        str | None,
+        typer.Option(help=f"Of ONNX, what will run it; one of {', '.join(get_args(Target))}."),
+    ] = None,
     inputs: Annotated[
         str, typer.Option(help="What it takes: normalized images, pixels in [0, 1], or bytes.")
     ] = "normalized",
@@ -32,7 +36,10 @@ def export(
         bool, typer.Option("--fold-batch-norm", help="Let scales and biases take it in.")
     ] = False,
     bank: Annotated[
-        Path | None, typer.Option(help="Compare answers with the student's on these images.")
+        Path | None,
+        typer.Option(
+            help="Its images set the ranges that a target needs; compares answers on them."
+        ),
     ] = None,
     teacher: Annotated[
         Path, typer.Option(help="Of a student that is no packed checkpoint.")
@@ -45,25 +52,26 @@ def export(
 
     \b
     hast export artifacts/students/w4a4 student.onnx --bank artifacts/bank
-    hast export artifacts/export/w4a4 fast.onnx --target onnxruntime-cpu --inputs bytes
+    hast export artifacts/export/w4a4 fast.onnx --target onnxruntime --bank artifacts/bank
     hast export artifacts/students/w3a3 packed --fold-batch-norm
     """
-    one_of("--target", target, Target)
+    if target is not None:
+        one_of("--target", target, Target)
     network = _open(student, teacher, trust_source)
     values = {"inputs": inputs, "fold_batch_norm": fold_batch_norm}
     config = parse_section(values, ExportConfig, name="export")
-    onnx = "onnx" if target == "generic" else target
-    kind = cast(Format | None, {".onnx": onnx, ".pt2": "program"}.get(out.suffix))
+    images = None if bank is None else StoredBank(bank).images[: config.samples]
+    kind = cast(Format | None, {".onnx": "onnx", ".pt2": "program"}.get(out.suffix))
     if kind is not None:
-        write_format(network, out, kind, config)
+        write_format(network, out, kind, config, images, cast(Target | None, target))
     elif out.suffix:
         raise InputError(f"{out}: must end with .onnx or .pt2, or be a folder without an ending")
     else:
         save(network, out, fold_batch_norm=fold_batch_norm)
     files = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
     print(f"{out}: {sum(p.stat().st_size for p in files):,} bytes")
-    if bank is not None and kind is not None:
-        _compare(network, {kind: out}, StoredBank(bank).images[: config.samples], config)
+    if images is not None and kind is not None:
+        _compare(network, {kind: out}, images, config)
 
 
 def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:

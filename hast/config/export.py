@@ -1,22 +1,20 @@
 """Formats of the product."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hast.config.section import Section
 
 Inputs = Literal["normalized", "pixels", "bytes"]
-Format = Literal["onnx", "onnxruntime-cpu", "program"]
-Target = Literal["generic", "onnxruntime-cpu"]  # of an ONNX graph
+Format = Literal["onnx", "program"]
 
 
 class ExportConfig(Section):
     """What leaves the project beside the packed checkpoint, and how well it must agree."""
 
     formats: tuple[Format, ...] = ("onnx", "program")
-    """`onnx`, readable by any runtime; `onnxruntime-cpu`, the same in bytes and with BatchNorm
-    folded, for its integer kernels; `program`, of `torch.export`."""
+    """`onnx`, for the runtime that `layers.target` names; `program`, of `torch.export`."""
     fold_batch_norm: bool = False
     """Let scales and biases take in the BatchNorm layers of all formats."""
     inputs: Inputs = "normalized"
@@ -29,3 +27,13 @@ class ExportConfig(Section):
     """Least share of equal first answers, in [0, 1], of every program."""
     max_mean_difference: float = Field(default=0.1, ge=0)
     """Largest mean difference of logits, in standard deviations of them."""
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _has_no_target(cls, formats: Any) -> Any:
+        if isinstance(formats, list | tuple) and "onnxruntime-cpu" in formats:
+            raise ValueError(
+                "'onnxruntime-cpu' is no format any more; write onnx, and `target: onnxruntime`"
+                " under layers"
+            )
+        return formats

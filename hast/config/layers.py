@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from hast.config.section import Section
+from hast.config.targets import Target
 from hast.math.quantization import MAX_BITS, MIN_BITS
 
 Placement = Literal["inputs", "relu"]
@@ -50,6 +51,8 @@ class PlanConfig(Section):
     last one's input; `width` treats them like the others."""
     overrides: tuple[Override, ...] = ()
     """Patterns with their own bits, the last match wins."""
+    target: Target = "generic"
+    """What will run the network: the student has the numbers that its integer kernels take."""
     skip: tuple[str, ...] = ()
     """Patterns of modules to leave in full precision; one that names a parameter which is
     multiplied outside of a Conv or Linear says that this is meant."""

@@ -139,7 +139,8 @@ _PRESETS: dict[str, tuple[Settings, Settings]] = {  # at any size, at size quick
                     "std": [0.502] * 3,
                 },
             },
-            "layers": {"placement": "inputs"},  # its activations are ReLU6, its shortcuts linear
+            # Its activations are ReLU6, its shortcuts linear.
+            "layers": {"placement": "inputs", "target": "onnxruntime"},
         },
         {},
     ),
@@ -202,7 +203,7 @@ def own_network(
     elif size == "quick":
         parts.append(_lighter(size_settings(size, recipe), macs))
     # Placement `relu` misses activations that are functions and not modules.
-    layers = {"placement": "inputs"}
+    layers = {"placement": "inputs", "target": "onnxruntime"}
     own: Settings = {"dataset": dataset, "teacher": teacher, "layers": layers}
     if not synthesizes:
         own["calibrate"] = {"images": "bank"}

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.bank.toolkits import as_inputs
 from hast.config.export import ExportConfig, Format
+from hast.config.targets import Target
 from hast.errors import InputError
 from hast.export.inputs import takes
-from hast.export.onnx_graph import export_onnx, require_onnx
+from hast.export.onnx_graph import export_onnx
+from hast.export.onnx_packages import require_onnx
 from hast.export.parity import (
     Parity,
     Predict,
@@ -23,11 +26,7 @@ from hast.export.parity import (
 from hast.export.program import export_program
 from hast.networks.provenance import spec_and_plan
 
-FILES: dict[Format, str] = {
-    "onnx": "student.onnx",
-    "onnxruntime-cpu": "student.onnxruntime-cpu.onnx",
-    "program": "student.pt2",
-}
+FILES: dict[Format, str] = {"onnx": "student.onnx", "program": "student.pt2"}
 PACKED = ("config.json", "model.safetensors")
 
 
@@ -40,28 +39,44 @@ class Compared(NamedTuple):
     parity: Parity
 
 
-def write_formats(student: nn.Module, folder: Path, config: ExportConfig) -> dict[Format, Path]:
+def write_formats(
+    student: nn.Module, folder: Path, config: ExportConfig, images: Tensor
+) -> dict[Format, Path]:
     """Write the formats of `config` to `folder`.
+
+    Args:
+        student: as `hast.load` gives it.
+        folder: where the files go.
+        config: which ones.
+        images: see `export_onnx`.
 
     Raises:
         InputError: a package is missing, or the network cannot be traced.
     """
-    if {*config.formats} - {"program"}:
+    if "onnx" in config.formats:
         require_onnx(otherwise="take it out of export.formats")  # before any work
-    return {n: write_format(student, folder / FILES[n], n, config) for n in config.formats}
+    return {n: write_format(student, folder / FILES[n], n, config, images) for n in config.formats}
 
 
-def write_format(student: nn.Module, path: Path, kind: Format, config: ExportConfig) -> Path:
-    """Write one format, as `config` says otherwise.
+def write_format(
+    student: nn.Module,
+    path: Path,
+    kind: Format,
+    config: ExportConfig,
+    images: Tensor | None,
+    target: Target | None = None,
+) -> Path:
+    """Write one format, as `config` says otherwise; see `export_onnx` for `images` and `target`.
 
     Raises:
         InputError: see `write_formats`.
     """
     if kind == "program":
         return export_program(student, path, inputs=config.inputs)
-    target = "generic" if kind == "onnx" else kind
     fold = config.fold_batch_norm or None
-    return export_onnx(student, path, target=target, inputs=config.inputs, fold_batch_norm=fold)
+    return export_onnx(
+        student, path, target=target, images=images, inputs=config.inputs, fold_batch_norm=fold
+    )
 
 
 def compare_formats(
@@ -78,9 +93,10 @@ def compare_formats(
         images: by name, normalized (N, C, H, W).
         config: the same as of `write_formats`.
     """
-    known = takes(student, spec_and_plan(student)[0], config.inputs)
+    spec, _ = spec_and_plan(student)
+    known = takes(student, spec, config.inputs)
     for name, normalized in images.items():
-        given = _given(normalized[: config.samples], student, config)
+        given = as_inputs(normalized[: config.samples], spec, config.inputs)
         expected = logits_of(known, given)
         few = slice(config.reference_samples)
         for kind, path in files.items():
@@ -120,11 +136,3 @@ def _programs(kind: Format, path: Path, few: slice) -> dict[str, tuple[Predict, 
         "onnxruntime without optimizations": (onnx_predictor(path, optimize=False), slice(None)),
         "onnx reference": (reference_predictor(path), few),
     }
-
-
-def _given(normalized: Tensor, student: nn.Module, config: ExportConfig) -> Tensor:
-    """Images as the formats take them."""
-    if config.inputs == "normalized":
-        return normalized
-    pixels = spec_and_plan(student)[0].denormalize(normalized)
-    return (pixels * 255).round().to(torch.uint8) if config.inputs == "bytes" else pixels

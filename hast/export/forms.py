@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hast.config.export import Target
+from hast.config.targets import TargetRules
 from hast.math.quantization import QParams, dequantize, quantize
 from hast.networks.codes import Codes
 
@@ -53,22 +53,23 @@ class OnnxWeight(_Grid):
 
     Where the container has room for it, it holds `code - zero_point`: the same weight with a zero
     point of 0, which is what runtimes with integer kernels ask of weights. Spread, it holds that
-    times the largest power of two that fits, with a scale so much smaller: still the same weight to
-    the bit, but a runtime that rounds biases to multiples of `scale_x * scale_w` rounds them finer.
+    times a power of two, with a scale so much smaller: still the same weight to the bit, but a
+    runtime that rounds biases to multiples of `scale_x * scale_w` rounds them finer.
     """
 
-    def __init__(self, weight: Codes, target: Target) -> None:
+    def __init__(self, weight: Codes, rules: TargetRules) -> None:
         """
         Args:
             weight: to dequantize.
-            target: `generic` keeps codes of up to 4 bits in 4 bits; `onnxruntime-cpu` keeps all in
-                bytes, spread.
+            rules: of the target.
         """
         scale, zero_point, quant_max = weight.qparams
-        container_bits = 4 if target == "generic" and weight.bits <= 4 else 8
+        container_bits = 4 if rules.four_bit_types and weight.bits <= 4 else 8
         half = 1 << (container_bits - 1)
-        signed = quant_max < half
-        factor = half // (quant_max + 1) if target == "onnxruntime-cpu" and signed else 1
+        signed = quant_max < half or rules.symmetric_weights
+        factor = 1
+        if rules.spread_to is not None and quant_max < half:
+            factor = max(1, rules.spread_to // (quant_max + 1))
         dtype = torch.int8 if signed else torch.uint8
         stored = (torch.zeros_like(zero_point) if signed else zero_point).flatten().to(dtype)
         super().__init__(QParams(scale.flatten() / factor, stored, quant_max))
@@ -85,11 +86,13 @@ class OnnxWeight(_Grid):
         )
 
 
-def onnx_weight(weight: Codes, target: Target) -> tuple[nn.Module, Tensor]:
+def onnx_weight(weight: Codes, rules: TargetRules) -> tuple[nn.Module, Tensor]:
     """What `lower` asks for: codes in the bytes of a container, and their DequantizeLinear."""
-    form = OnnxWeight(weight, target)
+    form = OnnxWeight(weight, rules)
     codes = weight.codes - weight.qparams.zero_point if form.signed else weight.codes
-    return form, (codes * form.factor).to(form.dtype).contiguous()
+    # Only the outermost code of a channel that folding has mirrored lies beyond, by one.
+    codes = (codes * form.factor).clamp(max=torch.iinfo(form.dtype).max)
+    return form, codes.to(form.dtype).contiguous()
 
 
 class OnnxActivation(_Grid):
@@ -99,16 +102,19 @@ class OnnxActivation(_Grid):
     low: Tensor
     high: Tensor
 
-    def __init__(self, qparams: QParams) -> None:
-        super().__init__(qparams._replace(zero_point=qparams.zero_point.to(torch.uint8)))
-        self.register_buffer("low", torch.tensor(0, dtype=torch.uint8))
-        self.register_buffer("high", torch.tensor(self.quant_max, dtype=torch.uint8))
+    def __init__(self, qparams: QParams, rules: TargetRules) -> None:
+        dtype = torch.int8 if rules.symmetric_activations else torch.uint8
+        low = torch.iinfo(dtype).min
+        super().__init__(qparams._replace(zero_point=(qparams.zero_point + low).to(dtype)))
+        self.dtype = dtype
+        self.register_buffer("low", torch.tensor(low, dtype=self.dtype))
+        self.register_buffer("high", torch.tensor(low + self.quant_max, dtype=self.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         qparams = (self.scale, self.zero_point)
-        codes = _onnx("QuantizeLinear", (x, *qparams), {}, like=x, dtype=torch.uint8)
+        codes = _onnx("QuantizeLinear", (x, *qparams), {}, like=x, dtype=self.dtype)
         if self.quant_max < torch.iinfo(torch.uint8).max:
-            codes = _onnx("Clip", (codes, self.low, self.high), {}, like=x, dtype=torch.uint8)
+            codes = _onnx("Clip", (codes, self.low, self.high), {}, like=x, dtype=self.dtype)
         return _onnx("DequantizeLinear", (codes, *qparams), {}, like=x, dtype=torch.float32)
 
 

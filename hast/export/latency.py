@@ -10,7 +10,7 @@ import torch
 from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
 from hast.export.inputs import example_images
-from hast.export.parity import open_session
+from hast.export.onnx_packages import open_session
 
 _SECONDS = 1.0  # for each model and batch, at least
 _ROUNDS = 5  # at least

@@ -8,37 +8,44 @@ import copy
 import io
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hast.config.export import Inputs, Target
+from hast.bank.toolkits import as_inputs
+from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
+from hast.config.targets import TARGETS, Target
 from hast.engine.machine import __version__
-from hast.errors import needs, one_of
+from hast.errors import InputError, one_of
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
 from hast.export.inputs import example_images, takes
+from hast.export.integer_graph import complete
+from hast.export.onnx_packages import open_session, require_onnx
 from hast.export.program import trace
 from hast.files.placing import write_atomically
 from hast.networks.codes import lower
 from hast.networks.folding import fold_batch_norm as fold
 from hast.networks.provenance import provenance_of, spec_and_plan
+from hast.networks.retarget import retargeted
 
 OPSET = 21  # the first with types of four bits
+_IMAGES, _BATCH = 64, 16  # that set ranges
 
 
 def export_onnx(
     student: nn.Module,
     path: Path | str,
     *,
-    target: Target = "generic",
+    target: Target | None = None,
+    images: Tensor | None = None,
     inputs: Inputs = "normalized",
     fold_batch_norm: bool | None = None,
 ) -> Path:
@@ -47,26 +54,40 @@ def export_onnx(
     Args:
         student: of `hast.quantize` or `hast.load`.
         path: the file to write.
-        target: `generic` keeps weights of up to 4 bits in types of 4 bits and loads everywhere;
-            `onnxruntime-cpu` keeps them in bytes and folds BatchNorm, for integer kernels.
+        target: what will run it, see `hast.config.targets`; by default what the student was made
+            for. `generic` loads everywhere; the others' graph is in integers as far as they can.
+        images: normalized, (N, C, H, W), some of a bank: they set the ranges between the student's
+            own quantizers. Every target but `generic` needs them.
         inputs: what the graph takes as `images` (N, C, H, W): `normalized` floats, as the student
             does; `pixels`, floats in [0, 1]; `bytes`, uint8. The graph then normalizes them.
         fold_batch_norm: by default what is best for the target. Folded, answers are equal up to
             rounding; kept, they are computed in the student's own order.
 
     Raises:
-        InputError: `onnx` is not installed, an option is unknown, the student is none, the
-            network cannot be traced, or the file cannot be written.
+        InputError: `onnx` is not installed, an option is unknown, the student is none, the target
+            cannot have its widths or needs images, the network cannot be traced, or the file
+            cannot be written.
     """
     require_onnx()
-    one_of("target", target, Target)
     (spec, plan), known = spec_and_plan(student), provenance_of(student)
-    if target == "onnxruntime-cpu" if fold_batch_norm is None else fold_batch_norm:
+    target = target or plan.target
+    one_of("target", target, Target)
+    rules = TARGETS[target]
+    if rules.integer_ops and images is None:
+        raise InputError(
+            f"target '{target}' needs some images of the bank, for the ranges between the student's"
+            " own quantizers; give images=bank.images[:64], or --bank"
+        )
+    student = retargeted(student, target)
+    if bool(rules.integer_ops) if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)
-    lowered = lower(student, partial(onnx_weight, target=target), OnnxActivation)
-    lowered = takes(lowered, spec, inputs)
+    quantizers = partial(onnx_weight, rules=rules), partial(OnnxActivation, rules=rules)
+    lowered = takes(lower(student, *quantizers), spec, inputs)
     model = _translate(lowered, spec, inputs)
     _narrow(model, lowered)
+    if images is not None and plan.activations:
+        given = as_inputs(images[:_IMAGES], spec, inputs)
+        complete(model, rules, partial(_ranges, model, given))
     description = {
         "target": target,
         "source": known.source,
@@ -84,21 +105,6 @@ def export_float_onnx(
     network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     model = _translate(takes(network, spec, inputs), spec, inputs)
     return _write(model, Path(path), spec, inputs, {})
-
-
-def require_onnx(*, otherwise: str = "") -> ModuleType:
-    """The package `onnx`.
-
-    Args:
-        otherwise: what else than installing it would help.
-
-    Raises:
-        InputError: a package of the extra is missing.
-    """
-    with needs("'hast[onnx]'", otherwise=otherwise):
-        for package in ("onnxscript", "onnxruntime"):
-            import_module(package)
-        return import_module("onnx")
 
 
 def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:
@@ -151,6 +157,24 @@ def _narrow(model: Any, lowered: nn.Module) -> None:
     for name, value in list(model.graph.initializers.items()):
         if not value.uses():
             del model.graph.initializers[name]
+
+
+def _ranges(model: Any, images: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Minimum and maximum of values of a model, by name, over images as it takes them."""
+    make = require_onnx().helper
+    proto = import_module("onnx_ir").to_proto(model)
+    for name in names:
+        for end in ("Min", "Max"):
+            edge = f"{name}.{end}"
+            proto.graph.node.append(make.make_node(f"Reduce{end}", [name], [edge], keepdims=0))
+            proto.graph.output.append(make.make_empty_tensor_value_info(edge))
+    session = open_session(proto.SerializeToString(), optimize=False)
+    found = dict.fromkeys(names, (np.inf, -np.inf))
+    for batch in images.split(_BATCH):
+        _, *edges = session.run(None, {"images": batch.numpy()})
+        for name, low, high in zip(names, edges[::2], edges[1::2], strict=True):
+            found[name] = min(found[name][0], low.item()), max(found[name][1], high.item())
+    return found
 
 
 def _write(

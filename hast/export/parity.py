@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hast.export.onnx_graph import require_onnx
+from hast.export.onnx_packages import open_session, require_onnx
 
 _BATCH_SIZE = 64
 
@@ -68,14 +68,3 @@ def reference_predictor(path: Path) -> Predict:
 def _run(program: Any, images: Tensor) -> Tensor:
     (logits,) = program.run(None, {"images": images.numpy()})
     return torch.from_numpy(logits)
-
-
-def open_session(path: Path, *, optimize: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU."""
-    require_onnx()
-    runtime = import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    levels = runtime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

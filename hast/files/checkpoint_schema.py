@@ -14,15 +14,17 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from hast.config.layers import Bits, Placement
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
+from hast.config.targets import TARGETS, Target
 from hast.networks.plan import QuantizationPlan
 
 
 class Scheme(Section):
-    """One uniform affine quantizer with unsigned codes 0 ... 2**num_bits - 1."""
+    """One uniform affine quantizer with unsigned codes 0 ... 2**num_bits - 1. Symmetric, its zero
+    point is near 2**(num_bits - 1)."""
 
     num_bits: Bits
     type: Literal["int"] = "int"
-    symmetric: Literal[False] = False
+    symmetric: bool = False
     strategy: Literal["channel", "tensor"]
     dynamic: Literal[False] = False
 
@@ -44,12 +46,14 @@ class QuantizationConfig(Section):
         config_groups: by any name.
         ignore: what stays in full precision although a group names its class, or as it was asked
             for.
+        target: what will run it, see `hast.config.targets`.
     """
 
     quant_method: Literal["hast"] = "hast"
     format: Literal["bit-packed"] = "bit-packed"
     config_groups: dict[str, Group]
     ignore: tuple[str, ...] = ()
+    target: Target = "generic"
 
 
 class CheckpointCard(Section):
@@ -99,8 +103,8 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
     schemes = {
         name: Group(
             targets=(),
-            weights=_scheme(plan.weights.get(name), "channel"),
-            **{position: _scheme(plan.activations.get(name), "tensor")},
+            weights=_scheme(plan.weights.get(name), "channel", plan.target),
+            **{position: _scheme(plan.activations.get(name), "tensor", plan.target)},
         )
         for name in kinds
         if name in plan.weights or name in plan.activations
@@ -124,7 +128,7 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
     named = {target for group in targets.values() for target in group}
     ignore = [name for name, kind in kinds.items() if kind in named and name not in schemes]
     ignore += [name for name in plan.skipped if name not in ignore]
-    return QuantizationConfig(config_groups=groups, ignore=tuple(ignore))
+    return QuantizationConfig(config_groups=groups, ignore=tuple(ignore), target=plan.target)
 
 
 def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
@@ -145,7 +149,11 @@ def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
         if activation:
             activations[name] = activation.num_bits
     return QuantizationPlan(
-        placement=placement, weights=weights, activations=activations, skipped=config.ignore
+        placement=placement,
+        target=config.target,
+        weights=weights,
+        activations=activations,
+        skipped=config.ignore,
     )
 
 
@@ -153,5 +161,10 @@ def _class_of(module: nn.Module) -> str:
     return str(type_before_parametrizations(module).__name__)
 
 
-def _scheme(bits: int | None, strategy: Literal["channel", "tensor"]) -> Scheme | None:
-    return Scheme(num_bits=bits, strategy=strategy) if bits else None
+def _scheme(
+    bits: int | None, strategy: Literal["channel", "tensor"], target: Target
+) -> Scheme | None:
+    if bits is None:
+        return None
+    symmetric = TARGETS[target].is_symmetric(weight=strategy == "channel", bits=bits)
+    return Scheme(num_bits=bits, strategy=strategy, symmetric=symmetric)

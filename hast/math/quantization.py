@@ -23,6 +23,8 @@ rounding: d x_hat / d x := 1. Two variants differ where a value was clipped:
                            the distance of the clipping code from the zero point outside it
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -63,8 +65,10 @@ def per_channel(values: Tensor, weight: Tensor, axis: int = 0) -> Tensor:
     return values.reshape(shape)
 
 
-def choose_qparams(minimum: Tensor, maximum: Tensor, *, bits: int) -> QParams:
-    """Asymmetric min/max quantization parameters of the range [minimum, maximum].
+def choose_qparams(
+    minimum: Tensor, maximum: Tensor, *, bits: int, symmetric: bool = False
+) -> QParams:
+    """Min/max quantization parameters of the range [minimum, maximum].
 
     The range is widened to contain zero. Zero then has a code of its own, so zero padding stays
     exact, and the zero point fits the unsigned container even where all values have one sign.
@@ -73,17 +77,27 @@ def choose_qparams(minimum: Tensor, maximum: Tensor, *, bits: int) -> QParams:
         minimum: lower ends, any shape that broadcasts against the tensor to quantize.
         maximum: upper ends, same shape.
         bits: code width, 2..8.
+        symmetric: put zero at the code in the middle, 2**(bits - 1), and the end that lies further
+            away at the largest code. Stored as `code - zero_point` such codes are signed integers
+            whose zero is 0, which integer kernels multiply without a correction.
     """
     quant_max = quant_max_of(bits)
     minimum = minimum.clamp(max=0.0)
     maximum = maximum.clamp(min=0.0)
     # The floor only acts on an all-zero range, where any positive scale is right.
-    scale = ((maximum - minimum) / quant_max).clamp(min=torch.finfo(torch.float32).tiny)
+    tiny = torch.finfo(torch.float32).tiny
+    if symmetric:
+        middle = (quant_max + 1) // 2
+        scale = torch.maximum(-minimum, maximum) / (quant_max - middle)
+        return QParams(scale.clamp(min=tiny), torch.full_like(scale, middle), quant_max)
+    scale = ((maximum - minimum) / quant_max).clamp(min=tiny)
     zero_point = torch.round(-minimum / scale).clamp(QUANT_MIN, quant_max)
     return QParams(scale, zero_point, quant_max)
 
 
-def search_qparams(x: Tensor, *, bits: int, candidates: int = 80) -> QParams:
+def search_qparams(
+    x: Tensor, *, bits: int, symmetric: bool = False, candidates: int = 80
+) -> QParams:
     """Quantization parameters with the least mean squared error of rounding, row by row.
 
     Tries the min/max range of every row, shrunk to 1/candidates, 2/candidates, ... of itself.
@@ -91,6 +105,7 @@ def search_qparams(x: Tensor, *, bits: int, candidates: int = 80) -> QParams:
     Args:
         x: (R, M), one range for each row.
         bits: code width, 2..8.
+        symmetric: see `choose_qparams`.
         candidates: ranges to try.
 
     Returns:
@@ -98,7 +113,8 @@ def search_qparams(x: Tensor, *, bits: int, candidates: int = 80) -> QParams:
     """
     # A few rows at a time stay in the processor's cache: five times as fast.
     blocks = x.split(max(1, _SEARCH_BLOCK // x.shape[1]))
-    found = [_search_rows(block, bits=bits, candidates=candidates) for block in blocks]
+    choose = partial(choose_qparams, bits=bits, symmetric=symmetric)
+    found = [_search_rows(block, choose, candidates) for block in blocks]
     return QParams(
         torch.cat([qparams.scale for qparams in found]),
         torch.cat([qparams.zero_point for qparams in found]),
@@ -106,12 +122,14 @@ def search_qparams(x: Tensor, *, bits: int, candidates: int = 80) -> QParams:
     )
 
 
-def _search_rows(x: Tensor, *, bits: int, candidates: int) -> QParams:
+def _search_rows(
+    x: Tensor, choose: Callable[[Tensor, Tensor], QParams], candidates: int
+) -> QParams:
     low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
-    best = choose_qparams(low, high, bits=bits)
+    best = choose(low, high)
     least = torch.full_like(low, torch.inf)
     for share in torch.arange(1, candidates + 1, device=x.device) / candidates:
-        tried = choose_qparams(low * share, high * share, bits=bits)
+        tried = choose(low * share, high * share)
         error = (x - dequantize(quantize(x, tried), tried)).square().mean(1, keepdim=True)
         better = error < least
         least = torch.where(better, error, least)

@@ -18,8 +18,10 @@ from hast.config.bit_width import FULL_PRECISION_BITS, BitWidth
 from hast.config.layers import Bits, Override, Placement, PlanConfig, QuantizerKind
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
+from hast.config.targets import TARGETS, Target
 from hast.engine.runtime import device_of
 from hast.errors import InputError
+from hast.math.quantization import MAX_BITS
 from hast.networks.hooks import removed_at_exit
 from hast.networks.products import products
 
@@ -36,6 +38,7 @@ class QuantizationPlan(Section):
 
     placement: Placement
     quantizer: QuantizerKind = "minmax"
+    target: Target = "generic"
     weights: dict[str, Bits]
     activations: dict[str, Bits]
     skipped: tuple[str, ...] = ()  # what the rules leave in full precision
@@ -59,7 +62,8 @@ def plan_quantization(
 
     Raises:
         InputError: the placement finds nothing, a pattern matches nothing, an allocated layer is
-            not there, or layers that share a weight would have different widths.
+            not there, layers that share a weight would have different widths, or the target has no
+            kernels for one.
     """
     weighted, activated = _quantizable(network, spec, bits, config.placement)
     unknown = set(allocation or {}) - set(weighted)
@@ -81,9 +85,11 @@ def plan_quantization(
         weights.pop(name, None)
         activations.pop(name, None)
     _check_shared(network, weighted, weights)
+    check_target(config.target, activations)
     return QuantizationPlan(
         placement=config.placement,
         quantizer=config.quantizer,
+        target=config.target,
         weights=weights,
         activations=activations,
         skipped=skipped,
@@ -188,6 +194,19 @@ def _check_shared(network: nn.Module, names: Sequence[str], weights: Mapping[str
                 f"{other} and {name} share one weight, which can have one width, but the rules give"
                 f" {theirs} and {ours} bits; set the same for both in `overrides`, or `skip` both"
             )
+
+
+def check_target(target: Target, activations: Mapping[str, int]) -> None:
+    """Raises:
+    InputError: the target has no integer kernels for one of these widths.
+    """
+    if TARGETS[target].symmetric_activations:
+        for name, bits in activations.items():
+            if bits != MAX_BITS:
+                raise InputError(
+                    f"{name}: target '{target}' has integer kernels for activations of {MAX_BITS}"
+                    f" bits, got {bits}; take a width that ends in a{MAX_BITS}, or skip the layer"
+                )
 
 
 def _matching(pattern: str, names: set[str], rule: str) -> list[str]:

@@ -42,21 +42,25 @@ WIDE_BITS = 7  # from here on, rounding to the 8 significant bits of bf16 moves 
 class WeightQuantizer(nn.Module):
     """Fake-quantizes a weight per entry of `axis` by the min/max it has right now."""
 
-    def __init__(self, bits: int, axis: int = 0) -> None:
+    def __init__(self, bits: int, axis: int = 0, *, symmetric: bool = False) -> None:
         """
         Args:
             bits: code width, 2..8.
             axis: dimension with a scale for each entry, see `hast.networks.plan.channel_axis`.
+            symmetric: see `choose_qparams`.
         """
         super().__init__()
-        self.bits, self.axis = bits, axis
+        self.bits, self.axis, self.symmetric = bits, axis, symmetric
 
     def qparams_of(self, weight: Tensor) -> QParams:
         """What this weight is quantized with: one number an entry of `axis`, 1 elsewhere."""
         dims = tuple(d for d in range(weight.ndim) if d != self.axis)
         current = weight.detach()
         return choose_qparams(
-            current.amin(dims, keepdim=True), current.amax(dims, keepdim=True), bits=self.bits
+            current.amin(dims, keepdim=True),
+            current.amax(dims, keepdim=True),
+            bits=self.bits,
+            symmetric=self.symmetric,
         )
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -97,10 +101,13 @@ class LearnedWeightQuantizer(nn.Module):
 
     zero_point: Tensor
 
-    def __init__(self, bits: int, weight: Tensor, axis: int = 0) -> None:
+    def __init__(
+        self, bits: int, weight: Tensor, axis: int = 0, *, symmetric: bool = False
+    ) -> None:
         super().__init__()
         self.bits, self.axis = bits, axis
-        start = search_qparams(weight.detach().movedim(axis, 0).flatten(1), bits=bits)
+        rows = weight.detach().movedim(axis, 0).flatten(1)
+        start = search_qparams(rows, bits=bits, symmetric=symmetric)
         self.log_scale = nn.Parameter(per_channel(start.scale.log(), weight, axis))
         self.register_buffer("zero_point", per_channel(start.zero_point, weight, axis))
 
@@ -157,14 +164,15 @@ class ActivationQuantizer(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, bits: int, momentum: float) -> None:
+    def __init__(self, bits: int, momentum: float, *, symmetric: bool = False) -> None:
         """
         Args:
             bits: code width, 2..8.
             momentum: weight of the old average when a batch arrives, in [0, 1).
+            symmetric: see `choose_qparams`.
         """
         super().__init__()
-        self.bits, self.momentum = bits, momentum
+        self.bits, self.momentum, self.symmetric = bits, momentum, symmetric
         self.mode: Mode = "quantize"
         for name in ("minimum", "maximum", "zero_point"):
             self.register_buffer(name, torch.tensor(torch.nan))
@@ -183,7 +191,9 @@ class ActivationQuantizer(nn.Module):
     def freeze_range(self) -> None:
         """Quantize from now on, with the range observed so far."""
         self.mode = "quantize"
-        scale, zero_point, _ = choose_qparams(self.minimum, self.maximum, bits=self.bits)
+        scale, zero_point, _ = choose_qparams(
+            self.minimum, self.maximum, bits=self.bits, symmetric=self.symmetric
+        )
         self._set_scale(scale)
         self.zero_point.copy_(zero_point)
 
@@ -217,8 +227,8 @@ class LearnedActivationQuantizer(ActivationQuantizer):
     """Per-tensor quantizer whose scale is trained, from where rounding what was observed costs the
     least. As for weights, its logarithm is what is stored."""
 
-    def __init__(self, bits: int, momentum: float) -> None:
-        super().__init__(bits, momentum)
+    def __init__(self, bits: int, momentum: float, *, symmetric: bool = False) -> None:
+        super().__init__(bits, momentum, symmetric=symmetric)
         self._seen: list[Tensor] = []
 
     def _register_scale(self) -> None:
@@ -235,7 +245,8 @@ class LearnedActivationQuantizer(ActivationQuantizer):
         """Quantize from now on, starting from what was observed so far."""
         self.mode = "quantize"
         if self._seen:
-            start = search_qparams(torch.cat(self._seen).view(1, -1), bits=self.bits)
+            seen = torch.cat(self._seen).view(1, -1)
+            start = search_qparams(seen, bits=self.bits, symmetric=self.symmetric)
             self._set_scale(start.scale.squeeze())
             self.zero_point.copy_(start.zero_point.squeeze())
         self._seen = []

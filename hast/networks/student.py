@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map_only
 
 from hast.config.spec import ModelSpec
+from hast.config.targets import TARGETS
 from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.networks.call_sites import CallSites, attach, detach, restart_call_counts
@@ -52,9 +53,14 @@ def prepare_student(
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
     calls = probe_layers(student, spec, (nn.Module,))
     learned = plan.quantizer == "learned"
+    rules = TARGETS[plan.target]
     activation_quantizer = LearnedActivationQuantizer if learned else ActivationQuantizer
     for name, bits in plan.activations.items():
-        quantizers = [activation_quantizer(bits, range_momentum) for _ in range(calls[name])]
+        symmetric = rules.is_symmetric(weight=False, bits=bits)
+        quantizers = [
+            activation_quantizer(bits, range_momentum, symmetric=symmetric)
+            for _ in range(calls[name])
+        ]
         attach(student.get_submodule(name), CallSites(quantizers), plan.placement)
     quantizers_of: dict[int, nn.Module] = {}  # one for a weight that several layers share
     for name, bits in plan.weights.items():
@@ -67,10 +73,11 @@ def prepare_student(
             )
         if id(weight) not in quantizers_of:
             axis = channel_axis(module)
+            symmetric = rules.is_symmetric(weight=True, bits=bits)
             quantizers_of[id(weight)] = (
-                LearnedWeightQuantizer(bits, weight, axis)
+                LearnedWeightQuantizer(bits, weight, axis, symmetric=symmetric)
                 if learned
-                else WeightQuantizer(bits, axis)
+                else WeightQuantizer(bits, axis, symmetric=symmetric)
             )
         parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
     student.to(device_of(teacher))  # the quantizers' own numbers

@@ -14,7 +14,6 @@ EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "a
 FORMATS = {  # of an export
     "packed": "packed checkpoint",
     "onnx": "ONNX",
-    "onnxruntime-cpu": "ONNX for ONNX Runtime's CPU",
     "program": "torch.export",
 }
 

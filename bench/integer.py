@@ -1,0 +1,103 @@
+"""Speed of deployed students in ONNX Runtime, beside full precision and the runtime's own
+quantization.
+
+    python -m bench.integer --networks torchvision:resnet18,torchvision:mobilenet_v2
+
+Calls take turns and the median counts. Weights are random and the statistics of BatchNorm those of
+noise: good for a speed, and for nothing else. Writes bench/out/integer.json.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+import hast
+from bench.experiment import Widths, parse_widths
+from bench.machine import describe
+from bench.run import OUT, warmed
+from bench.toolkits import runtime_quantized
+from hast.bank.record import Bank, BankCard
+from hast.config.bit_width import BitWidth
+from hast.config.spec import ModelSpec
+from hast.config.targets import Target
+from hast.errors import one_of
+from hast.export.latency import measure_latency
+from hast.export.onnx_graph import export_float_onnx
+from hast.files.tables import write_json
+from hast.networks.fingerprint import fingerprint
+from hast.networks.sources import build_network
+
+NETWORKS = ",".join(f"torchvision:{name}" for name in ("resnet18", "resnet50", "mobilenet_v2"))
+_IMAGES = 16
+
+
+def main(
+    networks: Annotated[str, typer.Option(help="Sources, with commas.")] = NETWORKS,
+    widths: Widths = "w8a8,w4a8,w4a4",
+    batches: Annotated[str, typer.Option(help="Images of a call, with commas.")] = "1,16",
+    pixels: int = 224,
+    target: str = "onnxruntime",
+) -> None:
+    one_of("--target", target, Target)
+    spec = ModelSpec(
+        input_shape=(3, pixels, pixels), num_classes=1000, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    rows: list[dict[str, Any]] = []
+    for source in networks.split(","):
+        torch.manual_seed(0)
+        network = warmed(build_network(source, {}).network, spec)
+        images = torch.randn(_IMAGES, *spec.input_shape)
+        with TemporaryDirectory() as folder:
+            files = deployed(network, spec, images, parse_widths(widths), target, Path(folder))
+            found = measure_latency(files, spec, [int(batch) for batch in batches.split(",")])
+            rows += [
+                {"network": source, "file": name, "bytes": path.stat().st_size, **found[name]}
+                for name, path in files.items()
+            ]
+        show(rows[-len(files) :])
+    write_json(OUT / "integer.json", {"machine": describe(torch.device("cpu")), "rows": rows})
+
+
+def deployed(
+    network: nn.Module,
+    spec: ModelSpec,
+    images: Tensor,
+    widths: Sequence[BitWidth],
+    target: str,
+    folder: Path,
+) -> dict[str, Path]:
+    """ONNX files by name: full precision, students, and the runtime's own quantization."""
+    made_for = fingerprint(network.state_dict())
+    card = BankCard(samples=len(images), spec=spec, teacher=made_for, synthesis={})
+    bank = Bank(images, torch.zeros(len(images)), card)
+    files = {"fp32": export_float_onnx(network, spec, folder / "fp32.onnx")}
+    for width in widths:
+        student = hast.calibrate(
+            network, spec, bank, **width._asdict(), layers={"target": target},
+            calibration={"batches": 1, "batch_size": _IMAGES}, progress=False,
+        )  # fmt: skip
+        path = folder / f"{width}.onnx"
+        files[f"ours, {width}"] = hast.export_onnx(student, path, images=images)
+    files["the runtime's own, w8a8"] = folder / "own.onnx"
+    runtime_quantized(files["fp32"], files["the runtime's own, w8a8"], bank)
+    return files
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    full = rows[0]
+    for row in rows:
+        times = ", ".join(
+            f"{name} {row[name]:.2f} ms ({full[name] / row[name]:.2f}x)"
+            for name in row
+            if name.startswith("batch_")
+        )
+        print(f"{row['network']}, {row['file']}: {row['bytes']:,} bytes, {times}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

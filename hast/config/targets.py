@@ -1,0 +1,66 @@
+"""What runs the deployed network, as data: the numbers that its integer kernels take.
+
+A student is trained and evaluated with the numbers of its target, so that what is measured is what
+is deployed. To add a runtime, add a row.
+"""
+
+from typing import Literal
+
+from hast.config.section import Section
+
+Target = Literal["generic", "onnxruntime", "openvino", "tensorrt"]
+
+
+class TargetRules(Section):
+    """What the integer kernels of one runtime take.
+
+    They multiply codes of 8 bits. Narrower codes are kept in bytes for them, so what limits a
+    target is mostly said of 8 bits.
+    """
+
+    symmetric_weights: bool = False
+    """Weights are signed with a zero point of 0. At 6 bits and fewer that asks nothing of them: a
+    signed byte has room for `code - zero_point` whatever the zero point is. At 7 bits it keeps all
+    codes within 64 of zero, see `spread_to`."""
+    symmetric_activations: bool = False
+    """Activations are signed with a zero point of 0; at 8 bits, and no others."""
+    integer_ops: frozenset[str] = frozenset()
+    """Operators of ONNX with an integer kernel, beside those that only move codes. What they make
+    is quantized, to 8 bits where the student does not say otherwise; empty leaves the graph to
+    quantize what the student does."""
+    clips_codes: bool = False
+    """It looks for a quantizer right behind a layer, and a ReLU between them becomes a clip of
+    codes; other runtimes look for the ReLU."""
+    spread_to: int | None = None
+    """Codes of few bits are multiplied by the largest power of two that leaves them at most this
+    far from zero, and their scale divided by it: the same weights, but the runtime rounds biases to
+    multiples of both scales. Within 64 of zero the sum of two products fits 16 bits, which
+    processors without VNNI saturate; at 8 bits it may not."""
+    four_bit_types: bool = False
+    """Codes of up to four bits are stored in the types of four bits."""
+
+    def is_symmetric(self, *, weight: bool, bits: int) -> bool:
+        """Whether a weight, or an activation, of so many bits has its zero code in the middle."""
+        if weight:
+            return bits >= 7 and self.symmetric_weights
+        return self.symmetric_activations
+
+
+_COMMON = {"Conv", "Gemm", "MatMul", "Add", "Concat", "AveragePool", "GlobalAveragePool"}
+TARGETS: dict[Target, TargetRules] = {
+    "generic": TargetRules(four_bit_types=True),
+    "onnxruntime": TargetRules(
+        symmetric_weights=True,
+        integer_ops=frozenset({*_COMMON, "Mul", "Sigmoid"}),
+        clips_codes=True,
+        spread_to=64,
+    ),
+    "openvino": TargetRules(
+        symmetric_weights=True, integer_ops=frozenset({*_COMMON, "ConvTranspose", "Mul"})
+    ),
+    "tensorrt": TargetRules(
+        symmetric_weights=True,
+        symmetric_activations=True,
+        integer_ops=frozenset({*_COMMON, "ConvTranspose"}),
+    ),
+}

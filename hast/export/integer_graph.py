@@ -1,0 +1,263 @@
+"""A graph whose tensors are quantized where they are made, so that integers flow between layers.
+
+A student quantizes what its convolutions and linear layers read. A runtime computes an operator in
+integers only if what it reads *and* what it makes are quantized: a convolution that feeds an
+addition would stay in floating point, and so would the addition. Two rules complete the graph:
+
+    1. What an integer operator reads or makes gets a quantizer of 8 bits ("glue") where the
+       student has none. Its range is what a few images of the bank make of that tensor. Where the
+       student has one of 8 bits, all readers share it.
+    2. Where the target looks for a convolution and its quantizer side by side, the quantizer moves
+       in front of the ReLU, clip or pooling that it follows. Rounding is monotone, so
+       `quantize(clip(x, a, b)) = clip(quantize(x), quantize(a), quantize(b))`: a clip of codes,
+       which mostly is what the code's own range does anyway.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hast.config.targets import TargetRules
+from hast.math.quantization import MAX_BITS, QParams, choose_qparams
+
+# A value, node or model below is one of `onnx_ir`, which is an optional package.
+Array = NDArray[Any]
+Ranges = Callable[[list[str]], Mapping[str, tuple[float, float]]]
+
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_CLIPS = {"Relu", "Clip"}
+_LARGEST_BIAS = np.float32(2**24)
+_LEAST_SCALE = np.float32(1e-20)  # still a normal number when it is multiplied by another
+# They move codes, or choose among them, and make no new ones.
+_MOVES = {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+
+
+def complete(model: Any, rules: TargetRules, ranges: Ranges) -> None:
+    """Quantize in place what integer operators read and make, by the two rules above.
+
+    Args:
+        model: as torch's exporter makes it, with the quantizers of a student.
+        rules: of the target.
+        ranges: minimum and maximum of values of the model, by name.
+    """
+    graph = model.graph
+    _pool_globally(graph)
+    wanted = {value.name: value for value in _to_quantize(graph, rules)}
+    shared = {name: own for name, value in wanted.items() if (own := _own_quantizer(value))}
+    for name, (low, high) in ranges([name for name in wanted if name not in shared]).items():
+        qparams = choose_qparams(
+            torch.tensor(low),
+            torch.tensor(high),
+            bits=MAX_BITS,
+            symmetric=rules.symmetric_activations,
+        )
+        shared[name] = _quantized(graph, wanted[name], qparams, rules.symmetric_activations)
+    for name, quantize in shared.items():
+        (dequantize,) = quantize.outputs[0].consumers()
+        _read_instead(wanted[name], dequantize.outputs[0], except_for=quantize)
+    if rules.clips_codes:
+        for node in [node for node in graph if node.op_type == "QuantizeLinear"]:
+            _move_up(graph, node)
+    for node in list(graph):
+        if node.op_type in _WEIGHTED and _is_integer(node, rules):
+            _quantize_bias(graph, node)
+    graph.sort()
+
+
+def _pool_globally(graph: Any) -> None:
+    """Means over height and width as a pooling, for which there are integer kernels."""
+    for node in list(graph):
+        if node.op_type != "ReduceMean" or len(node.inputs) < 2 or node.inputs[0].shape is None:
+            continue
+        axes, rank = node.inputs[1].const_value, len(node.inputs[0].shape)
+        if axes is None or rank != 4 or {int(a) % rank for a in axes.numpy()} != {2, 3}:
+            continue
+        keep = "keepdims" not in node.attributes or node.attributes["keepdims"].value
+        (mean,) = node.outputs
+        made = _append(graph, "GlobalAveragePool", node.inputs[:1])
+        made.type = mean.type
+        if not keep:
+            made = _append(graph, "Flatten", [made])
+        made.name, made.type, made.shape = f"{mean.name}.pooled", mean.type, mean.shape
+        mean.replace_all_uses_with(made, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+    graph.sort()
+
+
+def _to_quantize(graph: Any, rules: TargetRules) -> Iterator[Any]:
+    """Values that integer operators read and make and that are not quantized, in their order."""
+    for node in graph:
+        if not _is_integer(node, rules):
+            continue
+        activations = node.inputs[:1] if node.op_type in _WEIGHTED else node.inputs
+        yield from (value for value in activations if _maker(value) != "DequantizeLinear")
+        made = _end_of(node.outputs[0])
+        readers = made.consumers()
+        quantized = [reader.op_type for reader in readers] == ["QuantizeLinear"]
+        if not (made.is_graph_output() or quantized or all(map(_is_float_layer, readers))):
+            yield made
+
+
+def _is_integer(node: Any, rules: TargetRules) -> bool:
+    """Whether it is computed in integers once its activations are quantized."""
+    floats = import_module("onnx_ir").DataType.FLOAT
+    if node.op_type not in rules.integer_ops or node.outputs[0].dtype != floats:
+        return False  # it may add sizes
+    if node.op_type in _WEIGHTED:
+        return not _is_float_layer(node)
+    return all(
+        value.const_value is None and not _is_float_layer(_source(value)) for value in node.inputs
+    )
+
+
+def _is_float_layer(node: Any) -> bool:
+    """A layer that the student does not quantize. It reads no codes, and nothing that it makes is
+    quantized on its account: ONNX Runtime would take that for leave to quantize its weight."""
+    if node is None or node.op_type not in _WEIGHTED:
+        return False
+    return _maker(node.inputs[1]) != "DequantizeLinear"
+
+
+def _source(value: Any) -> Any:
+    """The node that makes `value`, behind clips, poolings and views."""
+    while _maker(value) in _CLIPS | _MOVES:
+        value = value.producer().inputs[0]
+    return value.producer()
+
+
+def _maker(value: Any) -> str:
+    return "" if value.producer() is None else value.producer().op_type
+
+
+def _end_of(value: Any) -> Any:
+    """The value behind the clips, poolings and views that alone read `value`."""
+    readers = value.consumers()
+    while len(readers) == 1 and readers[0].op_type in _CLIPS | _MOVES:
+        (value,) = readers[0].outputs
+        readers = value.consumers()
+    return value
+
+
+def _own_quantizer(value: Any) -> Any:
+    """The student's only quantizer of `value`, where it has 8 bits and others can share it."""
+    quantizers = [n for n in value.consumers() if n.op_type == "QuantizeLinear"]
+    if len(quantizers) != 1:
+        return None
+    (reader,) = quantizers[0].outputs[0].consumers()
+    return quantizers[0] if reader.op_type == "DequantizeLinear" else None  # else codes are clipped
+
+
+def _read_instead(value: Any, quantized: Any, *, except_for: Any) -> None:
+    for reader, index in list(value.uses()):
+        if reader is not except_for and not _is_float_layer(reader):
+            reader.replace_input_with(index, quantized)
+
+
+def _quantized(graph: Any, value: Any, qparams: QParams, signed: bool) -> Any:
+    """Insert a quantizer of `value`, which nothing reads yet; returns its QuantizeLinear."""
+    kind = np.dtype(np.int8 if signed else np.uint8)
+    zero_point = qparams.zero_point.numpy() + np.iinfo(kind).min
+    parameters = [
+        _constant(graph, f"{value.name}.scale", qparams.scale.numpy()),
+        _constant(graph, f"{value.name}.zero_point", zero_point.astype(kind)),
+    ]
+    codes = _append(graph, "QuantizeLinear", [value, *parameters])
+    _append(graph, "DequantizeLinear", [codes, *parameters])
+    return codes.producer()
+
+
+def _move_up(graph: Any, quantize: Any) -> None:
+    """Rule 2: move a quantizer in front of what it alone reads, as far as that goes."""
+    kind = quantize.inputs[2].const_value.numpy().dtype
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    codes, (reader,) = quantize.outputs[0], quantize.outputs[0].consumers()
+    if reader.op_type == "Clip":
+        low, high = (edge.const_value.numpy().item() for edge in reader.inputs[1:])
+        (dequantize,) = reader.outputs[0].consumers()
+        dequantize.replace_input_with(0, codes)
+        graph.remove(reader, safe=True)
+        reader = dequantize
+    while (above := _alone_above(quantize)) is not None:
+        quantize.replace_input_with(0, above.inputs[0])
+        if above.op_type in _CLIPS:
+            edges = _codes(_edges(above), quantize)
+            low, high = max(low, edges[0]), min(high, edges[1])
+            graph.remove(above, safe=True)
+        else:
+            above.replace_input_with(0, codes)
+            reader.replace_input_with(0, above.outputs[0])
+            above.outputs[0].type = above.outputs[0].shape = None  # those of codes now
+            reader = above
+    if (low, high) != (np.iinfo(kind).min, np.iinfo(kind).max):
+        limits = [
+            _constant(graph, f"{codes.name}.{name}", np.array(limit, kind))
+            for name, limit in (("low", low), ("high", high))
+        ]
+        reader.replace_input_with(0, _append(graph, "Clip", [codes, *limits]))
+
+
+def _alone_above(quantize: Any) -> Any:
+    """The clip, pooling or view that only `quantize` reads, or None."""
+    value = quantize.inputs[0]
+    alone = len(value.uses()) == 1 and not value.is_graph_output()
+    return value.producer() if alone and _maker(value) in _CLIPS | _MOVES else None
+
+
+def _codes(edges: tuple[float, float], quantize: Any) -> list[int]:
+    """The codes of two values."""
+    scale, zero_point = (parameter.const_value.numpy() for parameter in quantize.inputs[1:3])
+    limits = np.iinfo(zero_point.dtype)
+    codes = np.rint(np.array(edges, np.float32) / scale) + zero_point
+    return [int(code) for code in codes.clip(limits.min, limits.max)]
+
+
+def _quantize_bias(graph: Any, node: Any) -> None:
+    """Store a bias as what an integer kernel adds to its sum: 32 bits, in steps of both scales."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if node.op_type == "ConvTranspose" or bias is None or bias.const_value is None:
+        return  # the scales of a transposed convolution may be others than those of its outputs
+    step = node.inputs[0].producer().inputs[1].const_value.numpy()
+    weight, numbers = node.inputs[1].producer(), bias.const_value.numpy()
+    codes, scale = (value.const_value.numpy() for value in weight.inputs[:2])
+    # A channel whose weights are next to nothing beside its bias: a scale with room for the bias.
+    wider = np.maximum(scale, np.maximum(np.abs(numbers) / (step * _LARGEST_BIAS), _LEAST_SCALE))
+    if (wider > scale).any():
+        shrunk = codes * (scale / wider).reshape(-1, *[1] * (codes.ndim - 1))
+        for index, array in ((0, np.rint(shrunk).astype(codes.dtype)), (1, wider)):
+            name = f"{weight.inputs[index].name}.wider"
+            weight.replace_input_with(index, _constant(graph, name, array))
+    both = step * wider
+    stored = [
+        _constant(graph, f"{bias.name}.codes", np.rint(numbers / both).astype(np.int32)),
+        _constant(graph, f"{bias.name}.scale", both),
+    ]
+    node.replace_input_with(2, _append(graph, "DequantizeLinear", stored, axis=0))
+
+
+def _edges(clip: Any) -> tuple[float, float]:
+    """What a ReLU or clip limits its values to."""
+    if clip.op_type == "Relu":
+        return 0.0, np.inf
+    low, high = (value and value.const_value.numpy().item() for value in clip.inputs[1:3])
+    return -np.inf if low is None else low, np.inf if high is None else high
+
+
+def _constant(graph: Any, name: str, array: Any) -> Any:
+    ir = import_module("onnx_ir")
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _append(graph: Any, op: str, inputs: Sequence[Any], **attributes: int) -> Any:
+    """What a new node makes. It stands at the end; the graph is sorted when it is complete."""
+    node = import_module("onnx_ir").node(op, inputs, attributes)
+    graph.append(node)
+    return node.outputs[0]

@@ -1,0 +1,51 @@
+"""A student for another target than the one it was trained for."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from hast.config.targets import TARGETS, Target, TargetRules
+from hast.math.quantization import choose_qparams, dequantize, quantize
+from hast.networks.codes import Codes, activation_quantizers, set_codes, weight_codes
+from hast.networks.plan import check_target
+from hast.networks.provenance import remember, spec_and_plan
+
+
+def retargeted(student: nn.Module, target: Target) -> nn.Module:
+    """`student`, or a copy whose codes follow the rules of `target` where its own do not.
+
+    Zero points move, so values are rounded once more: measure what that costs, or train for the
+    target.
+
+    Raises:
+        InputError: it is no student, or the target has no kernels for one of its widths.
+    """
+    _, plan = spec_and_plan(student)
+    rules, own = TARGETS[target], TARGETS[plan.target]
+    if target == plan.target:
+        return student
+    check_target(target, plan.activations)
+    student = copy.deepcopy(student)
+    remember(student, plan=plan.model_copy(update={"target": target}))
+    for name, codes in weight_codes(student).items():
+        if _becomes_symmetric(own, rules, weight=True, bits=codes.bits):
+            set_codes(student.get_submodule(name), _symmetric(codes))
+    for quantizer in activation_quantizers(student):
+        if _becomes_symmetric(own, rules, weight=False, bits=quantizer.bits):
+            scale, zero_point, quant_max = quantizer.qparams
+            low, high = -zero_point * scale, (quant_max - zero_point) * scale
+            quantizer.fix(choose_qparams(low, high, bits=quantizer.bits, symmetric=True))
+    return student
+
+
+def _becomes_symmetric(own: TargetRules, rules: TargetRules, **kind: Any) -> bool:
+    return rules.is_symmetric(**kind) and not own.is_symmetric(**kind)
+
+
+def _symmetric(codes: Codes) -> Codes:
+    weight = dequantize(codes.codes, codes.qparams)
+    others = tuple(d for d in range(weight.ndim) if d != codes.axis)
+    low, high = weight.amin(others, keepdim=True), weight.amax(others, keepdim=True)
+    qparams = choose_qparams(low, high, bits=codes.bits, symmetric=True)
+    return Codes(quantize(weight, qparams), qparams, codes.bits, codes.axis)

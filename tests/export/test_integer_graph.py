@@ -1,0 +1,175 @@
+"""Graphs for integer kernels: every tensor is quantized where it is made."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import spec_of
+from students import Net, calibrated, warm_network
+from torch import nn
+
+import hast
+from hast.export.parity import compare, logits_of, onnx_predictor, reference_predictor
+from hast.networks.provenance import spec_and_plan
+
+onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
+pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
+
+SPEC = spec_of((3, 16, 16), 5, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+IMAGES = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+
+
+def compute(net, x):
+    """A stem with pooling, a residual block with a projection, two branches, a mean."""
+    x = net.pool(net.relu(net.norm(net.stem(x))))
+    x = net.relu(net.deep_norm(net.deep(net.relu6(net.wide_norm(net.wide(x))))) + net.side(x))
+    x = torch.cat([x, net.last(x)], 1)
+    return net.fc(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return warm_network(
+        Net(
+            compute,
+            stem=nn.Conv2d(3, 8, 3, padding=1, bias=False), norm=nn.BatchNorm2d(8),
+            pool=nn.MaxPool2d(3, 2, 1), relu=nn.ReLU(), relu6=nn.ReLU6(),
+            wide=nn.Conv2d(8, 16, 3, padding=1, groups=8), wide_norm=nn.BatchNorm2d(16),
+            deep=nn.Conv2d(16, 12, 1), deep_norm=nn.BatchNorm2d(12), side=nn.Conv2d(8, 12, 1),
+            last=nn.Conv2d(12, 4, 1), fc=nn.Linear(16, 5),
+        ),
+        SPEC,
+    )  # fmt: skip
+
+
+def exported(network, folder, bits, target, **settings):
+    student = calibrated(network, SPEC, bits, target=target)
+    return student, hast.export_onnx(student, folder / "s.onnx", images=IMAGES, **settings)
+
+
+def optimized(path, folder) -> Counter[str]:
+    """The operators that ONNX Runtime runs with its default optimizations."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w3a5", "w4a4"])
+def test_onnx_runtime_computes_the_whole_network_in_integers(network, bits, tmp_path):
+    student, path = exported(network, tmp_path, bits, "onnxruntime")
+    expected = logits_of(student, IMAGES)
+    for predict in (
+        onnx_predictor(path, optimize=True),
+        onnx_predictor(path, optimize=False),
+        reference_predictor(path),
+    ):
+        parity = compare(expected, logits_of(predict, IMAGES))
+        assert parity.agreement >= 0.9
+        assert parity.mean_difference < 0.05 * parity.logit_spread
+
+    runs = optimized(path, tmp_path)
+    assert runs["QLinearConv"] == 5
+    assert (runs["QLinearAdd"], runs["QLinearConcat"], runs["QGemm"]) == (1, 1, 1)
+    assert runs["QLinearGlobalAveragePool"] == 1
+    floats = {"Conv", "Add", "Concat", "Gemm", "Relu", "BatchNormalization", "ReduceMean"}
+    assert not floats & set(runs)
+    if bits.endswith("a8"):
+        assert "Clip" not in runs  # the range of a byte says it
+        assert runs["QuantizeLinear"] == 1  # of the image
+
+
+def test_weights_of_8_bits_are_signed_with_zero_at_0_and_narrower_ones_are_spread(
+    network, tmp_path
+):
+    for bits, farthest in (("w8a8", 127), ("w4a8", 64)):
+        _, path = exported(network, tmp_path, bits, "onnxruntime")
+        stored = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+        weights = [array for array in stored.values() if array.dtype == np.int8 and array.ndim > 1]
+        assert len(weights) == 6
+        assert farthest // 2 < max(np.abs(w.astype(int)).max() for w in weights) <= farthest
+        zero_points = [a for a in stored.values() if a.dtype == np.int8 and a.ndim == 1]
+        assert not any(zero_point.any() for zero_point in zero_points)
+
+
+def test_a_file_for_tensorrt_keeps_its_rules(network, tmp_path):
+    """INT8 with a zero point of 0, nothing between Q and DQ, Q and DQ around additions."""
+    student, path = exported(network, tmp_path, "w4a8", "tensorrt")
+    parity = compare(
+        logits_of(student, IMAGES), logits_of(onnx_predictor(path, optimize=True), IMAGES)
+    )
+    assert parity.mean_difference < 0.05 * parity.logit_spread
+    graph = onnx.load(path).graph
+    stored = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    maker = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) == 3:
+            assert stored[node.input[2]].dtype == np.int8
+            assert not stored[node.input[2]].any()
+        if node.op_type in ("Conv", "Add", "Concat", "Gemm"):
+            assert all(maker[name].op_type == "DequantizeLinear" for name in node.input)
+        if node.op_type in ("Conv", "Gemm"):
+            weight = maker[node.input[1]]
+            assert [a.i for a in weight.attribute if a.name == "axis"] == [0]
+            assert len(stored[weight.input[1]]) == stored[weight.input[0]].shape[0]
+        if node.op_type == "QuantizeLinear":
+            assert [other.op_type for other in graph.node if node.output[0] in other.input] == [
+                "DequantizeLinear"
+            ]
+
+
+def test_a_student_of_another_target_is_derived_anew_and_stays_what_it_was(network, tmp_path):
+    student = calibrated(network, SPEC, "w8a8")
+    before = logits_of(student, IMAGES)
+    path = hast.export_onnx(student, tmp_path / "s.onnx", target="tensorrt", images=IMAGES)
+    parity = compare(before, logits_of(onnx_predictor(path, optimize=True), IMAGES))
+    assert 0 < parity.mean_difference < 0.2 * parity.logit_spread
+    assert torch.equal(logits_of(student, IMAGES), before)
+
+
+def test_a_packed_checkpoint_knows_its_target(network, tmp_path):
+    student = calibrated(network, SPEC, "w8a8", target="onnxruntime")
+    hast.save(student, tmp_path / "packed")
+    loaded = hast.load(tmp_path / "packed", network=network)
+    assert spec_and_plan(loaded)[1].target == "onnxruntime"
+    assert torch.equal(logits_of(loaded, IMAGES), logits_of(student, IMAGES))
+    files = [
+        hast.export_onnx(s, tmp_path / f"{name}.onnx", images=IMAGES).read_bytes()
+        for name, s in (("loaded", loaded), ("student", student))
+    ]
+    assert files[0] == files[1]
+
+
+def test_a_channel_without_weights_keeps_its_bias(tmp_path):
+    network = warm_network(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(784, 5)
+        ),
+        SPEC,
+    )
+    with torch.no_grad():
+        network[2].weight[0] = 0.0
+        network[2].weight[1] *= 1e-12
+        network[2].bias[:2] = 3.0
+    # At 8 bits a processor without VNNI would saturate sums of such large activations.
+    student, path = exported(network, tmp_path, "w7a8", "onnxruntime")
+    expected = logits_of(student, IMAGES)
+    for optimize in (False, True):
+        parity = compare(expected, logits_of(onnx_predictor(path, optimize=optimize), IMAGES))
+        assert parity.mean_difference < 0.03 * parity.logit_spread
+
+
+def test_layers_that_are_skipped_stay_in_full_precision(network, tmp_path):
+    student = calibrated(network, SPEC, "w8a8", target="onnxruntime", skip=("side", "fc"))
+    path = hast.export_onnx(student, tmp_path / "s.onnx", images=IMAGES)
+    parity = compare(
+        logits_of(student, IMAGES), logits_of(onnx_predictor(path, optimize=True), IMAGES)
+    )
+    assert parity.mean_difference < 0.05 * parity.logit_spread
+    runs = optimized(path, tmp_path)
+    # The stem makes what `side` reads too, in floating point.
+    floats = runs["Conv"] + runs["FusedConv"]  # with its ReLU
+    assert (runs["QLinearConv"], floats, runs["Gemm"]) == (3, 2, 1)
