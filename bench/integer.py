@@ -1,5 +1,4 @@
-"""Speed of deployed students in ONNX Runtime, beside full precision and the runtime's own
-quantization.
+"""Speed of deployed students, beside full precision and ONNX Runtime's own quantization.
 
     python -m bench.integer --networks torchvision:resnet18,torchvision:mobilenet_v2
 
@@ -28,6 +27,7 @@ from hast.config.targets import Target
 from hast.errors import one_of
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
+from hast.export.onnx_packages import open_session, require_openvino
 from hast.files.tables import write_json
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network
@@ -41,7 +41,7 @@ def main(
     widths: Widths = "w8a8,w4a8,w4a4",
     batches: Annotated[str, typer.Option(help="Images of a call, with commas.")] = "1,16",
     pixels: int = 224,
-    target: str = "onnxruntime",
+    target: Annotated[str, typer.Option(help="openvino also measures there.")] = "onnxruntime",
 ) -> None:
     one_of("--target", target, Target)
     spec = ModelSpec(
@@ -54,7 +54,10 @@ def main(
         images = torch.randn(_IMAGES, *spec.input_shape)
         with TemporaryDirectory() as folder:
             files = deployed(network, spec, images, parse_widths(widths), target, Path(folder))
-            found = measure_latency(files, spec, [int(batch) for batch in batches.split(",")])
+            found = measure_latency(
+                files, spec, [int(batch) for batch in batches.split(",")],
+                open_model=OpenVino if target == "openvino" else open_session,
+            )  # fmt: skip
             rows += [
                 {"network": source, "file": name, "bytes": path.stat().st_size, **found[name]}
                 for name, path in files.items()
@@ -86,6 +89,20 @@ def deployed(
     files["the runtime's own, w8a8"] = folder / "own.onnx"
     runtime_quantized(files["fp32"], files["the runtime's own, w8a8"], bank)
     return files
+
+
+class OpenVino:
+    """An ONNX file in OpenVINO, called as an ONNX Runtime session is."""
+
+    def __init__(self, path: Path) -> None:
+        self._predict = (
+            require_openvino()
+            .Core()
+            .compile_model(str(path), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        )
+
+    def run(self, _outputs: None, inputs: Mapping[str, Any]) -> list[Any]:
+        return [self._predict(inputs["images"])[0]]
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

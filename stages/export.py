@@ -14,7 +14,7 @@ from hast.config.section import load_section
 from hast.engine.engine import select_device
 from hast.engine.progress import track
 from hast.errors import first_line, warn
-from hast.export.bundle import Compared, bytes_of, check, compare_formats, write_formats
+from hast.export.bundle import Compared, bytes_of, check, compare_formats, programs, write_formats
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
 from hast.files.checkpoints import load, save
@@ -57,9 +57,9 @@ def run(
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
     if len(batches):
         images["test"] = torch.cat([x for x, _ in batches])
-    programs = sum(1 if name == "program" else 3 for name in files)
     compared = compare_formats(product, files, images, config)
-    results = [*track(compared, total=programs * len(images), label=f"export {bits}")]
+    total = len(images) * sum(len(programs(product, name)) for name in files)
+    results = [*track(compared, total=total, label=f"export {bits}")]
     for result in results:
         check(result, config)
 

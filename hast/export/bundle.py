@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,14 @@ from hast.config.targets import Target
 from hast.errors import InputError
 from hast.export.inputs import takes
 from hast.export.onnx_graph import export_onnx
-from hast.export.onnx_packages import require_onnx
+from hast.export.onnx_packages import require_onnx, require_openvino
 from hast.export.parity import (
     Parity,
     Predict,
     compare,
     logits_of,
     onnx_predictor,
+    openvino_predictor,
     reference_predictor,
 )
 from hast.export.program import export_program
@@ -55,6 +56,8 @@ def write_formats(
     """
     if "onnx" in config.formats:
         require_onnx(otherwise="take it out of export.formats")  # before any work
+        if "openvino" in programs(student, "onnx"):
+            require_openvino()
     return {n: write_format(student, folder / FILES[n], n, config, images) for n in config.formats}
 
 
@@ -98,10 +101,11 @@ def compare_formats(
     for name, normalized in images.items():
         given = as_inputs(normalized[: config.samples], spec, config.inputs)
         expected = logits_of(known, given)
-        few = slice(config.reference_samples)
         for kind, path in files.items():
-            for program, (predict, part) in _programs(kind, path, few).items():
-                found = logits_of(predict, given[part])
+            for program in programs(student, kind):
+                slow = program == "onnx reference"
+                part = slice(config.reference_samples if slow else None)
+                found = logits_of(_predictor(program, path), given[part])
                 yield Compared(kind, program, name, compare(expected[part], found))
 
 
@@ -127,12 +131,23 @@ def bytes_of(folder: Path, files: Mapping[Format, Path]) -> dict[str, int]:
     return {"packed": packed} | {name: os.path.getsize(path) for name, path in files.items()}
 
 
-def _programs(kind: Format, path: Path, few: slice) -> dict[str, tuple[Predict, slice]]:
+def programs(student: nn.Module, kind: Format) -> list[str]:
+    """Names of what runs a format of a student and is compared with it."""
     if kind == "program":
-        program: Any = torch.export.load(path).module()
-        return {"torch": (program, slice(None))}
-    return {
-        "onnxruntime": (onnx_predictor(path, optimize=True), slice(None)),
-        "onnxruntime without optimizations": (onnx_predictor(path, optimize=False), slice(None)),
-        "onnx reference": (reference_predictor(path), few),
-    }
+        return ["torch"]
+    target = spec_and_plan(student)[1].target
+    names = ["onnxruntime", "onnxruntime without optimizations", "onnx reference"]
+    return [*names, "openvino"] if target == "openvino" else names
+
+
+def _predictor(program: str, path: Path) -> Predict:
+    match program:
+        case "torch":
+            module: Predict = torch.export.load(path).module()
+            return module
+        case "onnx reference":
+            return reference_predictor(path)
+        case "openvino":
+            return openvino_predictor(path)
+        case _:
+            return onnx_predictor(path, optimize=program == "onnxruntime")

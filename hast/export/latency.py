@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ def measure_latency(
     batches: Sequence[int] = (1, 64),
     *,
     inputs: Inputs = "normalized",
+    open_model: Callable[[Path], Any] = open_session,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of one call in ONNX Runtime on the CPU, with its default optimizations.
 
@@ -33,11 +35,12 @@ def measure_latency(
         spec: tells the shape of an image.
         batches: images of a call.
         inputs: what the models take.
+        open_model: gives what has ONNX Runtime's `run(outputs, inputs)`.
 
     Returns:
         By model, then by `batch_1`, `batch_64`, ...
     """
-    sessions = {name: open_session(path) for name, path in models.items()}
+    sessions = {name: open_model(path) for name, path in models.items()}
     found: dict[str, dict[str, float]] = {name: {} for name in models}
     for batch in batches:
         example = example_images(spec, inputs, batch)

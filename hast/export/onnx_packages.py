@@ -1,4 +1,4 @@
-"""The packages of the extra `onnx`, imported when they are needed."""
+"""What reads ONNX files, imported when it is needed: none of it is always installed."""
 
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,16 @@ def require_onnx(*, otherwise: str = "") -> ModuleType:
         for package in ("onnxscript", "onnxruntime"):
             import_module(package)
         return import_module("onnx")
+
+
+def require_openvino() -> ModuleType:
+    """The package `openvino`.
+
+    Raises:
+        InputError: it is missing.
+    """
+    with needs("openvino", otherwise="give layers.target another value"):
+        return import_module("openvino")
 
 
 def open_session(model: Path | bytes, *, optimize: bool = True) -> Any:

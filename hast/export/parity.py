@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hast.export.onnx_packages import open_session, require_onnx
+from hast.export.onnx_packages import open_session, require_onnx, require_openvino
 
 _BATCH_SIZE = 64
 
@@ -57,6 +57,12 @@ def onnx_predictor(path: Path, *, optimize: bool) -> Predict:
         optimize: all optimizations, ONNX Runtime's default; or none.
     """
     return partial(_run, open_session(path, optimize=optimize))
+
+
+def openvino_predictor(path: Path) -> Predict:
+    """Logits of an ONNX model in OpenVINO on the CPU."""
+    model = require_openvino().Core().compile_model(str(path), "CPU")
+    return lambda images: torch.from_numpy(model(images.numpy())[0])
 
 
 def reference_predictor(path: Path) -> Predict:

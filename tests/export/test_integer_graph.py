@@ -10,7 +10,13 @@ from students import Net, calibrated, warm_network
 from torch import nn
 
 import hast
-from hast.export.parity import compare, logits_of, onnx_predictor, reference_predictor
+from hast.export.parity import (
+    compare,
+    logits_of,
+    onnx_predictor,
+    openvino_predictor,
+    reference_predictor,
+)
 from hast.networks.provenance import spec_and_plan
 
 onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
@@ -31,6 +37,7 @@ def compute(net, x):
 
 @pytest.fixture(scope="module")
 def network():
+    torch.manual_seed(0)
     return warm_network(
         Net(
             compute,
@@ -58,18 +65,17 @@ def optimized(path, folder) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w3a5", "w4a4"])
+@pytest.mark.parametrize("bits", ["w8a8", "w7a8", "w4a8", "w3a5", "w4a4"])
 def test_onnx_runtime_computes_the_whole_network_in_integers(network, bits, tmp_path):
     student, path = exported(network, tmp_path, bits, "onnxruntime")
     expected = logits_of(student, IMAGES)
-    for predict in (
-        onnx_predictor(path, optimize=True),
-        onnx_predictor(path, optimize=False),
-        reference_predictor(path),
-    ):
+    predictors = [onnx_predictor(path, optimize=False), reference_predictor(path)]
+    if bits != "w8a8":  # a processor without VNNI saturates sums of full bytes
+        predictors.append(onnx_predictor(path, optimize=True))
+    for predict in predictors:
         parity = compare(expected, logits_of(predict, IMAGES))
         assert parity.agreement >= 0.9
-        assert parity.mean_difference < 0.05 * parity.logit_spread
+        assert parity.mean_difference < 0.02 * parity.logit_spread
 
     runs = optimized(path, tmp_path)
     assert runs["QLinearConv"] == 5
@@ -80,6 +86,20 @@ def test_onnx_runtime_computes_the_whole_network_in_integers(network, bits, tmp_
     if bits.endswith("a8"):
         assert "Clip" not in runs  # the range of a byte says it
         assert runs["QuantizeLinear"] == 1  # of the image
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4"])
+def test_openvino_computes_all_layers_in_integers(network, bits, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="openvino is optional")
+    student, path = exported(network, tmp_path, bits, "openvino")
+    parity = compare(logits_of(student, IMAGES), logits_of(openvino_predictor(path), IMAGES))
+    assert parity.mean_difference < 0.05 * parity.logit_spread
+    model = openvino.Core().compile_model(str(path), "CPU").get_runtime_model()
+    keys = ("layerType", "runtimePrecision")
+    ran = [[op.get_rt_info()[key].astype(str) for key in keys] for op in model.get_ops()]
+    precisions = [p for kind, p in ran if kind in ("Convolution", "FullyConnected")]
+    assert len(precisions) == 6
+    assert set(precisions) <= {"u8", "i8"}
 
 
 def test_weights_of_8_bits_are_signed_with_zero_at_0_and_narrower_ones_are_spread(
@@ -144,6 +164,7 @@ def test_a_packed_checkpoint_knows_its_target(network, tmp_path):
 
 
 def test_a_channel_without_weights_keeps_its_bias(tmp_path):
+    torch.manual_seed(0)
     network = warm_network(
         nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(784, 5)
