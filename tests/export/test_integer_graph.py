@@ -88,7 +88,7 @@ def test_onnx_runtime_computes_the_whole_network_in_integers(network, bits, tmp_
         assert runs["QuantizeLinear"] == 1  # of the image
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4"])
+@pytest.mark.parametrize("bits", ["w7a8", "w4a8", "w4a4"])
 def test_openvino_computes_all_layers_in_integers(network, bits, tmp_path):
     openvino = pytest.importorskip("openvino", reason="openvino is optional")
     student, path = exported(network, tmp_path, bits, "openvino")
