@@ -30,24 +30,23 @@ class Difference(NamedTuple):
 _TABLES = read_yaml(Path(tables.__file__).with_name("recipes.yaml"))
 
 
-def recipe_settings(recipe: str, size: str) -> Settings:
-    """Values of a recipe at a size, by section.
+def method_settings(recipe: Any) -> Settings:
+    """How: what a recipe sets at any size.
 
     Raises:
-        InputError: there is no such recipe or size.
+        InputError: there is no such recipe.
     """
-    return merged([size_settings(size, recipe), method_settings(recipe)])
-
-
-def method_settings(recipe: Any) -> Settings:
-    """How: what a recipe sets at any size."""
     one_of("recipe", recipe, Recipe)
     owned = ((name.split("."), by_recipe[recipe]) for name, by_recipe in _TABLES["recipes"].items())
     return merged({section: {key: value}} for (section, key), value in owned)
 
 
 def size_settings(size: str, recipe: str) -> Settings:
-    """How much: what a size sets."""
+    """How much: what a size sets.
+
+    Raises:
+        InputError: there is no such size.
+    """
     one_of("size", size, Size)
     return merged(entries_for(_TABLES["sizes"], recipe, size))
 
@@ -83,8 +82,7 @@ def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
     """The text of a params file, one that `read_yaml` reads, with the values of a recipe, and what
     that changed.
 
-    Comments, order and all that no recipe owns stay. Of an older file, which names its recipe, the
-    word goes and what the file left open is filled in.
+    Comments, order and all that no recipe owns stay.
 
     Raises:
         InputError: there is no such recipe, or a section is no mapping.
@@ -95,8 +93,6 @@ def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
         if not isinstance(params.get(section) or {}, dict):
             raise InputError(f"section '{section}' must be a mapping, got {params[section]!r}")
     changed = differences(params, recipe)
-    if params.pop("recipe", None) is not None:  # there, what the file said itself won
-        changed = [difference for difference in changed if difference.found is None]
     for name, _, value in changed:
         section, _, key = name.partition(".")
         if params.get(section) is None:
