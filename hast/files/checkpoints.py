@@ -90,7 +90,8 @@ def save(
         quantization_config=describe_plan(product, plan),
     )
     exact = device_of(student).type == "cpu" and not fold_batch_norm
-    with side_folder(path) as side, disk_errors(path):
+    inside = path / CONFIG if path.is_dir() else path  # a folder may be a disk of its own
+    with side_folder(inside) as side, disk_errors(path):
         # Not safetensors' `save_file`: what it writes only its owner may read.
         (side / WEIGHTS).write_bytes(tensors)
         _write_card(side, path, student, card, exact=exact)
