@@ -43,7 +43,7 @@ from bench.run import OUT
 from hast.api.samples import train_generator
 from hast.config.bit_width import BitWidth
 from hast.config.finetune import FinetuneConfig
-from hast.config.recipes import Settings, merged, recipe_settings, size_settings
+from hast.config.recipes import Settings, merged, method_settings, size_settings
 from hast.config.section import parse_section
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import Engine, Precision, Switch, choose_engine, place
@@ -167,7 +167,8 @@ def main(
 def settings_of(name: str, size: str, overrides: Settings) -> Settings:
     """All that makes a variant what it is, by section."""
     recipe, changes = VARIANTS[name]
-    settings = merged([recipe_settings(recipe, size), changes, overrides])
+    parts = [size_settings(size, recipe), method_settings(recipe), changes, overrides]
+    settings = merged(parts)
     if changes.get("quantize", {}).get("steps") == 0:
         settings["quantize"] |= _NO_STEPS
     return settings

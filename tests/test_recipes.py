@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from hast.config.params import check_params
 from hast.config.presets import PRESETS, SECTIONS, own_network, preset
-from hast.config.recipes import method_settings, recipe_of, recipe_settings, with_recipe
+from hast.config.recipes import merged, method_settings, recipe_of, size_settings, with_recipe
 from hast.config.section import Section, load_section, parse_section, read_yaml, write_yaml
 from hast.errors import InputError
 
@@ -72,22 +72,6 @@ def test_a_recipe_with_own_values_is_named_with_them():
     assert recipe_of(values) == expected
 
 
-def test_a_file_that_names_a_recipe_is_refused_and_mended(tmp_path):
-    path = tmp_path / "params.yaml"
-    text = (ROOT / "params.yaml").read_text().replace("init: gaussian # R", "init: null # old")
-    text = text.replace("weight_decay: 1e-4 # R", "weight_decay: 0.3 # mine")
-    path.write_text(f"recipe: best # a word\n{text}")
-    with pytest.raises(
-        InputError, match="`recipe` is no parameter any more, got 'best'; run `hast"
-    ):
-        check_params(path)
-    path.write_text(with_recipe(path.read_text(), "best")[0])
-    check_params(path)
-    params = read_yaml(path)
-    assert params["synthesize"]["init"] == "pink"
-    assert params["quantize"]["weight_decay"] == 0.3
-
-
 def test_widths_of_single_layers_are_a_number_or_the_word():
     for section in ({"first_last_bits": "all"}, {"average_weight_bits": 9}):
         (name,) = section
@@ -96,7 +80,8 @@ def test_widths_of_single_layers_are_a_number_or_the_word():
 
 
 def test_the_paper_at_its_size_is_the_default_of_every_section():
-    for key, values in recipe_settings("hast", "paper").items():
+    paper = merged([size_settings("paper", "hast"), method_settings("hast")])
+    for key, values in paper.items():
         assert SECTIONS[key].model_validate(values) == SECTIONS[key]()
 
 

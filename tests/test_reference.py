@@ -7,14 +7,14 @@ from typing import Literal
 from conftest import ROOT
 from pydantic import Field
 
-from hast.config import reference
+from docs import parameters as reference
 from hast.config.presets import SECTIONS
 from hast.config.section import Section
 
 
 def test_the_page_is_current():
     written = (ROOT / reference.PAGE).read_text()
-    assert written == reference.page(), "run `python -m hast.config.reference` and commit the page"
+    assert written == reference.page(), "run `python docs/parameters.py` and commit the page"
 
 
 def test_every_parameter_has_a_row_with_a_meaning():

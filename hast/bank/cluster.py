@@ -168,14 +168,14 @@ def _raise_error_of(future: Any) -> None:
 
     try:
         future.result()
+        return
+    except KilledWorker:
+        reason = "workers were killed again and again at one shard (out of memory? start fewer)"
     except Exception as error:
-        if isinstance(error, KilledWorker):
-            reason = "workers were killed again and again at one shard (out of memory? start fewer)"
-        elif future.status != "error":
-            reason = f"the connection to the Dask scheduler was lost ({first_line(error)})"
-        else:
+        if future.status == "error":
             raise  # what the worker raised
-        raise TransientError(f"synthesize: {reason}; finished shards are kept: run again") from None
+        reason = f"the connection to the Dask scheduler was lost ({first_line(error)})"
+    raise TransientError(f"synthesize: {reason}; finished shards are kept: run again")
 
 
 class _Line:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from hast.errors import InputError
 from hast.files.placing import read_errors, sha256_of, write_atomically
 
-_MAX_BYTES = 64 << 20  # some 600,000 files
+MAX_BYTES = 64 << 20  # some 600,000 files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,17 +44,15 @@ def read_manifest(manifest: Path) -> dict[str, str]:
     if manifest.is_symlink():
         raise InputError(f"{manifest}: a manifest must not be a link")
     with read_errors(manifest):
-        if manifest.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{manifest}: larger than {_MAX_BYTES >> 20} MB; not a manifest")
+        if manifest.stat().st_size > MAX_BYTES:
+            raise InputError(f"{manifest}: larger than {MAX_BYTES >> 20} MB; not a manifest")
         return parse_manifest(manifest.read_bytes(), name=str(manifest))
 
 
 def parse_manifest(content: bytes, *, name: str) -> dict[str, str]:
     """As `read_manifest`, from the file's bytes."""
-    try:
+    with read_errors(name, ValueError, RecursionError):
         files = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: cannot be read ({error})") from None
     if not isinstance(files, dict):
         raise InputError(f"{name}: must map file names to sha256 sums")
     for file, digest in files.items():
@@ -74,9 +72,8 @@ def listed_in(content: bytes) -> dict[str, str]:
 
 
 def _stays_inside(name: str) -> bool:
-    parts = name.split("/")
     plain = not any(c in name for c in "\\:\0") and PurePosixPath(name).as_posix() == name
-    return plain and not name.startswith("/") and not {"", ".", ".."} & set(parts)
+    return plain and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _hashes(store: Path) -> dict[str, str]:

@@ -21,14 +21,13 @@ from hast.bank.place import check_free
 from hast.bank.record import BankCard, Derivation
 from hast.bank.stored import StoredBank
 from hast.bank.tools import batch_size_of
-from hast.bank.writer import BankWriter
+from hast.bank.writer import BankWriter, new_bank
 from hast.config.bank import BankConfig
 from hast.config.spec import ModelSpec
 from hast.engine.machine import __version__
 from hast.engine.progress import track
 from hast.errors import InputError
 from hast.files.pictures import SUFFIXES, PictureFiles, digest_of, pictures_in
-from hast.files.placing import side_folder
 from hast.loops.profile import Profile, profile_batches, whole_profile
 from hast.networks.fingerprint import fingerprint
 
@@ -83,13 +82,11 @@ def import_pictures(
     )  # fmt: skip
     size = batch_size_of(card)
     batches = PictureFiles(files, spec, config.crop_fraction, size)
-    with side_folder(target) as side:
-        writer = BankWriter(side, card, size)
+    with new_bank(target, card, size, overwrite=overwrite) as writer:
         parts = _write(writer, teacher, batches, config)
         whole = whole_profile(track(parts, total=len(batches), label="import", show=show))
         # All that can fail, such as answers that are NaN, comes before the bank is in its place.
         StoredBank(writer.seal(whole.difficulty, whole.bns_gap))
-        writer.publish(target, overwrite=overwrite)
     return StoredBank(target, verify=False)
 
 

@@ -70,6 +70,11 @@ def identity_map(samples: int, channels: int) -> NDArray[np.float32]:
     return np.tile(np.array([1, 0], np.float32), (samples, channels, 1))
 
 
+def slices(samples: int, size: int) -> list[slice]:
+    """Parts of `size` samples, the last one perhaps smaller."""
+    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
 class Pixels:
     """Images (N, C, H, W) as they are stored. What is taken, `pixels[index]`, is decoded: float32,
     normalized, where the codes are. Any index of the first dimension of a tensor will do."""
@@ -108,7 +113,7 @@ class Pixels:
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Batches in order, each decoded when its turn comes."""
-        return (self[start : start + size] for start in range(0, len(self), size))
+        return (self[part] for part in slices(len(self), size))
 
     def to(self, device: torch.device) -> "Pixels":
         """A copy on `device`, still as it is stored."""

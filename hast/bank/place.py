@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from hast.bank.manifest import read_manifest
@@ -11,40 +12,30 @@ from hast.files.placing import disk_errors, side_folder
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:
-    """Refuse to write where something is, unless that was asked for and is a bank.
+    """Refuse to write where something else is than an empty folder, unless that was asked for and
+    is a bank.
 
     Raises:
-        InputError: `target` exists.
+        InputError: something is at `target`.
     """
-    if not target.exists() and not target.is_symlink():
+    is_folder = target.is_dir() and not target.is_symlink()
+    names = {path.name for path in target.iterdir()} if is_folder else {""}
+    if not names or not (target.exists() or target.is_symlink()):
         return
     if not overwrite:
         raise InputError(
             f"{target}: is there already and is not overwritten; name another place or give"
             " --overwrite"
         )
-    if target.is_symlink() or not _may_go(target):
+    # A bank and nothing else: other things have a `manifest.json` too.
+    if not (names <= {STORE, MANIFEST} and _is_bank(target)):
         raise InputError(f"{target}: is no bank; only a bank is overwritten by a bank")
 
 
-def _may_go(folder: Path) -> bool:
-    """Whether a folder is empty, or a bank and nothing else: other things have a `manifest.json`
-    too."""
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    if not names:
-        return True
-    return names <= {STORE, MANIFEST} and (
-        (folder / STORE / "zarr.json").is_file() or _lists_files(folder / MANIFEST)
-    )
-
-
-def _lists_files(manifest: Path) -> bool:
-    try:
-        return bool(read_manifest(manifest))
-    except InputError:
-        return False
+def _is_bank(folder: Path) -> bool:
+    with suppress(InputError):
+        return (folder / STORE / "zarr.json").is_file() or bool(read_manifest(folder / MANIFEST))
+    return False
 
 
 def place_bank(source: Path, target: Path, *, overwrite: bool, move: bool = False) -> None:

@@ -53,15 +53,15 @@ def make(job: Job, writer: BankWriter, shards: Iterable[slice]) -> Iterator[Synt
     source = load_teacher(job.teacher, device)
     init = first_images(job.generator, source, job.config, device)
     batches = (index for shard in shards for index in writer.batches(shard))
-    results: dict[int, tuple[Tensor, Tensor]] = {}
+    made: list[tuple[Tensor, Tensor]] = []  # of the shard at hand
     for step in synthesize(source.network, init, source.spec, job.config, batches, engine):
         if step.is_last:
-            results[step.batch] = (step.images, step.labels)
+            made.append((step.images, step.labels))
             shard = writer.shard_of(step.batch)
-            if all(index in results for index in writer.batches(shard)):
-                done = [results.pop(index) for index in writer.batches(shard)]
-                images, labels = (torch.cat(part) for part in zip(*done, strict=True))
+            if step.batch == writer.batches(shard)[-1]:
+                images, labels = (torch.cat(part) for part in zip(*made, strict=True))
                 writer.write(shard, images, labels)
+                made.clear()
         yield step
 
 

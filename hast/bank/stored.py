@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from hast.bank.manifest import verify_manifest
-from hast.bank.pixels import Pixels, identity_map
+from hast.bank.pixels import Pixels, identity_map, slices
 from hast.bank.record import Bank, BankCard
-from hast.bank.untrusted import Layout, check_array, read_attributes, read_card
+from hast.bank.untrusted import Layout, check_array, read_card
 from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.files.placing import sha256_of
@@ -97,10 +97,7 @@ class StoredBank:
 
     def shards(self) -> list[slice]:
         """The samples of every file of images."""
-        return [
-            slice(start, min(start + self.shard_size, len(self)))
-            for start in range(0, len(self), self.shard_size)
-        ]
+        return slices(len(self), self.shard_size)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images, decoded when they are asked for, and labels."""
@@ -150,7 +147,7 @@ def _inspect(
     """Card and layouts, from the metadata and the sizes of files alone."""
     if not store.is_dir():
         raise InputError(f"{store}: no such bank; run `dvc repro synthesize`")
-    card = read_card(store, read_attributes(store))
+    card = read_card(store)
     if teacher is not None and card.teacher != teacher:
         raise InputError(
             f"{store.parent}: the bank was made for teacher {card.teacher} but the teacher is"

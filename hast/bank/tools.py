@@ -17,10 +17,9 @@ from hast.bank.pixels import as_stored, decode
 from hast.bank.place import check_free
 from hast.bank.record import Bank, BankCard, Derivation, Parent
 from hast.bank.stored import StoredBank
-from hast.bank.writer import BankWriter
+from hast.bank.writer import new_bank
 from hast.config.bank import Dtype
 from hast.errors import InputError
-from hast.files.placing import side_folder
 from hast.loops.profile import profile_batches, whole_profile
 
 _BATCH = 64  # samples, where nobody says how many were made together
@@ -40,15 +39,12 @@ def save_bank(bank: Bank, folder: Path | str, *, overwrite: bool = False) -> Non
     if bank.difficulty is None:
         raise InputError(f"{folder}: the bank has no difficulties; take it from hast.synthesize")
     target = Path(folder)
-    check_free(target, overwrite=overwrite)
-    with side_folder(target) as side:
-        writer = BankWriter(side, bank.card, batch_size_of(bank.card))
+    with new_bank(target, bank.card, batch_size_of(bank.card), overwrite=overwrite) as writer:
         for shard in writer.shards():
             images = bank.images[shard].float().cpu()
             _check_unchanged(images, bank.card.dtype, target)
             writer.write(shard, images, bank.labels[shard])
         writer.seal(bank.difficulty, bank.bns_gap)
-        writer.publish(target, overwrite=overwrite)
 
 
 def _check_unchanged(images: Tensor, dtype: Dtype, target: Path) -> None:
@@ -205,8 +201,7 @@ def _write(
         banks: what to take from.
         samples: (N, 2), the number of its bank and its place there, both ascending.
     """
-    with side_folder(target) as side:
-        writer = BankWriter(side, card, _BATCH)
+    with new_bank(target, card, _BATCH, overwrite=overwrite) as writer:
         difficulty = []
         for shard in writer.shards():
             numbers, places = samples[shard].T
@@ -227,7 +222,6 @@ def _write(
                     hard = whole_profile(profile_batches(teacher, batches)).difficulty
             difficulty.append(hard)
         writer.seal(torch.cat(difficulty))
-        writer.publish(target, overwrite=overwrite)
 
 
 def batch_size_of(card: BankCard) -> int:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hast.bank.manifest import listed_in, parse_manifest, read_manifest
+from hast.bank.manifest import MAX_BYTES, listed_in, parse_manifest, read_manifest
 from hast.bank.place import check_free, place_bank
 from hast.bank.remote import Remote
 from hast.bank.stored import MANIFEST, STORE, StoredBank
@@ -22,8 +22,6 @@ from hast.config.spec import ModelSpec
 from hast.errors import InputError
 from hast.files.pictures import digest_of, pictures_in
 from hast.files.placing import disk_errors, sha256_of, write_atomically
-
-_MAX_MANIFEST = 64 << 20
 
 
 def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[str]:
@@ -38,13 +36,18 @@ def push_bank(folder: Path, url: str, *, overwrite: bool = False) -> Iterator[st
     StoredBank(folder)
     content, files = (folder / MANIFEST).read_bytes(), read_manifest(folder / MANIFEST)
     remote = Remote(url)
-    if remote_manifest(remote) == content and not _strange(remote, files):
-        yield from _send(folder, remote)  # only what is damaged there
-    elif remote.folder is None:
-        _make_room(remote, files, overwrite=overwrite)
-        yield from _send(folder, remote)
-    else:
-        yield from _push_to_folder(folder, remote.folder, content, overwrite=overwrite)
+    is_there = remote_manifest(remote) == content and not _strange(remote, files)
+    target = remote.folder
+    if is_there or target is None:
+        if not is_there:
+            _make_room(remote, files, overwrite=overwrite)
+        yield from _send(folder, remote)  # of what is there, only what is damaged
+        return
+    # Beside it first, so that what is there is kept until the new bank is whole.
+    check_free(target, overwrite=overwrite)
+    side = _side_of(target, content, "push")
+    yield from _send(folder, Remote(str(side)))
+    place_bank(side, target, overwrite=overwrite, move=True)
 
 
 def pull_bank(
@@ -148,7 +151,7 @@ def remote_manifest(remote: Remote) -> bytes | None:
         InputError: it is too large for a manifest.
     """
     size = remote.size(MANIFEST)
-    if size is not None and size > _MAX_MANIFEST:
+    if size is not None and size > MAX_BYTES:
         raise InputError(f"{remote.url}/{MANIFEST}: {size} bytes are too many for a manifest")
     return None if size is None else remote.read(MANIFEST)
 
@@ -157,18 +160,6 @@ def files_at(place: Path | str) -> int:
     """How many files a push of the bank in a folder, or a pull of one at a URL, yields."""
     remote = Remote(str(place))
     return len(parse_manifest(remote_manifest(remote) or b"{}", name=f"{place}/{MANIFEST}"))
-
-
-def _push_to_folder(
-    folder: Path, target: Path, content: bytes, *, overwrite: bool
-) -> Iterator[str]:
-    """Send to a disk of this machine: beside `target` first, so that what is there is kept until
-    the new bank is whole."""
-    empty = target.is_dir() and not any(target.iterdir())
-    check_free(target, overwrite=overwrite or empty)
-    side = _side_of(target, content, "push")
-    yield from _send(folder, Remote(str(side)))
-    place_bank(side, target, overwrite=overwrite or empty, move=True)
 
 
 def _send(folder: Path, remote: Remote) -> Iterator[str]:

@@ -36,10 +36,6 @@ class Layout(NamedTuple):
     dtype: str
     rows: int  # of a file; in the last one what is beyond the array is padding
 
-    @property
-    def file_bytes(self) -> int:
-        return self.rows * math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
-
     def files(self) -> Iterator[str]:
         """The file of every chunk, in order."""
         rest = "/0" * (len(self.shape) - 1)
@@ -53,35 +49,14 @@ class Layout(NamedTuple):
         return [*parts[:-1], parts[-1][:left]]
 
 
-def read_attributes(store: Path) -> dict[str, Any]:
-    """The attributes of a group, of whose arrays nothing is known yet.
+def read_card(store: Path) -> BankCard:
+    """The card in the attributes of a group, of whose arrays nothing is known yet.
 
     Raises:
-        InputError: a link or a device is there, or no well-formed group.
+        InputError: a link or a device is there, it is no well-formed group, a value is missing,
+            malformed or absurd, or a text cannot be shown.
     """
-    for path in (store, *store.rglob("*")):
-        if path.is_symlink():
-            raise InputError(
-                f"{path}: a store must not hold links; where DVC made them, run"
-                " `dvc config cache.type reflink,copy` and `dvc checkout --relink`"
-            )
-        if not (path.is_file() or path.is_dir()):
-            raise InputError(f"{path}: a store must hold files and folders only")
-    group = _metadata(store)
-    if group.get("node_type") != "group":
-        raise InputError(f"{store}: must be a Zarr v3 group, got {group.get('node_type')!r}")
-    attributes = group.get("attributes")
-    if not isinstance(attributes, dict):
-        raise InputError(f"{store}: the group must have attributes")
-    return attributes
-
-
-def read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
-    """The card in the attributes of a store that may come from anybody.
-
-    Raises:
-        InputError: a value is missing, malformed or absurd, or a text cannot be shown.
-    """
+    attributes = _attributes(store)
     if attributes.get("format") != FORMAT:
         raise InputError(f"{store}: not a {FORMAT}; its format is {attributes.get('format')!r}")
     if attributes.get("version") != VERSION:
@@ -102,6 +77,21 @@ def read_card(store: Path, attributes: dict[str, Any]) -> BankCard:
             f"{store}: num_classes must be at most {_MAX_CLASSES}, got {card.spec.num_classes}"
         )
     return card
+
+
+def _attributes(store: Path) -> dict[str, Any]:
+    for path in (store, *store.rglob("*")):
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: a store must not hold links; where DVC made them, run"
+                " `dvc config cache.type reflink,copy` and `dvc checkout --relink`"
+            )
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: a store must hold files and folders only")
+    attributes = _metadata(store, "group").get("attributes")
+    if not isinstance(attributes, dict):
+        raise InputError(f"{store}: the group must have attributes")
+    return attributes
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -129,22 +119,26 @@ def check_array(folder: Path, dtype: str, shape: tuple[int | None, *tuple[int, .
         InputError: metadata are missing or malformed, type or shape differ, it is compressed or
             cut in another way, or a file is missing or has another size than its chunk.
     """
-    content = _metadata(folder)
+    content = _metadata(folder, "array")
     first, *rest = shape
-    length = _leading(content, "shape") if first is None else first
-    rows = _leading(content, "chunk_grid", "configuration", "chunk_shape")
-    if not all(0 < size < _MAX_SIZE for size in (length, rows, *rest)):
+    try:
+        length = content["shape"][0] if first is None else first
+        rows = content["chunk_grid"]["configuration"]["chunk_shape"][0]
+    except (KeyError, IndexError, TypeError):
+        length = rows = None
+    if not all(type(size) is int and 0 < size < _MAX_SIZE for size in (length, rows, *rest)):
         raise InputError(f"{folder}: shape and chunk_shape must hold positive integers below 2**48")
     _check_same(folder, content, dtype, [length, *rest], [rows, *rest])
     layout = Layout(folder, (length, *rest), dtype, rows)
+    file_bytes = math.prod((rows, *rest)) * np.dtype(dtype).itemsize
     for name in layout.files():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path}: is missing; fetch or make the store again")
         size = path.stat().st_size
-        if size != layout.file_bytes:
+        if size != file_bytes:
             raise InputError(
-                f"{path}: has {size} bytes but a chunk takes {layout.file_bytes}; the file is"
+                f"{path}: has {size} bytes but a chunk takes {file_bytes}; the file is"
                 " damaged or hostile"
             )
     return layout
@@ -158,7 +152,6 @@ def _check_same(
     little = plain | {"configuration": {"endian": "little"}}
     ordered = np.dtype(dtype).itemsize > 1 or content.get("codecs") == [little]
     wanted = {
-        "node_type": "array",
         "data_type": dtype,
         "shape": shape,
         "codecs": [little if ordered else plain],
@@ -172,20 +165,13 @@ def _check_same(
             raise InputError(f"{folder}: must have {name} {value}, got {found!r:.80}")
 
 
-def _metadata(node: Path) -> dict[str, Any]:
+def _metadata(node: Path, kind: str) -> dict[str, Any]:
     path = node / "zarr.json"
     with read_errors(path, ValueError, RecursionError):
         if path.stat().st_size > _MAX_METADATA:
             raise InputError(f"{path}: larger than {_MAX_METADATA >> 20} MB; not a Zarr v3 node")
         content = json.loads(path.read_bytes())
-    if not isinstance(content, dict) or content.get("zarr_format") != 3:
-        raise InputError(f"{path}: must describe a Zarr v3 node")
-    return content
-
-
-def _leading(value: Any, *keys: str) -> int:
-    """The first number of a list somewhere in JSON; 0 where there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    first = value[0] if isinstance(value, list) and value else None
-    return first if type(first) is int else 0
+    found = content if isinstance(content, dict) else {}
+    if (found.get("zarr_format"), found.get("node_type")) != (3, kind):
+        raise InputError(f"{path}: must describe a Zarr v3 {kind}")
+    return found

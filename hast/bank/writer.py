@@ -21,16 +21,31 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from hast.bank.manifest import write_manifest
-from hast.bank.pixels import decode, encode
-from hast.bank.place import place_bank
+from hast.bank.pixels import decode, encode, slices
+from hast.bank.place import check_free, place_bank
 from hast.bank.record import BankCard
 from hast.bank.stored import MANIFEST, STORE
 from hast.errors import InputError
-from hast.files.placing import disk_errors, write_atomically
+from hast.files.placing import disk_errors, side_folder, write_atomically
 
 _SHARD = 1024  # samples; few files matter more than few bytes
 _MIN_SHARDS = 4  # where there are enough batches, so that a run that was killed keeps something
-_NAMES = "bank-*"
+
+
+@contextmanager
+def new_bank(
+    target: Path, card: BankCard, batch_size: int, *, overwrite: bool
+) -> Iterator["BankWriter"]:
+    """A writer of a bank, to be sealed inside, that is at `target` afterwards.
+
+    Raises:
+        InputError: something is at `target`, or the disk is full; what was there is kept.
+    """
+    check_free(target, overwrite=overwrite)
+    with side_folder(target) as side:
+        writer = BankWriter(side, card, batch_size)
+        yield writer
+        writer.publish(target, overwrite=overwrite)
 
 
 class BankWriter:
@@ -54,7 +69,7 @@ class BankWriter:
         """
         self._root, self._card = partial_root, card
         self.folder = partial_root / f"bank-{name or card.key()}"
-        self._bank, self._done = self.folder / "bank", self.folder / "done"
+        self._bank = self.folder / "bank"
         self._samples, self._batch_size = card.samples, batch_size
         batches = -(-card.samples // batch_size)
         whole = batch_size * max(1, min(_SHARD // batch_size, batches // _MIN_SHARDS))
@@ -85,10 +100,7 @@ class BankWriter:
 
     def shards(self) -> list[slice]:
         """The samples of every shard."""
-        return [
-            slice(start, min(start + self.shard_size, self._samples))
-            for start in range(0, self._samples, self.shard_size)
-        ]
+        return slices(self._samples, self.shard_size)
 
     def batches(self, shard: slice) -> range:
         """Indices of the batches that a shard holds."""
@@ -104,12 +116,12 @@ class BankWriter:
 
     def is_finished(self, shard: slice) -> bool:
         """Whether this shard is whole."""
-        return self._image_file(shard).is_file() and self._column_file(shard).is_file()
+        return all((self.folder / name).is_file() for name in self.shard_files(shard))
 
     def shard_files(self, shard: slice) -> list[str]:
         """Files of a finished shard, relative to `folder`, in the order in which to copy them."""
-        files = (self._image_file(shard), self._column_file(shard))
-        return [path.relative_to(self.folder).as_posix() for path in files]
+        index = shard.start // self.shard_size
+        return [f"bank/{STORE}/images/c/{index}/0/0/0", f"done/{index}.safetensors"]
 
     def write(self, shard: slice, images: Tensor, labels: Tensor) -> None:
         """Write one whole shard.
@@ -182,15 +194,12 @@ class BankWriter:
             InputError: something is at `target`, or the disk is full; what was there is kept.
         """
         place_bank(self._bank, target, overwrite=overwrite)
-        for other in self._root.glob(_NAMES):
+        for other in self._root.glob("bank-*"):
             if other != self.folder and (other / "bank" / MANIFEST).is_file():
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _image_file(self, shard: slice) -> Path:
-        return self._bank / STORE / f"images/c/{shard.start // self.shard_size}/0/0/0"
-
     def _column_file(self, shard: slice) -> Path:
-        return self._done / f"{shard.start // self.shard_size}.safetensors"
+        return self.folder / self.shard_files(shard)[1]
 
     def _prepare(self) -> None:
         store, shape = self._bank / STORE, self._card.spec.input_shape

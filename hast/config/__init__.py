@@ -1,1 +1,1 @@
-"""Parameters: the sections of params.yaml, recipes and presets that write them, their reference."""
+"""Parameters: the sections of params.yaml, and the recipes and presets that write them."""

@@ -7,9 +7,11 @@ which recipe a file follows is found by comparing.
 
 from collections.abc import Iterable, Mapping
 from io import StringIO
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from hast.config.section import round_trip
+from hast.config import tables
+from hast.config.section import read_yaml, round_trip
 from hast.errors import InputError, one_of
 
 Recipe = Literal["hast", "best"]
@@ -25,56 +27,33 @@ class Difference(NamedTuple):
     wanted: Any
 
 
-_OWNED: dict[str, tuple[Any, ...]] = {  # what a recipe decides, in the order of `Recipe`
-    "synthesize.bns": ("absolute", "relative"),
-    "synthesize.hard_weight": (10.0, 0.1),
-    "synthesize.init": ("gaussian", "pink"),
-    "layers.quantizer": ("minmax", "learned"),
-    "calibrate.images": ("generator", "bank"),
-    "reconstruct.steps": (0, 200),
-    "quantize.optimizer": ("sgd", "adamw"),
-    "quantize.schedule": ("milestones", "cosine"),
-    "quantize.learning_rate": (1e-5, 1e-3),
-    "quantize.scale_rate_factor": (1.0, 10.0),
-    "quantize.weight_decay": (1e-4, 0.0),
-    "quantize.keep": ("last", "best"),
-    "quantize.promotion_step": (0.01, 0.1),
-}
-_SIZES: dict[str, Settings] = {
-    "quick": {
-        "generator": {"steps": 400},
-        "synthesize": {"samples": 1280, "steps": 400},
-        "quantize": {"steps": 600, "milestones": [300, 450]},
-    },
-    "paper": {
-        "generator": {"steps": 800},
-        "synthesize": {"samples": 5120, "steps": 1000},
-        "quantize": {"steps": 29400, "milestones": [4000, 8000, 12000]},
-    },
-}
-_QUICK_BEST: Settings = {"synthesize": {"steps": 200}}  # by then the relative loss is at its end
-
-
-def recipe_settings(recipe: str, size: str) -> Settings:
-    """Values of a recipe at a size, by section.
-
-    Raises:
-        InputError: there is no such recipe or size.
-    """
-    return merged([size_settings(size, recipe), method_settings(recipe)])
+_TABLES = read_yaml(Path(tables.__file__).with_name("recipes.yaml"))
 
 
 def method_settings(recipe: Any) -> Settings:
-    """How: what a recipe sets at any size."""
-    column = get_args(Recipe).index(one_of("recipe", recipe, Recipe))
-    named = ((name.split("."), values[column]) for name, values in _OWNED.items())
-    return merged({section: {key: value}} for (section, key), value in named)
+    """How: what a recipe sets at any size.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    one_of("recipe", recipe, Recipe)
+    owned = ((name.split("."), by_recipe[recipe]) for name, by_recipe in _TABLES["recipes"].items())
+    return merged({section: {key: value}} for (section, key), value in owned)
 
 
 def size_settings(size: str, recipe: str) -> Settings:
-    """How much: what a size sets."""
-    is_quick_best = (size, recipe) == ("quick", "best")
-    return merged([_SIZES[one_of("size", size, Size)], _QUICK_BEST if is_quick_best else {}])
+    """How much: what a size sets.
+
+    Raises:
+        InputError: there is no such size.
+    """
+    one_of("size", size, Size)
+    return merged(entries_for(_TABLES["sizes"], recipe, size))
+
+
+def entries_for(table: Mapping[str, Settings], recipe: str, size: str) -> list[Settings]:
+    """What a table says always, at a size, of a recipe, and of both together; later ones win."""
+    return [table[key] for key in ("always", size, recipe, f"{size} {recipe}") if key in table]
 
 
 def differences(params: Mapping[str, Any], recipe: str) -> list[Difference]:
@@ -103,8 +82,7 @@ def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
     """The text of a params file, one that `read_yaml` reads, with the values of a recipe, and what
     that changed.
 
-    Comments, order and all that no recipe owns stay. Of an older file, which names its recipe, the
-    word goes and what the file left open is filled in.
+    Comments, order and all that no recipe owns stay.
 
     Raises:
         InputError: there is no such recipe, or a section is no mapping.
@@ -115,8 +93,6 @@ def with_recipe(text: str, recipe: str) -> tuple[str, list[Difference]]:
         if not isinstance(params.get(section) or {}, dict):
             raise InputError(f"section '{section}' must be a mapping, got {params[section]!r}")
     changed = differences(params, recipe)
-    if params.pop("recipe", None) is not None:  # there, what the file said itself won
-        changed = [difference for difference in changed if difference.found is None]
     for name, _, value in changed:
         section, _, key = name.partition(".")
         if params.get(section) is None:

@@ -5,7 +5,8 @@ no more than rounding. The choice depends on the parameters and on the machine a
 measured time, so that two runs on one machine give the same bytes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -86,22 +87,19 @@ class Engine(NamedTuple):
         return Wrapped(cast, torch.compile(cast, dynamic=False), partitioning)
 
 
+@dataclass(eq=False)
 class Wrapped(Generic[P, R]):
     """A function that runs compiled, until the compiler fails, or plain from the start."""
 
-    def __init__(
-        self,
-        plain: Callable[P, R],
-        compiled: Callable[P, R] | None = None,
-        partitioning: Mapping[str, bool] = {},
-    ) -> None:
-        self._plain, self._compiled, self._partitioning = plain, compiled, dict(partitioning)
+    plain: Callable[P, R]
+    compiled: Callable[P, R] | None = None
+    partitioning: dict[str, bool] = field(default_factory=dict)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._compiled is None:
-            return self._plain(*args, **kwargs)
-        with functorch.patch(self._partitioning):
-            return self._compiled(*args, **kwargs)
+        if self.compiled is None:
+            return self.plain(*args, **kwargs)
+        with functorch.patch(self.partitioning):
+            return self.compiled(*args, **kwargs)
 
     def step(self, gradients: Callable[Q, T], *args: Q.args, **kwargs: Q.kwargs) -> T:
         """`gradients(...)`, which calls this function and runs its backward passes.
@@ -115,9 +113,9 @@ class Wrapped(Generic[P, R]):
         except (HastError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a compiler may raise anything
-            if self._compiled is None:
+            if self.compiled is None:
                 raise
-            self._compiled = None
+            self.compiled = None
             result = gradients(*args, **kwargs)
             warn(f"running without compilation: {first_line(error)}")
             return result

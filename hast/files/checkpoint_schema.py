@@ -115,12 +115,10 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
     usual = {
         kind: counts.most_common(1)[0][0] for kind, counts in counted.items() if kind not in kinds
     }
+    unusual = {name: s for name, s in schemes.items() if s != usual.get(kinds[name])}
     targets: dict[Group, list[str]] = {}
-    for kind, scheme in usual.items():
-        targets.setdefault(scheme, []).append(kind)
-    for name, scheme in schemes.items():
-        if scheme != usual.get(kinds[name]):
-            targets.setdefault(scheme, []).append(name)
+    for target, scheme in [*usual.items(), *unusual.items()]:
+        targets.setdefault(scheme, []).append(target)
     groups = {
         f"group_{i}": scheme.model_copy(update={"targets": tuple(names)})
         for i, (scheme, names) in enumerate(targets.items())

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as deserialize
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
@@ -91,8 +90,14 @@ def save(
         quantization_config=describe_plan(product, plan),
     )
     exact = device_of(student).type == "cpu" and not fold_batch_norm
-    _check_it_reads_back(path, student, card, tensors, exact=exact)
-    _write(path, {WEIGHTS: tensors, CONFIG: _as_json(card)})
+    inside = path / CONFIG if path.is_dir() else path  # a folder may be a disk of its own
+    with side_folder(inside) as side, disk_errors(path):
+        # Not safetensors' `save_file`: what it writes only its owner may read.
+        (side / WEIGHTS).write_bytes(tensors)
+        _write_card(side, path, student, card, exact=exact)
+        path.mkdir(exist_ok=True)
+        for name in (WEIGHTS, CONFIG):
+            (side / name).replace(path / name)
     return path
 
 
@@ -121,14 +126,6 @@ def load(
         content = (path / CONFIG).read_bytes()
     card = parse_section(content, CheckpointCard, name=str(path / CONFIG))
     network = _architecture(card, path, network, trust_source)
-    student = _rebuild(card, path, network, _read_tensors(path, card))
-    return place(student, select_device(str(device or "cpu")))
-
-
-def _rebuild(
-    card: CheckpointCard, path: Path, network: nn.Module, tensors: dict[str, Tensor]
-) -> nn.Module:
-    """The student on the CPU: `network` with the quantizers of the card and these tensors."""
     plan = plan_of(network, card.quantization_config)
     student = prepare_student(network, card.spec, plan)
     layout = Layout.of(student)
@@ -138,14 +135,10 @@ def _rebuild(
             f" (layout {layout.key()}, expected {card.layout}); was it written with another version"
             f" of the library? It was {card.libraries}"
         )
-    layout.write(student, tensors)
+    layout.write(student, _read_tensors(path, card))
     remember(student, source=card.source, source_args=card.source_args, teacher=card.teacher)
     remember(student, batch_norm_folded=card.batch_norm == "folded")
-    return freeze(student)
-
-
-def _as_json(card: CheckpointCard) -> bytes:
-    return card.model_dump_json(exclude_none=True).encode()
+    return place(freeze(student), select_device(str(device or "cpu")))
 
 
 def _frozen(student: nn.Module) -> nn.Module:
@@ -183,9 +176,10 @@ def _architecture(
     return fold(network, card.spec) if card.batch_norm == "folded" else network
 
 
-def _check_it_reads_back(
-    path: Path, student: nn.Module, card: CheckpointCard, tensors: bytes, *, exact: bool
+def _write_card(
+    side: Path, path: Path, student: nn.Module, card: CheckpointCard, *, exact: bool
 ) -> None:
+    """Complete the checkpoint at `side`, which shall come to `path`, and read it back."""
     student = place(freeze(copy.deepcopy(student)), torch.device("cpu"))
     network = None
     if card.source is None:
@@ -193,12 +187,13 @@ def _check_it_reads_back(
     noise = torch.randn(2, *card.spec.input_shape, generator=seeded(0, "checkpoint", "twin"))
     way_out = "name the source that made it: hast.save(..., source=..., source_args=...)"
     try:
-        read = parse_section(_as_json(card), CheckpointCard, name=str(path / CONFIG))
-        network = _architecture(read, path, network, trusted=True)
-        twin = place(_rebuild(read, path, network, deserialize(tensors)), torch.device("cpu"))
+        (side / CONFIG).write_text(card.model_dump_json(exclude_none=True), encoding="utf-8")
+        twin = load(side, network=network, trust_source=True)
         with torch.no_grad():
             answers, expected = twin(noise), student(noise)
-    except InputError:
+    except InputError as error:
+        raise InputError(str(error).replace(str(side), str(path))) from None
+    except OSError:  # of the disk
         raise
     except Exception as error:  # the source is any code, and may build any network
         raise InputError(
@@ -213,16 +208,6 @@ def _check_it_reads_back(
             f"{path}: read back with {card.source or 'the network'}, it answers otherwise than the"
             f" student, by up to {difference.max():.3g}; {way_out}"
         )
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files, then put them into their places."""
-    with side_folder(folder / CONFIG) as side, disk_errors(folder):
-        # Not safetensors' `save_file`: what it writes only its owner may read.
-        for name, content in files.items():
-            (side / name).write_bytes(content)
-        for name in files:
-            (side / name).replace(folder / name)
 
 
 def _read_tensors(path: Path, card: CheckpointCard) -> dict[str, Tensor]:

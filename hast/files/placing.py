@@ -31,7 +31,7 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 @contextmanager
 def read_errors(
-    place: Path, *others: type[Exception], way_out: str = "fetch or make it again"
+    place: Path | str, *others: type[Exception], way_out: str = "fetch or make it again"
 ) -> Iterator[None]:
     """Say in one line that a file cannot be read.
 

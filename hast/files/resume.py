@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hast.errors import InputError, first_line
-from hast.files.placing import write_atomically
+from hast.files.placing import read_errors, write_atomically
 
 _KEY = "hast-checkpoint"
+_WAY_OUT = "remove it and run again"
 
 
 class Saved(NamedTuple):
@@ -54,15 +54,12 @@ class CheckpointFile:
         """
         if not self.path.is_file():
             return None
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                values = json.loads((file.metadata() or {})[_KEY])
-                return Saved({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
-        except Exception as error:  # safetensors raises its own kinds
-            raise InputError(
-                f"{self.path}: not a readable checkpoint ({first_line(error)}); remove it"
-                " and run again"
-            ) from None
+        with (
+            read_errors(self.path, SafetensorError, ValueError, KeyError, way_out=_WAY_OUT),
+            safe_open(self.path, framework="pt") as file,
+        ):
+            values = json.loads((file.metadata() or {})[_KEY])
+            return Saved({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import argparse
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar
 
 import torch
@@ -123,24 +124,14 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, name: str) ->
     Raises:
         InputError: tensors are missing, left over, or of another shape; names the first ones.
     """
-    own = network.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in state if k not in own]
-    shapes = [
-        f"{k} is {tuple(state[k].shape)}, the network has {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    problems = [
-        f"{what} {_first(names)}"
-        for what, names in (("missing:", missing), ("unknown:", unknown), ("shapes:", shapes))
-        if names
-    ]
-    if problems:
-        raise InputError(
-            f"{name}: weights do not fit {type(network).__name__}; " + "; ".join(problems)
-        )
-    network.load_state_dict(state, strict=False)
+    counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
+    try:
+        network.load_state_dict(counters | dict(state))
+    except RuntimeError as error:
+        # A line of names for each kind of problem, then one for each wrong shape.
+        told = [shorten(line, 200, placeholder=" ...") for line in str(error).splitlines()[1:4]]
+        kind = type(network).__name__
+        raise InputError(f"{name}: weights do not fit {kind}: {' '.join(told)}") from None
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
@@ -184,8 +175,3 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if names and all(name.startswith(prefix) for name in names):
             state = {name.removeprefix(prefix): state[name] for name in names}
     return state
-
-
-def _first(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

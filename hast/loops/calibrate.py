@@ -101,10 +101,8 @@ def correct_batch_norm(
             with torch.no_grad():
                 student(images)
                 teacher(images)
-                for i, own in enumerate(tap_q.running):
-                    wanted = corrected_statistics(
-                        tap_f.running[i], before=tap_f.batch[i], after=tap_q.batch[i]
-                    )
-                    own.mean.lerp_(wanted.mean, 1 - momentum)
-                    own.var.lerp_(wanted.var, 1 - momentum)
+                for own, full in zip(tap_q, tap_f, strict=True):
+                    wanted = corrected_statistics(full.running, before=full.batch, after=own.batch)
+                    own.running.mean.lerp_(wanted.mean, 1 - momentum)
+                    own.running.var.lerp_(wanted.var, 1 - momentum)
             yield

@@ -53,15 +53,6 @@ class FinetuneStep(NamedTuple):
     agreement: float  # on held-back samples, when it was last looked at; NaN where none are
 
 
-class _Parts(NamedTuple):
-    distillation: Tensor
-    alignment: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        return self.distillation + self.alignment
-
-
 @loop
 def finetune(
     student: nn.Module,
@@ -102,31 +93,32 @@ def finetune(
         wide_layers_in_fp32(student, enabled=engine.bf16),
     ):
 
-        def loss_of(x: Tensor) -> _Parts:
+        def losses_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             answer, target = student(x).float(), teacher(x).float()
             distillation = distillation_loss(answer, target, temperature=config.temperature)
+            distillation = config.distillation_weight * distillation
             alignment = x.new_zeros(())
             if names:
                 bodies = [tap_q.pop(name) for name in names], [tap_f.pop(name) for name in names]
                 alignment = config.alignment_weight * alignment_loss(*bodies)
-            return _Parts(config.distillation_weight * distillation, alignment)
+            return distillation + alignment, distillation, alignment
 
-        wrapped = engine.wrap(loss_of, device, recompute=True)
+        wrapped = engine.wrap(losses_of, device, recompute=True)
         promote = config.promotion_step > 0
 
-        def gradients(x: Tensor) -> tuple[_Parts, Tensor]:
+        def gradients(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             """Of the clean and the promoted images together, into the student's parameters."""
             optimizer.zero_grad()
             x = x.detach().requires_grad_(promote)
             clean = wrapped(x)
-            clean.loss.backward()  # gives the weights' gradient and, for promotion, the image's
+            clean[0].backward()  # gives the weights' gradient and, for promotion, the image's
             if not promote:
-                return clean, x.new_zeros(())
+                return *clean, x.new_zeros(())
             assert x.grad is not None
             harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
-            promoted = wrapped(harder).loss
+            promoted = wrapped(harder)[0]
             promoted.backward()
-            return clean, promoted
+            return *clean, promoted
 
         every = max(1, config.steps // _LOOKS)
 
@@ -145,9 +137,9 @@ def finetune(
                 generator=random,
             )
             x = ranks.share(x)  # after all processes have drawn the same crops
-            clean, promoted = wrapped.step(gradients, x)
+            clean, distillation, alignment, promoted = wrapped.step(gradients, x)
             ranks.average(p.grad for p in student.parameters() if p.grad is not None)
-            loss = (clean.loss + promoted).detach()
+            loss = (clean + promoted).detach()
             check_finite(loss, loop="quantize", step=step, steps=config.steps, cause=_CAUSE)
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
@@ -155,8 +147,8 @@ def finetune(
             state.step = step + 1
             yield FinetuneStep(
                 loss,
-                clean.distillation.detach(),
-                clean.alignment.detach(),
+                distillation.detach(),
+                alignment.detach(),
                 promoted.detach(),
                 rate,
                 state.agreement,

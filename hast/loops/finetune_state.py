@@ -5,6 +5,7 @@ same to the bit.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,23 +24,19 @@ class Point(NamedTuple):
     student: dict[str, Tensor]
 
 
+@dataclass(eq=False)
 class FinetuneState:
     """The moving parts of one fine-tuning."""
 
-    def __init__(
-        self,
-        student: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        order: BatchOrder,
-        random: torch.Generator,
-    ) -> None:
-        self.student, self.optimizer, self.schedule = student, optimizer, schedule
-        self.order, self.random = order, random
-        self.step = 0
-        self.first: Tensor | None = None  # (V, N) bool, agreement before the first step
-        self.best: Point | None = None
-        self.agreement = math.nan  # share of what is held back, when it was last looked at
+    student: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    order: BatchOrder
+    random: torch.Generator
+    step: int = 0
+    first: Tensor | None = None  # (V, N) bool, agreement before the first step
+    best: Point | None = None
+    agreement: float = math.nan  # share of what is held back, when it was last looked at
 
     def look(self, held: HeldBack) -> Tensor:
         """Agreement on what is held back; the best point so far is remembered."""
@@ -109,11 +106,8 @@ class FinetuneState:
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind != "optimizer":
-                continue
-            index, _, key = rest.partition(".")
+        for name, value in _under("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
             parameter = parameters[int(index)]
             # As the optimizer lays it out: like its parameter, also in memory; the fused ones want
             # their count of steps where the parameter is.

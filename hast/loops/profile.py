@@ -4,6 +4,9 @@ each BatchNorm layer, where there is one?
 The gap is measured in the batches in which the pixels were optimised. In other batches, or in one
 of all images, the statistics are others, and the figure could not be compared with the loss that
 the synthesis ended at.
+
+The calibrated student finds the same samples harder, the more so the fewer its bits; where sampling
+goes by difficulty, it is that one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,10 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.engine.engine import Images
 from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
 from hast.math.statistics import bns_gap
 from hast.networks.batch_norm import tap_batch_norm_inputs
+
+SCORED_TOGETHER = 256
 
 
 class Profile(NamedTuple):
@@ -42,11 +48,27 @@ def profile_batches(
         for images, labels in batches:
             with torch.no_grad():
                 logits = teacher(images.to(device)).float()
-            gaps = [bns_gap(b, r) for b, r in zip(tap.batch, tap.running, strict=True)]
+            gaps = [bns_gap(call) for call in tap]
             labels = logits.argmax(dim=1) if labels is None else labels.to(device)
             difficulty = sample_difficulty(logits, labels)
             gap = torch.stack(gaps).cpu() if gaps else None
             yield Profile(labels.cpu(), difficulty.cpu(), gap)
+
+
+def score(network: nn.Module, images: Images, labels: Tensor) -> Iterator[Tensor]:
+    """Difficulty of samples, batch by batch, in order.
+
+    Args:
+        network: eval mode.
+        images: (N, C, H, W), normalized pixels.
+        labels: (N,).
+
+    Yields:
+        (B,), 1 - p(y), in [0, 1], on the CPU.
+    """
+    batches = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
+    for profile in profile_batches(network, batches):
+        yield profile.difficulty
 
 
 def whole_profile(parts: Iterable[Profile]) -> Profile:

@@ -151,12 +151,12 @@ def _relative_error(
 def _samples(
     student: nn.Module, teacher: nn.Module, unit: Unit, parts: Sequence[Tensor]
 ) -> _Samples:
-    behind = [call_of(student, unit.name, x, run=False) for x in parts]
-    exact = [call_of(teacher, unit.name, x, run=True) for x in parts]
+    behind = [call_of(student, unit.name, x).input for x in parts]
+    exact = [call_of(teacher, unit.name, x) for x in parts]
     return _Samples(
-        torch.cat([call.input for call in behind]),
+        torch.cat(behind),
         torch.cat([call.input for call in exact]),
-        torch.cat([call.output for call in exact if call.output is not None]),
+        torch.cat([call.output for call in exact]),
         exact[0].args,
         exact[0].kwargs,
     )

@@ -95,9 +95,7 @@ def synthesize(
 
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits = teacher(images).float()
-            bns = bns_loss(
-                tap.batch, tap.running, relative_to=tap.eps if config.bns == "relative" else None
-            )
+            bns = bns_loss(tap, relative=config.bns == "relative")
             tap.clear()
             hard = hard_sample_loss(logits, labels, gamma=config.gamma)
             return bns + config.hard_weight * hard, bns, hard

@@ -55,7 +55,7 @@ def train_generator(
         def losses_of(latent: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits = teacher(generator(latent, labels)).float()
             cross_entropy = F.cross_entropy(logits, labels)
-            bns = bns_loss(tap.batch, tap.running)
+            bns = bns_loss(tap)
             tap.clear()
             return cross_entropy + config.bns_weight * bns, cross_entropy, bns
 

@@ -40,6 +40,14 @@ class ChannelStatistics(NamedTuple):
     var: Tensor
 
 
+class BatchNormCall(NamedTuple):
+    """What a layer was given, and what it knows of the training data."""
+
+    batch: ChannelStatistics
+    running: ChannelStatistics
+    eps: float
+
+
 def channel_statistics(x: Tensor, *, around: Tensor) -> ChannelStatistics:
     """Mean and biased variance per channel, in fp32.
 
@@ -77,43 +85,29 @@ def corrected_statistics(
     return ChannelStatistics(running.mean + (after.mean - before.mean), running.var * ratio)
 
 
-def bns_gap(batch: ChannelStatistics, running: ChannelStatistics) -> Tensor:
+def bns_gap(call: BatchNormCall) -> Tensor:
     """Distance of one layer: MSE over channels of the means plus that of the variances. Scalar."""
-    return (batch.mean - running.mean).square().mean() + (batch.var - running.var).square().mean()
+    (mean, var), running, _ = call
+    return (mean - running.mean).square().mean() + (var - running.var).square().mean()
 
 
-def relative_bns_gap(batch: ChannelStatistics, running: ChannelStatistics, *, eps: float) -> Tensor:
-    """Distance of one layer in its channels' own standard deviations. Scalar.
-
-    Args:
-        batch, running: mean and var of shape (C,).
-        eps: of the BatchNorm layer.
-    """
+def relative_bns_gap(call: BatchNormCall) -> Tensor:
+    """Distance of one layer in its channels' own standard deviations. Scalar."""
+    batch, running, eps = call
     var = running.var + eps
     spread = ((batch.var.clamp(min=0.0) + eps) / var).sqrt()
     distance = (batch.mean - running.mean).square() / var + (spread - 1).square()
     return (_FAR * torch.log1p(distance / _FAR)).mean()
 
 
-def bns_loss(
-    batch: Sequence[ChannelStatistics],
-    running: Sequence[ChannelStatistics],
-    *,
-    relative_to: Sequence[float] | None = None,
-) -> Tensor:
+def bns_loss(calls: Sequence[BatchNormCall], *, relative: bool = False) -> Tensor:
     """L_BNS: the distance averaged over the L BatchNorm layers. Scalar.
 
     Args:
-        batch, running: of each layer.
-        relative_to: eps of each layer for the relative distance; None takes the paper's.
+        calls: one for each layer.
+        relative: take the relative distance in place of the paper's.
 
     Source: the BNS term of DeepInversion and GDFQ as HAST uses it; the relative one is ours.
     """
-    pairs = zip(batch, running, strict=True)
-    if relative_to is None:
-        gaps = [bns_gap(*pair) for pair in pairs]
-    else:
-        gaps = [
-            relative_bns_gap(*pair, eps=eps) for pair, eps in zip(pairs, relative_to, strict=True)
-        ]
-    return torch.stack(gaps).mean()
+    gap = relative_bns_gap if relative else bns_gap
+    return torch.stack([gap(call) for call in calls]).mean()

@@ -3,30 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from hast.math.statistics import ChannelStatistics, channel_statistics
+from hast.math.statistics import BatchNormCall, ChannelStatistics, channel_statistics
 from hast.networks.hooks import copies_input, removed_at_exit
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-
-
-class BatchNormTap(NamedTuple):
-    """Statistics of the latest forward pass, one entry for each BatchNorm call, in call order."""
-
-    batch: list[ChannelStatistics]
-    running: list[ChannelStatistics]
-    eps: list[float]
-
-    def clear(self) -> None:
-        """Forget the pass. Compiled code is compiled again where it finds a tap filled that was
-        empty before, so what reads a tap inside compiled code clears it there."""
-        self.batch.clear()
-        self.running.clear()
-        self.eps.clear()
 
 
 def freeze(network: NetworkT) -> NetworkT:
@@ -82,13 +67,15 @@ def _apply(x: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 @contextmanager
-def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
-    """Collect batch and running statistics at the input of every BatchNorm call.
+def tap_batch_norm_inputs(network: nn.Module) -> Iterator[list[BatchNormCall]]:
+    """Collect batch and running statistics at the input of every BatchNorm call, in call order.
 
     Yields:
-        A tap that each forward pass of `network` fills anew.
+        A list that each forward pass of `network` fills anew. Compiled code is compiled again where
+        it finds it filled that was empty before, so what reads it inside compiled code clears it
+        there.
     """
-    tap = BatchNormTap([], [], [])
+    tap: list[BatchNormCall] = []
 
     def clear(_module: nn.Module, _args: tuple[Any, ...]) -> None:
         tap.clear()
@@ -97,9 +84,9 @@ def tap_batch_norm_inputs(network: nn.Module) -> Iterator[BatchNormTap]:
         assert isinstance(layer, BatchNorm)
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        tap.batch.append(channel_statistics(args[0], around=layer.running_mean))
-        tap.running.append(ChannelStatistics(layer.running_mean, layer.running_var))
-        tap.eps.append(layer.eps)
+        running = ChannelStatistics(layer.running_mean, layer.running_var)
+        batch = channel_statistics(args[0], around=layer.running_mean)
+        tap.append(BatchNormCall(batch, running, layer.eps))
 
     handles = [network.register_forward_pre_hook(clear)]
     handles += [layer.register_forward_pre_hook(read) for layer in batch_norms(network)]

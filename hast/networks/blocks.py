@@ -5,7 +5,8 @@ the body is the one with more convolutions behind it; its module is the one that
 summand. Names of classes and attributes play no role.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -48,7 +49,7 @@ def find_blocks(network: nn.Module, spec: ModelSpec, patterns: Sequence[str] = (
     Raises:
         InputError: a pattern matches no module, or a matched one returns no (N, C, H, W) tensor.
     """
-    probe = _probed(network, spec)
+    probe = probed(network, spec)
     if patterns:
         return _matching(network, patterns, probe.feature_maps)
     if probe.bodies:
@@ -57,14 +58,9 @@ def find_blocks(network: nn.Module, spec: ModelSpec, patterns: Sequence[str] = (
     return [name for name in probe.feature_maps if id(network.get_submodule(name)) in norms]
 
 
-def modules_that_add(network: nn.Module, spec: ModelSpec) -> list[str]:
-    """Names of the innermost modules around residual additions, in the order in which they run;
-    "" is the network itself."""
-    return list(_probed(network, spec).adders)
-
-
-def _probed(network: nn.Module, spec: ModelSpec) -> "_Probe":
-    probe = _Probe()
+def probed(network: nn.Module, spec: ModelSpec) -> "Probe":
+    """What one pass on zeros shows of a network in eval mode."""
+    probe = Probe()
     with torch.no_grad(), probe, probe.watching(network):
         network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
     return probe
@@ -80,15 +76,12 @@ def tap_attention(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str
     """
     taken: dict[str, Tensor] = {}
 
-    def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def read(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-            taken[name] = attention_vector(output)
-            # A residual addition may follow in place and would overwrite what backward needs.
-            return output.clone()
+    def read(name: str, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        taken[name] = attention_vector(output)
+        # A residual addition may follow in place and would overwrite what backward needs.
+        return output.clone()
 
-        return read
-
-    handles = [network.get_submodule(n).register_forward_hook(reader(n)) for n in names]
+    handles = [network.get_submodule(n).register_forward_hook(partial(read, n)) for n in names]
     with removed_at_exit(handles):
         yield taken
 
@@ -105,14 +98,24 @@ def _matching(
     return found
 
 
-class _Probe(TorchFunctionMode):
-    """Counts the convolutions behind every tensor and notes residual additions."""
+class Probe(TorchFunctionMode):
+    """Counts the convolutions behind every tensor and notes residual additions.
+
+    Attributes:
+        calls: how often each module ran, in the order in which they ended.
+        simple: modules that take one tensor first and return one.
+        feature_maps: modules that return an (N, C, H, W) tensor.
+        bodies: of residual additions.
+        adders: innermost modules around residual additions; "" is the network itself.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.simple: set[str] = set()
         self.feature_maps: list[str] = []
         self.bodies: list[str] = []
-        self.adders: dict[str, None] = {}
+        self.adders: set[str] = set()
         self._running = [""]  # from the network to the innermost module
         self._depth: dict[int, int] = {}
         self._producer: dict[int, str] = {}
@@ -123,7 +126,8 @@ class _Probe(TorchFunctionMode):
         """Note which module runs and which tensor it returned while the context is open."""
         named = [(name, module) for name, module in network.named_modules() if name]
         handles = [m.register_forward_pre_hook(partial(self._note_start, n)) for n, m in named]
-        handles += [m.register_forward_hook(partial(self._note_output, n)) for n, m in named]
+        note = self._note_output
+        handles += [m.register_forward_hook(partial(note, n), with_kwargs=True) for n, m in named]
         with removed_at_exit(handles):
             yield
 
@@ -142,8 +146,14 @@ class _Probe(TorchFunctionMode):
     def _note_start(self, name: str, _module: nn.Module, _args: Any) -> None:
         self._running.append(name)
 
-    def _note_output(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _note_output(
+        self, name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
         self._running.pop()
+        self.calls[name] += 1
+        given = tensors_in((args, kwargs))
+        if isinstance(output, Tensor) and len(given) == 1 and args and given[0] is args[0]:
+            self.simple.add(name)
         if isinstance(output, Tensor) and output.ndim == 4:
             self._producer[id(output)] = name
             if name not in self.feature_maps:
@@ -155,7 +165,7 @@ class _Probe(TorchFunctionMode):
         shallow, deep = sorted(operands, key=lambda t: self._depth.get(id(t), 0))
         is_residual = self._depth.get(id(deep), 0) > self._depth.get(id(shallow), 0)
         if is_residual:
-            self.adders[self._running[-1]] = None
+            self.adders.add(self._running[-1])
         body = self._producer.get(id(deep))
         if is_residual and body is not None and body not in self.bodies:
             self.bodies.append(body)

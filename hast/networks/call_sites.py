@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hast.config.layers import Placement
 from hast.errors import InputError
+from hast.networks.hooks import with_first
 from hast.networks.quantizers import ActivationQuantizer
 
 SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
@@ -72,11 +73,7 @@ def detach(module: nn.Module) -> None:
 def _quantize_input(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    sites = getattr(module, SITE)
-    if args:
-        return (sites(args[0]), *args[1:]), kwargs
-    name = next(iter(kwargs))  # the input was given by name
-    return args, kwargs | {name: sites(kwargs[name])}
+    return with_first(args, kwargs, getattr(module, SITE))
 
 
 def _quantize_output(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:

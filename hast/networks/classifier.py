@@ -55,7 +55,7 @@ def batch_norm_calls(network: nn.Module, input_shape: tuple[int, int, int]) -> i
     """How often a forward pass of a network in eval mode reads stored BatchNorm statistics."""
     with torch.no_grad(), tap_batch_norm_inputs(network) as tap:
         network(torch.zeros(1, *input_shape, device=device_of(network)))
-    return len(tap.batch)
+    return len(tap)
 
 
 def require_batch_norm(network: nn.Module, input_shape: tuple[int, int, int]) -> None:

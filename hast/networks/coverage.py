@@ -84,16 +84,16 @@ def plan_coverage(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -
         spec: gives the input shape of the pass that looks.
         plan: see `plan_quantization`.
     """
-    seen = _products(network, spec, plan)
+    rows = _rows(network, spec, plan)
     sizes: dict[tuple[str, ...], int] = {}
     states: dict[tuple[str, ...], State] = {}
     macs: Counter[State] = Counter()
-    for product in seen:
-        macs[_state(product, plan)] += product.macs
-        if product.weight is not None:
-            key = product.weight or (product.name,)
-            sizes[key] = _elements(product)
-            states[key] = worst((states.get(key, "quantized"), _weight_state(product, plan)))
+    for row in rows:
+        macs[row.state] += row.product.macs
+        if row.product.weight is not None:
+            key = row.product.weight or (row.product.name,)
+            sizes[key] = row.elements
+            states[key] = worst((states.get(key, "quantized"), row.weight))
     weights: Counter[State] = Counter()
     for key, size in sizes.items():
         weights[states[key]] += size
@@ -102,7 +102,7 @@ def plan_coverage(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -
         multiply_adds=_share(macs),
         weights_wanted=_share(weights, without="skipped"),
         multiply_adds_wanted=_share(macs, without="skipped"),
-        full_precision=tuple(dict.fromkeys(p.name for p in seen if _state(p, plan) == "full")),
+        full_precision=tuple(dict.fromkeys(r.product.name for r in rows if r.state == "full")),
         skipped=plan.skipped,
     )
 
@@ -126,70 +126,61 @@ def warn_of_full_precision(found: Coverage, width: BitWidth) -> None:
 
 def layer_table(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> list[LayerBits]:
     """All that is multiplied, with its bits and its share of size and work, in running order."""
-    first: dict[str, Product] = {}
+    first: dict[str, _Row] = {}
     macs: dict[str, Counter[State]] = {}
-    for product in _products(network, spec, plan):
-        if first.setdefault(product.name, product).weight is None:
-            first[product.name] = product
-        macs.setdefault(product.name, Counter())[_state(product, plan)] += product.macs
-    bits = {name: _weight_bits(product, plan) for name, product in first.items()}
-    size = sum(_elements(product) * bits[name] for name, product in first.items())
+    for row in _rows(network, spec, plan):
+        name = row.product.name
+        if first.setdefault(name, row).product.weight is None:
+            first[name] = row
+        macs.setdefault(name, Counter())[row.state] += row.product.macs
+    size = sum(row.elements * row.bits for row in first.values())
     work = sum(map(Counter.total, macs.values()))
     return [
         LayerBits(
             layer=name,
-            shape="x".join(map(str, product.shape)),
-            weight_bits=bits[name],
+            shape="x".join(map(str, row.product.shape)),
+            weight_bits=row.bits,
             act_bits=plan.activations.get(name),
-            parameters=_elements(product),
-            size_share=_elements(product) * bits[name] / size,
+            parameters=row.elements,
+            size_share=row.elements * row.bits / size,
             mac_share=macs[name].total() / work,
             low_bit=_share(macs[name]),
         )
-        for name, product in first.items()
+        for name, row in first.items()
     ]
 
 
-def _products(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> list[Product]:
+class _Row(NamedTuple):
+    """A product, and what becomes of it."""
+
+    product: Product
+    elements: int  # of the weight
+    bits: int  # of the weight
+    weight: State
+    state: State  # of the multiply-adds: `quantized` means that both operands are
+
+
+def _rows(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> list[_Row]:
     """The products of a pass in which quantizers would be where the plan has them."""
-    modules = dict(network.named_modules())
-    sites: dict[str, State] = {
-        name: "skipped"
-        for name in plan.skipped
-        if isinstance(modules.get(name), ACTIVATED[plan.placement])
-    }
+    modules, kinds = dict(network.named_modules()), ACTIVATED[plan.placement]
+    denied = [name for name in plan.skipped if isinstance(modules.get(name), kinds)]
+    sites: dict[str, State] = dict.fromkeys(denied, "skipped")
     sites |= dict.fromkeys(plan.activations, "quantized")
-    return products(network, spec, sites=sites, placement=plan.placement)
-
-
-def _state(product: Product, plan: QuantizationPlan) -> State:
-    """Whether a product is low-bit: `quantized` means that both operands are."""
-    if product.name in plan.skipped:
-        return "skipped"
-    if product.weight is None:
-        return product.activation
-    return worst((product.activation, _weight_state(product, plan)))
-
-
-def _weight_state(product: Product, plan: QuantizationPlan) -> State:
-    if product.name in plan.skipped:
-        return "skipped"
-    return "full" if _weight_bits(product, plan) == FULL_PRECISION_BITS else "quantized"
-
-
-def _weight_bits(product: Product, plan: QuantizationPlan) -> int:
-    own = weight_name(product.name)
-    names = product.weight or ()
-    if own in names:  # a layer sees its own quantizer, whoever else holds the weight
-        names = (own,)
-    by_name = {weight_name(layer): bits for layer, bits in plan.weights.items()}
-    return max(
-        (by_name.get(name, FULL_PRECISION_BITS) for name in names), default=FULL_PRECISION_BITS
-    )
-
-
-def _elements(product: Product) -> int:
-    return prod(product.shape) if product.weight is not None else 0
+    widths = {weight_name(layer): bits for layer, bits in plan.weights.items()}
+    rows = []
+    for product in products(network, spec, sites=sites, placement=plan.placement):
+        own, names = weight_name(product.name), product.weight or ()
+        # A layer sees its own quantizer, whoever else holds the weight.
+        held = [widths.get(n, FULL_PRECISION_BITS) for n in ((own,) if own in names else names)]
+        bits = max(held, default=FULL_PRECISION_BITS)
+        weight: State = "full" if bits == FULL_PRECISION_BITS else "quantized"
+        known = (product.activation,) if product.weight is None else (product.activation, weight)
+        state = worst(known)
+        if product.name in plan.skipped:
+            weight = state = "skipped"
+        elements = prod(product.shape) if product.weight is not None else 0
+        rows.append(_Row(product, elements, bits, weight, state))
+    return rows
 
 
 def _share(counts: Counter[State], *, without: State | None = None) -> float:

@@ -1,6 +1,6 @@
 """Hooks that never outlive their purpose."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,16 @@ def removed_at_exit(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 def tensors_in(values: Any) -> list[Tensor]:
     """All tensors in nested arguments or results."""
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def with_first(
+    args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[Any], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a module with the first one changed, which may have been given by name."""
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    name = next(iter(kwargs))
+    return args, kwargs | {name: change(kwargs[name])}
 
 
 def copies_input(network: nn.Module) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hast.config.bit_width import FULL_PRECISION_BITS, BitWidth
-from hast.config.layers import Bits, Override, Placement, PlanConfig, QuantizerKind
+from hast.config.layers import Bits, Placement, PlanConfig, QuantizerKind
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.config.targets import TARGETS, Target
@@ -79,7 +79,10 @@ def plan_quantization(
     if config.image_bits != "width" and weighted[0] in activations:
         activations[weighted[0]] = config.image_bits
     for override in config.overrides:
-        _apply(override, weights, activations)
+        for table, width in ((weights, override.weight_bits), (activations, override.act_bits)):
+            if width is not None:
+                matched = _matching(override.match, set(table), "overrides")
+                table.update(dict.fromkeys(matched, width))
     skipped = _skipped(network, spec, [*weighted, *activated], config.skip)
     for name in skipped:
         weights.pop(name, None)
@@ -164,12 +167,6 @@ def channel_axis(module: nn.Module) -> int:
     if not isinstance(module, TRANSPOSED):
         return 0
     return 0 if module.groups == module.in_channels > 1 else 1
-
-
-def _apply(override: Override, weights: dict[str, int], activations: dict[str, int]) -> None:
-    for table, bits in ((weights, override.weight_bits), (activations, override.act_bits)):
-        if bits is not None:
-            table.update(dict.fromkeys(_matching(override.match, set(table), "overrides"), bits))
 
 
 def _skipped(

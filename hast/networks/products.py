@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from hast.config.layers import Placement
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of, seeded
-from hast.networks.hooks import removed_at_exit, tensors_in
+from hast.networks.hooks import removed_at_exit, tensors_in, with_first
 
 State = Literal["quantized", "skipped", "full"]
 _WORST: tuple[State, ...] = ("full", "skipped", "quantized")
@@ -141,19 +141,22 @@ class _Recorder(TorchDispatchMode):
     ) -> Iterator[RemovableHandle]:
         """Let the modules say which one is running, and mark tensors where quantizers would be."""
 
+        def mark(name: str, value: Any) -> Any:
+            """A copy, as a quantizer would make one: others that hold `value` see no quantizer."""
+            if isinstance(value, Tensor):
+                value = value.clone()
+                self._states[_memory(value)] = sites[name]
+            return value
+
         def enter(name: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
             self._running.append(name)
-            if placement != "inputs" or name not in sites:
-                return None
-            if args:
-                return (self._marked(args[0], sites[name]), *args[1:]), kwargs
-            first = next(iter(kwargs))
-            return args, kwargs | {first: self._marked(kwargs[first], sites[name])}
+            marks = placement == "inputs" and name in sites
+            return with_first(args, kwargs, partial(mark, name)) if marks else None
 
         def leave(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
             self._running.pop()
             marks = placement != "inputs" and name in sites
-            return self._marked(output, sites[name]) if marks else None
+            return mark(name, output) if marks else None
 
         for name, module in network.named_modules():
             yield module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
@@ -207,14 +210,6 @@ class _Recorder(TorchDispatchMode):
                 self._states[address] = new
             else:
                 self._origins[address] = origin
-
-    def _marked(self, value: Any, state: State) -> Any:
-        """A copy, as a quantizer would make one: others that hold `value` see no quantizer."""
-        if not isinstance(value, Tensor):
-            return value
-        value = value.clone()
-        self._states[_memory(value)] = state
-        return value
 
     def _origin(self, tensor: Tensor) -> tuple[str, ...]:
         # Not by storage: tensors of a file that is mapped into memory may share one.

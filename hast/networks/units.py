@@ -9,15 +9,14 @@ add nothing (where the stride is 2), and elsewhere a single layer. Names play no
 from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hast.config.spec import ModelSpec
-from hast.networks.blocks import modules_that_add
-from hast.networks.hooks import removed_at_exit, tensors_in
+from hast.networks.blocks import probed
+from hast.networks.hooks import removed_at_exit
 from hast.networks.plan import weight_of
 
 
@@ -37,27 +36,15 @@ def find_units(network: nn.Module, spec: ModelSpec, layers: Collection[str]) -> 
         layers: names of Conv and Linear modules. Those that run more than once in a forward pass,
             and those that share a weight, are in no unit.
     """
-    ran: Counter[str] = Counter()
-    simple: set[str] = set()  # takes one tensor first and returns one
-
-    def note(name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        ran[name] += 1
-        tensors = tensors_in((args, kwargs))
-        if isinstance(output, Tensor) and len(tensors) == 1 and tensors[0] is args[0]:
-            simple.add(name)
-
-    named = [(name, module) for name, module in network.named_modules() if name]
-    handles = [m.register_forward_hook(partial(note, name), with_kwargs=True) for name, m in named]
-    with removed_at_exit(handles):
-        around = modules_that_add(network, spec)
-    usable = {name for name in simple if ran[name] == 1}
-    kinds = {type(network.get_submodule(name)) for name in around if name}
-    blocks = {name for name, module in named if type(module) in kinds and name in usable}
+    probe = probed(network, spec)
+    usable = {name for name in probe.simple if probe.calls[name] == 1}
+    kinds = {type(network.get_submodule(name)) for name in probe.adders if name}
+    blocks = {name for name in usable if type(network.get_submodule(name)) in kinds}
     blocks = {name for name in blocks if not any(_holds(name, other) for other in blocks)}
     sharing = Counter(id(weight_of(network, name)) for name in layers)
     alone = {name for name in layers if sharing[id(weight_of(network, name))] == 1}
     units: dict[str, list[str]] = {}
-    for name in ran:  # in the order in which they end
+    for name in probe.calls:  # in the order in which they end
         owner = next((block for block in blocks if _holds(block, name)), name)
         if name in alone and owner in usable:
             units.setdefault(owner, []).append(name)
@@ -74,7 +61,7 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     input: Tensor
-    output: Tensor | None  # None where the pass was to stop before it
+    output: Tensor
 
 
 class _ReachedError(Exception):
@@ -82,25 +69,22 @@ class _ReachedError(Exception):
 
 
 @torch.no_grad()
-def call_of(network: nn.Module, name: str, images: Tensor, *, run: bool) -> Call:
+def call_of(network: nn.Module, name: str, images: Tensor) -> Call:
     """One forward pass as far as the named module.
 
     Args:
         network: in eval mode.
         name: of a module that takes one tensor.
         images: (B, C, H, W), normalized pixels.
-        run: also what the module answers.
     """
-    calls: list[Call] = []
+    seen: list[Any] = []
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # A copy: what follows may work in place.
-        calls.append(Call(args[1:], kwargs, args[0].clone(), None))
-        if not run:
-            raise _ReachedError
+        seen[:] = args[1:], kwargs, args[0].clone()
 
     def after(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        calls.append(calls.pop()._replace(output=output.clone()))
+        seen.append(output.clone())
         raise _ReachedError
 
     module = network.get_submodule(name)
@@ -109,4 +93,4 @@ def call_of(network: nn.Module, name: str, images: Tensor, *, run: bool) -> Call
     handles.append(module.register_forward_hook(after))
     with removed_at_exit(handles), suppress(_ReachedError):
         network(images)
-    return calls[0]
+    return Call(*seen)

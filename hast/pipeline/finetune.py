@@ -9,7 +9,7 @@ from hast.engine.engine import Engine, Images
 from hast.engine.progress import drain
 from hast.loops.finetune import finetune
 from hast.loops.held_back import HeldBack
-from hast.loops.score import score
+from hast.loops.profile import score
 from hast.networks.blocks import find_blocks
 from hast.pipeline.work import engine_for
 

@@ -322,11 +322,11 @@ HOSTILE = {
     "metadata of a megabyte": (content("zarr.json", " " * (2 << 20)), "larger than 1 MB"),
     "metadata that are no JSON": (content("zarr.json", "{"), "cannot be read"),
     "a Zarr v2 array": (
-        labels(lambda v: v.update(zarr_format=2)), "must describe a Zarr v3 node",
+        labels(lambda v: v.update(zarr_format=2)), "must describe a Zarr v3 array",
     ),
     "a Zarr array": (
         replaced(lambda p: zarr.create_array(p, shape=(9,), dtype="int8")),
-        "must be a Zarr v3 group, got 'array'",
+        "must describe a Zarr v3 group",
     ),
     "a Zarr group": (replaced(zarr.create_group), "not a hast-bank; its format is None"),
     "a card and no array": (

@@ -9,8 +9,7 @@ from hast.config.teacher import TrainingConfig
 from hast.files.datasets import load_digits_split
 from hast.loops.calibrate import bank_batches, correct_batch_norm, generator_batches, observe_ranges
 from hast.loops.evaluate import predict
-from hast.loops.profile import profile_batches, whole_profile
-from hast.loops.score import score
+from hast.loops.profile import profile_batches, score, whole_profile
 from hast.loops.sensitivity import measure_sensitivity
 from hast.loops.train_generator import build_generator, train_generator
 from hast.loops.train_teacher import total_steps, train_teacher
@@ -81,9 +80,9 @@ def test_corrected_batch_norm_expects_what_quantization_made_of_its_input(teache
     assert (student(images) - teacher(images)).square().mean() < before
     with tap_batch_norm_inputs(student) as own, tap_batch_norm_inputs(teacher) as whole:
         student(images), teacher(images)
-    for i, layer in enumerate(batch_norms(student)):
-        moved = own.batch[i].mean - whole.batch[i].mean
-        assert torch.allclose(layer.running_mean, whole.running[i].mean + moved, atol=1e-4)
+    for layer, mine, its in zip(batch_norms(student), own, whole, strict=True):
+        moved = mine.batch.mean - its.batch.mean
+        assert torch.allclose(layer.running_mean, its.running.mean + moved, atol=1e-4)
         assert (layer.running_var > 0).all()
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hast.math.statistics import (
+    BatchNormCall,
     ChannelStatistics,
     bns_gap,
     bns_loss,
@@ -29,9 +30,10 @@ def test_a_mean_far_from_zero_costs_no_precision():
 def test_loss_is_the_mean_over_layers_of_both_squared_errors():
     near = ChannelStatistics(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0]))
     far = ChannelStatistics(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 3.0]))
-    assert bns_gap(near, near).item() == 0
-    assert bns_gap(far, near).item() == pytest.approx((1 + 9) / 2 + (0 + 4) / 2)
-    assert bns_loss([near, far], [near, near]).item() == pytest.approx(7 / 2)
+    calls = [BatchNormCall(batch, near, eps=0.0) for batch in (near, far)]
+    assert bns_gap(calls[0]).item() == 0
+    assert bns_gap(calls[1]).item() == pytest.approx((1 + 9) / 2 + (0 + 4) / 2)
+    assert bns_loss(calls).item() == pytest.approx(7 / 2)
 
 
 def statistics_of(x: torch.Tensor, scale: torch.Tensor) -> ChannelStatistics:
@@ -46,9 +48,9 @@ def test_the_relative_loss_knows_no_units():
     losses, absolute = [], []
     for s in (1e-3, 1.0, 1e3):
         scaled = ChannelStatistics(running.mean * s, running.var * s**2)
-        batch = statistics_of(x, one * s)
-        losses.append(bns_loss([batch], [scaled], relative_to=[1e-3 * s**2]).item())
-        absolute.append(bns_loss([batch], [scaled]).item())
+        calls = [BatchNormCall(statistics_of(x, one * s), scaled, 1e-3 * s**2)]
+        losses.append(bns_loss(calls, relative=True).item())
+        absolute.append(bns_loss(calls).item())
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
     assert absolute[2] > 1e9 * absolute[0]
 
@@ -57,7 +59,7 @@ def test_a_dead_or_distant_channel_has_a_bounded_share_and_a_slope():
     running = ChannelStatistics(torch.zeros(2), torch.tensor([1.0, 0.0]))
     mean = torch.tensor([0.0, 1e4], requires_grad=True)
     batch = ChannelStatistics(mean, torch.tensor([1.0, 0.0]))
-    gap = relative_bns_gap(batch, running, eps=1e-5)
+    gap = relative_bns_gap(BatchNormCall(batch, running, eps=1e-5))
     gap.backward()
     assert gap.item() < 200
     assert mean.grad is not None

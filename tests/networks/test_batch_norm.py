@@ -25,10 +25,10 @@ def test_the_loss_vanishes_on_data_with_the_stored_statistics():
     freeze(network)
     with tap_batch_norm_inputs(network) as tap:
         network(x)
-        assert bns_loss(tap.batch, tap.running).item() == pytest.approx(0, abs=1e-4)
+        assert bns_loss(tap).item() == pytest.approx(0, abs=1e-4)
         network(x + 5)  # a second pass replaces the first
-        assert len(tap.batch) == 1
-        assert bns_loss(tap.batch, tap.running).item() > 0.1
+        assert len(tap) == 1
+        assert bns_loss(tap).item() > 0.1
 
 
 def test_hooks_are_gone_afterwards_also_after_an_error(teacher):

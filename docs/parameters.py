@@ -1,4 +1,6 @@
-"""Write the reference of all parameters from the models that read them.
+"""Write docs/parameters.md, the reference of all parameters, from the models that read them.
+
+python docs/parameters.py     # in the project's root
 
 A field's meaning is the docstring below it, its type and range are those that pydantic checks. So
 there is one text, where the code is.
@@ -19,7 +21,7 @@ Schema = Mapping[str, Any]  # JSON schema of a parameter
 PAGE = Path("docs/parameters.md")
 _HEAD = """# Parameters
 
-Everything in `params.yaml`, written by `python -m hast.config.reference` from the models that check
+Everything in `params.yaml`, written by `python docs/parameters.py` from the models that check
 it. A value outside its range ends the run with one line before any work. The defaults are the
 paper's; `params.yaml` of this repository has smaller numbers for the built-in digits. Pixels are
 normalized ones, rates and weights have no unit, accuracies and shares lie in [0, 1].
