@@ -77,8 +77,6 @@ def _allocate(
 ) -> dict[str, int]:
     """Weight bits by measured sensitivity; empty where it was not measured."""
     measured, budget = read_json(sensitivity), rules.average_weight_bits
-    if not measured and budget != "width":
-        raise InputError("layers.average_weight_bits needs sensitivity.enabled: true")
     free = measured.keys() - (fixed_layers(list(measured), rules) if measured else set())
     if not free:
         return {}
