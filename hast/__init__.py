@@ -1,10 +1,12 @@
 """HAST: make a trained vision network small without its data."""
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hast.api.pictures import import_pictures as import_pictures
+    from hast.api.samples import import_pictures as import_pictures
     from hast.api.samples import synthesize as synthesize
     from hast.api.samples import train_generator as train_generator
     from hast.api.students import calibrate as calibrate
@@ -31,25 +33,13 @@ if TYPE_CHECKING:
     from hast.networks.student import remove_quantizers as remove_quantizers
 
 # Imported on first use: a pipeline stage needs a part of the library and depends on that part only.
-# (The imports above never run: hast/files/code.py reads there what a stage that takes a name uses.)
+# The imports above never run. They are read: here for where a name lies, in hast/files/code.py for
+# what a stage that takes it uses.
 _HOMES = {
-    "__version__": "hast.engine.machine",
-    "Bank": "hast.bank.record",
-    "CalibrationReader": "hast.bank.toolkits",
-    "coverage": "hast.networks.coverage",
-    "export_onnx": "hast.export.onnx_graph",
-    "export_program": "hast.export.program",
-    "ModelSpec": "hast.config.spec",
-    "import_pictures": "hast.api.pictures",
-    "load_classifier": "hast.files.classifiers",
-    "open_bank": "hast.bank.stored",
-    "remove_quantizers": "hast.networks.student",
-    **dict.fromkeys(("load", "save"), "hast.files.checkpoints"),
-    "save_bank": "hast.bank.tools",
-    **dict.fromkeys(("synthesize", "train_generator"), "hast.api.samples"),
-    **dict.fromkeys(("HastError", "InputError", "NonFiniteLossError"), "hast.errors"),
-    **dict.fromkeys(("calibrate", "evaluate", "quantize"), "hast.api.students"),
-    **dict.fromkeys(("quantize_within", "quantize_zero_shot", "top1_drop"), "hast.api.zero_shot"),
+    alias.name: str(node.module)
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hast.")
+    for alias in node.names
 }
 
 __all__ = [*_HOMES]
