@@ -31,9 +31,8 @@ from bench.experiment import (
     Teacher,
     Weights,
     Widths,
-    calibrated,
+    bank_of,
     correct_answers,
-    dataset,
     halves,
     is_digits,
     open_teacher,
@@ -41,6 +40,8 @@ from bench.experiment import (
 )
 from bench.run import OUT
 from hast.api.samples import train_generator
+from hast.api.students import calibrate
+from hast.bank.record import Bank
 from hast.config.bit_width import BitWidth
 from hast.config.finetune import FinetuneConfig
 from hast.config.recipes import Settings, merged, method_settings, size_settings
@@ -58,55 +59,43 @@ from hast.pipeline.finetune import finetune_student
 
 _NO_STEPS = {"steps": 0, "milestones": []}
 _ABSOLUTE = {"bns": "absolute", "hard_weight": 10.0, "steps": 400}  # those it needs at size quick
-# What each variant changes, by section; `hast` and `best` are the recipes themselves.
-VARIANTS: dict[str, tuple[str, Settings]] = {
-    "hast": ("hast", {}),
-    "hast, γ = 0": ("hast", {"synthesize": {"gamma": 0.0}}),
-    "hast, ε = 0": ("hast", {"quantize": {"promotion_step": 0.0}}),
-    "hast, λ = 0": ("hast", {"quantize": {"alignment_weight": 0.0}}),
-    "hast, none of them": (
-        "hast",
-        {
-            "synthesize": {"gamma": 0.0},
-            "quantize": {"promotion_step": 0.0, "alignment_weight": 0.0},
-        },
-    ),
-    "hast, ranges only": ("hast", {"quantize": _NO_STEPS}),
-    "hast, real data": ("hast", {"bank": {"source": "train"}}),
-    "best": ("best", {}),
-    "best, not reconstructed": ("best", {"reconstruct": {"steps": 0}}),
-    "best, reconstructed only": ("best", {"quantize": _NO_STEPS}),
-    "best, ranges only": ("best", {"reconstruct": {"steps": 0}, "quantize": _NO_STEPS}),
-    "best, ends at 8 bits": ("best", {"layers": {"first_last_bits": 8}}),
-    "best, absolute BNS": ("best", {"synthesize": _ABSOLUTE}),
-    "best, absolute BNS, reconstructed only": (
-        "best",
-        {"synthesize": _ABSOLUTE, "quantize": _NO_STEPS},
-    ),
-    "best, spectrum": ("best", {"synthesize": {"space": "spectrum", "learning_rate": 0.1}}),
-    "best, ε = 0": ("best", {"quantize": {"promotion_step": 0.0}}),
-    "best, ε = 0, twice the steps": (
-        "best",
-        {"quantize": {"promotion_step": 0.0, "steps": 1200}},
-    ),
-    "best, ε = 0.01": ("best", {"quantize": {"promotion_step": 0.01}}),
-    "best, ε = 0.04": ("best", {"quantize": {"promotion_step": 0.04}}),
-    "best, Gaussian start": ("best", {"synthesize": {"init": "gaussian"}}),
-    "best, more images of fewer steps": ("best", {"synthesize": {"samples": 2560, "steps": 100}}),
-    "best, T = 4": ("best", {"quantize": {"temperature": 4.0}}),
-    "best, slow scales": ("best", {"quantize": {"scale_rate_factor": 1.0}}),
-    "best, BatchNorm corrected": ("best", {"calibrate": {"correct_batch_norm": True}}),
-    "best, ranges of the generator": ("best", {"calibrate": {"images": "generator"}}),
-    "best, crops in synthesis": (
-        "best",
-        {"synthesize": {"augment_probability": 1.0, "min_crop_scale": 0.5}},
-    ),
-    "best, ε = 0, λ = 0": ("best", {"quantize": {"promotion_step": 0.0, "alignment_weight": 0.0}}),
-    "best, λ = 0": ("best", {"quantize": {"alignment_weight": 0.0}}),
-    "best, lr 3e-4": ("best", {"quantize": {"learning_rate": 3e-4}}),
-    "best, lr 3e-3": ("best", {"quantize": {"learning_rate": 3e-3}}),
-    "best, min/max": ("best", {"layers": {"quantizer": "minmax"}}),
-    "best, real data": ("best", {"bank": {"source": "train"}}),
+# What each variant changes of the recipe that its name begins with.
+VARIANTS: dict[str, Settings] = {
+    "hast": {},
+    "hast, γ = 0": {"synthesize": {"gamma": 0.0}},
+    "hast, ε = 0": {"quantize": {"promotion_step": 0.0}},
+    "hast, λ = 0": {"quantize": {"alignment_weight": 0.0}},
+    "hast, none of them": {
+        "synthesize": {"gamma": 0.0},
+        "quantize": {"promotion_step": 0.0, "alignment_weight": 0.0},
+    },
+    "hast, ranges only": {"quantize": _NO_STEPS},
+    "hast, real data": {"bank": {"source": "train"}},
+    "best": {},
+    "best, not reconstructed": {"reconstruct": {"steps": 0}},
+    "best, reconstructed only": {"quantize": _NO_STEPS},
+    "best, ranges only": {"reconstruct": {"steps": 0}, "quantize": _NO_STEPS},
+    "best, ends at 8 bits": {"layers": {"first_last_bits": 8}},
+    "best, absolute BNS": {"synthesize": _ABSOLUTE},
+    "best, absolute BNS, reconstructed only": {"synthesize": _ABSOLUTE, "quantize": _NO_STEPS},
+    "best, spectrum": {"synthesize": {"space": "spectrum", "learning_rate": 0.1}},
+    "best, ε = 0": {"quantize": {"promotion_step": 0.0}},
+    "best, ε = 0, twice the steps": {"quantize": {"promotion_step": 0.0, "steps": 1200}},
+    "best, ε = 0.01": {"quantize": {"promotion_step": 0.01}},
+    "best, ε = 0.04": {"quantize": {"promotion_step": 0.04}},
+    "best, Gaussian start": {"synthesize": {"init": "gaussian"}},
+    "best, more images of fewer steps": {"synthesize": {"samples": 2560, "steps": 100}},
+    "best, T = 4": {"quantize": {"temperature": 4.0}},
+    "best, slow scales": {"quantize": {"scale_rate_factor": 1.0}},
+    "best, BatchNorm corrected": {"calibrate": {"correct_batch_norm": True}},
+    "best, ranges of the generator": {"calibrate": {"images": "generator"}},
+    "best, crops in synthesis": {"synthesize": {"augment_probability": 1.0, "min_crop_scale": 0.5}},
+    "best, ε = 0, λ = 0": {"quantize": {"promotion_step": 0.0, "alignment_weight": 0.0}},
+    "best, λ = 0": {"quantize": {"alignment_weight": 0.0}},
+    "best, lr 3e-4": {"quantize": {"learning_rate": 3e-4}},
+    "best, lr 3e-3": {"quantize": {"learning_rate": 3e-3}},
+    "best, min/max": {"layers": {"quantizer": "minmax"}},
+    "best, real data": {"bank": {"source": "train"}},
 }
 BANKS = "Folder to keep banks in for other runs; empty it after a change of the synthesis."
 
@@ -166,7 +155,7 @@ def main(
 
 def settings_of(name: str, size: str, overrides: Settings) -> Settings:
     """All that makes a variant what it is, by section."""
-    recipe, changes = VARIANTS[name]
+    changes, recipe = VARIANTS[name], name.partition(",")[0]
     parts = [size_settings(size, recipe), method_settings(recipe), changes, overrides]
     settings = merged(parts)
     if changes.get("quantize", {}).get("steps") == 0:
@@ -178,18 +167,20 @@ def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -
     """Top-1 of one student before and after fine-tuning, and which images it gets right after."""
     teacher, seed = shared.teacher, shared.seed
     bank = shared.bank(settings)
-    student = calibrated(
-        teacher, width, settings,
+    student = calibrate(
+        teacher.network, teacher.spec, bank, **width._asdict(), seed=seed,
+        layers=settings["layers"], calibration=settings["calibrate"],
+        reconstruction=settings["reconstruct"],
         generator=shared.generator if settings["calibrate"]["images"] == "generator" else None,
-        bank=bank, seed=seed,
     )  # fmt: skip
     right, labels = correct_answers(student, teacher)
     before = halves(right, labels)["all"]
     config = parse_section(settings["quantize"] | {"seed": seed}, FinetuneConfig, name="quantize")
     if config.steps:
         finetune_student(
-            student, teacher.network, teacher.spec, bank, config, engine=shared.engine, label=label
-        )
+            student.requires_grad_(True), teacher.network, teacher.spec, bank.images, config,
+            engine=shared.engine, label=label,
+        )  # fmt: skip
         right, labels = correct_answers(student, teacher)
     return {"before": before, "right": packed(right)} | halves(right, labels)
 
@@ -202,7 +193,7 @@ class Shared:
     ) -> None:
         self.teacher, self.seed, self.engine, self._kept_in = teacher, seed, engine, kept_in
         self._generator = size_settings(size, "hast")["generator"]
-        self._banks: dict[str, Tensor] = {}
+        self._banks: dict[str, Bank] = {}
 
     @cached_property
     def generator(self) -> Generator:
@@ -210,14 +201,14 @@ class Shared:
         trained = train_generator(network, spec, seed=self.seed, **self._generator)
         return place(trained, device_of(network))
 
-    def bank(self, settings: Settings) -> Tensor:
+    def bank(self, settings: Settings) -> Bank:
+        """Its images; no recipe here asks for their labels."""
         synthesis = settings["synthesize"] | {"seed": self.seed}
         real = settings.get("bank", {}).get("source") == "train"
         key = f"{real} {json.dumps(synthesis)}"
         if key not in self._banks:
-            self._banks[key] = (
-                self._real(synthesis["samples"]) if real else self._synthetic(synthesis)
-            )
+            images = self._real(synthesis["samples"]) if real else self._synthetic(synthesis)
+            self._banks[key] = bank_of(self.teacher, images)
         return self._banks[key]
 
     def _synthetic(self, settings: Mapping[str, Any]) -> Tensor:
@@ -237,8 +228,7 @@ class Shared:
 
     def _real(self, samples: int) -> Tensor:
         """As many real training images as the bank has, evenly spread over the folder."""
-        config = dataset(self.teacher.images, self.teacher.crop_fraction)
-        batches = open_batches(config, "train", self.teacher.spec)
+        batches = open_batches(self.teacher.data, "train", self.teacher.spec)
         images = torch.cat([x for x, _ in batches])
         chosen = images[torch.linspace(0, len(images) - 1, samples).long()]
         # The folder is in the order of its classes, and a part of a bank must hold all of them.

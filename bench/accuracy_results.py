@@ -23,6 +23,7 @@ from hast.engine.machine import device_name
 from hast.files.tables import read_json, write_json
 from hast.math.intervals import mean_margin
 from hast.report.figures.canvas import PALETTE, canvas, to_png
+from hast.report.tables import markdown_rows
 
 _COLUMNS = ("before", "all", "first_half", "second_half")
 
@@ -92,7 +93,7 @@ class Results:
 
     def set_teacher(self, top1: dict[str, float]) -> None:
         self._values["teacher"] = top1
-        self._write()
+        self.write()
 
     def has(self, variant: str, bits: str, seed: int) -> bool:
         return any(row[:3] == (variant, bits, seed) for row in self.rows)
@@ -106,7 +107,7 @@ class Results:
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
-        self._write()
+        self.write()
         print(row._replace(right=""), flush=True)  # a kilobyte that nobody reads
 
     def groups(self) -> dict[tuple[str, str], list[Row]]:
@@ -121,13 +122,12 @@ class Results:
         """Lines of a Markdown table: mean ± standard deviation over the seeds, and where `against`
         is a variant, what is gained on it."""
         head = ["", "width", "seeds", "before", "all test images", "first half", "second half"]
-        lines = [head + [f"gains on {against}"] * bool(against), ["---"] * 2]
-        lines[1] += ["---:"] * (len(lines[0]) - 2)
+        lines = [head + [f"gains on {against}"] * bool(against)]
         for (variant, bits), rows in self.groups().items():
             cells = [mean_and_spread([getattr(row, name) for row in rows]) for name in _COLUMNS]
             gain = [self._gain(rows, against)] * bool(against)
             lines.append([variant, bits.upper(), str(len(rows)), *cells, *gain])
-        return [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
+        return markdown_rows(lines, left=2).replace("|  |", "| |").splitlines()
 
     def _gain(self, rows: list[Row], variant: str) -> str:
         """On another variant of the same seeds, on the same images, with its 95 % interval over the
@@ -163,11 +163,10 @@ class Results:
                 axes.grid(axis="x")
         path.write_bytes(to_png(figure))
 
-    def write(self, path: Path) -> None:
-        write_json(path, self._values | {"rows": [row._asdict() for row in self.rows]})
-
-    def _write(self) -> None:
-        self.write(self._path)
+    def write(self, path: Path | None = None) -> None:
+        """All of it, by default to the file that it is from."""
+        rows = [row._asdict() for row in self.rows]
+        write_json(path or self._path, self._values | {"rows": rows})
 
 
 def main(

@@ -1,7 +1,7 @@
 """What the accuracy experiments share: a teacher with its test folder, banks, students, top-1."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -9,21 +9,16 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from hast.bank.record import Bank, BankCard
 from hast.config.bit_width import BitWidth
-from hast.config.calibrate import CalibrationConfig
 from hast.config.dataset import DatasetConfig
-from hast.config.layers import PlanConfig
-from hast.config.reconstruct import ReconstructionConfig
-from hast.config.section import parse_section
 from hast.config.spec import ModelSpec
 from hast.engine.engine import place, select_device
 from hast.files.classifiers import load_classifier
 from hast.files.datasets import open_batches
 from hast.loops.evaluate import joined, predict
 from hast.networks.batch_norm import freeze
-from hast.networks.generator import Generator
-from hast.pipeline.calibrate import calibrate_student
-from hast.pipeline.reconstruct import reconstruct_student
+from hast.networks.fingerprint import fingerprint
 
 Source = Annotated[str, typer.Option(help="Of the teacher, such as pytorchcv:resnet20_cifar10.")]
 Weights = Annotated[
@@ -39,8 +34,7 @@ Widths = Annotated[str, typer.Option(help="Comma-separated, such as w4a4,w3a3.")
 class Teacher(NamedTuple):
     network: nn.Module
     spec: ModelSpec
-    images: Path
-    crop_fraction: float = 1.0
+    data: DatasetConfig  # holds the test images
 
 
 def open_teacher(
@@ -51,7 +45,8 @@ def open_teacher(
     if shape:
         known["input_shape"] = tuple(map(int, shape.split("x")))
     network, spec = load_classifier(source, weights=str(weights) if weights else None, spec=known)
-    return Teacher(place(freeze(network), select_device(device)), spec, images, crop_fraction)
+    placed = place(freeze(network), select_device(device))
+    return Teacher(placed, spec, dataset(images, crop_fraction))
 
 
 def is_digits(images: Path) -> bool:
@@ -68,38 +63,17 @@ def parse_widths(text: str) -> list[BitWidth]:
     return [BitWidth.parse(name) for name in text.split(",")]
 
 
-def calibrated(
-    teacher: Teacher,
-    width: BitWidth,
-    settings: Mapping[str, Any],
-    *,
-    generator: Generator | None,
-    bank: Tensor,
-    seed: int,
-) -> nn.Module:
-    """A student before fine-tuning; `settings` hold the sections `layers`, `calibrate` and
-    `reconstruct`.
-
-    `generator` is only needed where its images set the ranges.
-    """
-    rules = parse_section(settings["layers"], PlanConfig, name="layers")
-    ranges = {"seed": seed} | settings["calibrate"]
-    config = parse_section(ranges, CalibrationConfig, name="calibrate")
-    student = calibrate_student(
-        teacher.network, teacher.spec, width, rules, config,
-        images=bank, generator=generator, show=False,
-    ).network  # fmt: skip
-    blocks = parse_section(
-        {"seed": seed} | settings["reconstruct"], ReconstructionConfig, name="reconstruct"
-    )
-    reconstruct_student(student, teacher.network, bank, blocks, label=f"reconstruct {width}")
-    return student
+def bank_of(teacher: Teacher, images: Tensor) -> Bank:
+    """Images (N, C, H, W) as a bank without labels."""
+    made_for = fingerprint(teacher.network.state_dict())
+    card = BankCard(samples=len(images), spec=teacher.spec, teacher=made_for, synthesis={})
+    return Bank(images, torch.zeros(len(images)), card)
 
 
 def correct_answers(network: nn.Module, teacher: Teacher) -> tuple[Tensor, Tensor]:
     """Whether each test image is answered rightly, (N,), and its label, (N,); in fp32."""
-    config = dataset(teacher.images, teacher.crop_fraction)
-    seen = joined(predict({"network": network}, open_batches(config, "test", teacher.spec)))
+    batches = open_batches(teacher.data, "test", teacher.spec)
+    seen = joined(predict({"network": network}, batches))
     return seen.by_network["network"].answer == seen.labels, seen.labels
 
 

@@ -21,6 +21,7 @@ from bench.machine import describe
 from bench.run import OUT, warmed
 from bench.toolkits import runtime_quantized
 from hast.bank.record import Bank, BankCard
+from hast.bank.toolkits import CalibrationReader
 from hast.config.bit_width import BitWidth
 from hast.config.spec import ModelSpec
 from hast.config.targets import Target
@@ -87,7 +88,8 @@ def deployed(
         path = folder / f"{width}.onnx"
         files[f"ours, {width}"] = hast.export_onnx(student, path, images=images)
     files["the runtime's own, w8a8"] = folder / "own.onnx"
-    runtime_quantized(files["fp32"], files["the runtime's own, w8a8"], bank)
+    own = files["the runtime's own, w8a8"]
+    runtime_quantized(files["fp32"], own, CalibrationReader(bank, batch_size=_IMAGES))
     return files
 
 

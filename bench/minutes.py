@@ -47,15 +47,16 @@ from hast.files.pictures import pictures_in
 from hast.files.tables import read_json, write_json
 from hast.math.intervals import paired_drop
 from hast.pipeline.settings import network_settings
+from hast.report.tables import markdown_rows
 
 _NO_STEPS: Settings = {"reconstruct": {"steps": 0}, "quantize": {"steps": 0, "milestones": []}}
-# Recipe, changes by section, and whether the bank is of real images.
-VARIANTS: dict[str, tuple[str, Settings, bool]] = {
-    "best": ("best", {}, False),
-    "best, ends no wider": ("best", {"layers": {"first_last_bits": "width"}}, False),
-    "best, ranges only": ("best", _NO_STEPS, False),
-    "best, real images": ("best", {}, True),
-    "hast": ("hast", {}, False),
+# What each variant changes of the recipe that its name begins with.
+VARIANTS: dict[str, Settings] = {
+    "best": {},
+    "best, ends no wider": {"layers": {"first_last_bits": "width"}},
+    "best, ranges only": _NO_STEPS,
+    "best, real images": {},
+    "hast": {},
 }
 _COLUMNS = ("", "width", "seed", "minutes", "top-1", "loses", "agreement, held back")
 
@@ -90,17 +91,17 @@ def main(
         missing = [w for w in parse_widths(widths) if not _has(kept, name, str(w), seed)]
         if not missing:
             continue
-        recipe, changes, is_real = VARIANTS[name]
+        recipe = name.partition(",")[0]
         if recipe not in kept["settings"]:
             kept["settings"][recipe] = network_settings(
                 teacher.network, teacher.spec, recipe=recipe, size="quick", seed=0, minutes=minutes
             )
-        settings = _seeded(merged([_sections(kept["settings"][recipe]), changes]), seed)
+        settings = _seeded(merged([_sections(kept["settings"][recipe]), VARIANTS[name]]), seed)
         with TemporaryDirectory() as folder:
             start = time.perf_counter()
             bank: Bank | StoredBank
             generator = None
-            if is_real:
+            if name == "best, real images":
                 bank = _imported(spent, Path(folder), teacher)
             else:
                 generator, bank = make_samples(teacher.network, teacher.spec, settings)
@@ -118,7 +119,7 @@ def main(
                 kept["rows"].append(row)
                 write_json(path, kept)
                 print(row, flush=True)
-    print(f"Teacher: {kept['teacher']:.2f} on {len(rest)} images", *_table(kept), sep="\n")
+    print(f"Teacher: {kept['teacher']:.2f} on {len(rest)} images", _table(kept), sep="\n")
 
 
 def _imported(files: list[Path], folder: Path, teacher: Teacher) -> StoredBank:
@@ -128,7 +129,7 @@ def _imported(files: list[Path], folder: Path, teacher: Teacher) -> StoredBank:
         place = pictures / file.parent.name / file.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(file.resolve())
-    config = BankConfig(crop_fraction=teacher.crop_fraction)
+    config = BankConfig(crop_fraction=teacher.data.crop_fraction)
     return import_pictures(pictures, folder / "bank", teacher.network, teacher.spec, config)
 
 
@@ -160,17 +161,16 @@ def _has(kept: dict[str, Any], variant: str, width: str, seed: int) -> bool:
     return any((row["variant"], row["width"], row["seed"]) == asked for row in kept["rows"])
 
 
-def _table(kept: dict[str, Any]) -> list[str]:
-    lines = [f"| {' | '.join(_COLUMNS)} |", "| --- | --- " + "| ---: " * 5 + "|"]
+def _table(kept: dict[str, Any]) -> str:
+    lines = [list(_COLUMNS)]
     rows = sorted(kept["rows"], key=lambda r: (r["variant"], r["seed"]))
     for row in sorted(rows, key=lambda r: str(r["width"]), reverse=True):
-        cells = [
+        lines.append([
             row["variant"], row["width"].upper(), str(row["seed"]), f"{row['minutes']:.1f}",
             f"{row['top1']:.2f}", f"{row['drop']:.2f} ± {row['drop_margin']:.2f}",
             f"{row['agreement']:.1f} ± {row['agreement_margin']:.1f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        ])  # fmt: skip
+    return markdown_rows(lines, left=2)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def engine_steps(
 def measure(
     case: Case, device: torch.device, engine: Engine, machine: dict[str, Any]
 ) -> Iterator[Line]:
+    """Steps of both tasks, plain and the engine's."""
     spec, plain, fast, images = setting(case, device)
     labels = torch.randint(case.classes, (case.synthesis_batch,), device=device)
     defaults = SynthesisConfig()
@@ -134,34 +135,22 @@ def measure(
             case.finetune_batch,
         ),
     }  # fmt: skip
-    for task, steps in references.items():
-        ours = engine_steps(task, case, spec, fast, images, engine)
-        yield compare(case, task, steps, ours, device, engine, machine)
-
-
-def compare(
-    case: Case,
-    task: str,
-    plain: Iterator[Any],
-    fast: Iterator[Any],
-    device: torch.device,
-    engine: Engine,
-    machine: dict[str, Any],
-) -> Line:
-    """Time single steps in turn, so that whatever else the machine does meets both."""
-    with FlopCounterMode(display=False) as counter:
-        next(plain)
-    first = sum(seconds(fast, device) for _ in range(WARM_UP))
-    seconds(plain, device)
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(case.repeats):
-        times[0].append(seconds(plain, device))
-        # The faster side gets more steps, each round, for as steady a median.
-        times[1].append(statistics.median(seconds(fast, device) for _ in range(3)))
-    slow, quick = map(statistics.median, times)
-    rate = counter.get_total_flops() / quick
-    limit = machine["matmul_bf16_gflops" if engine.bf16 else "matmul_fp32_gflops"] * 1e9
-    return Line(case.network, task, slow, quick, first, slow / quick, rate / 1e9, rate / limit)
+    limit = machine["matmul_bf16_gflops" if engine.bf16 else "matmul_fp32_gflops"]
+    for task, slow in references.items():
+        quick = engine_steps(task, case, spec, fast, images, engine)
+        with FlopCounterMode(display=False) as counter:
+            next(slow)
+        first = sum(seconds(quick, device) for _ in range(WARM_UP))
+        seconds(slow, device)
+        # Single steps in turn, so that whatever else the machine does meets both; the faster side
+        # gets more of them, each round, for as steady a median.
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(case.repeats):
+            times[0].append(seconds(slow, device))
+            times[1].append(statistics.median(seconds(quick, device) for _ in range(3)))
+        before, now = map(statistics.median, times)
+        rate = counter.get_total_flops() / now / 1e9
+        yield Line(case.network, task, before, now, first, before / now, rate, rate / limit)
 
 
 def seconds(steps: Iterator[Any], device: torch.device) -> float:

@@ -114,7 +114,8 @@ def main(
     make_deterministic()
     shape = (1, 8, 8) if is_digits(images) else (3, 32, 32)
     spec = ModelSpec(input_shape=shape, num_classes=10, mean=floats(mean), std=floats(std))
-    batches = open_batches(dataset(images), "train", spec)
+    data = dataset(images)
+    batches = open_batches(data, "train", spec)
     pixels, labels = (torch.cat(part) for part in zip(*batches, strict=True))
     torch.manual_seed(seed)
     trained = place(NETWORKS[network](), select_device(device))
@@ -124,7 +125,7 @@ def main(
     )
     drain(records, total=epochs * (len(pixels) // _BATCH), label="train", fields=("loss",))
     save_file({name: value.cpu().contiguous() for name, value in trained.state_dict().items()}, out)
-    right, _ = correct_answers(trained, Teacher(trained, spec, images))
+    right, _ = correct_answers(trained, Teacher(trained, spec, data))
     print(f"{out}: top-1 {100 * right.double().mean():.2f}")
 
 

@@ -20,7 +20,6 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]
     QuantType,
     quantize_static,
 )
-from torch import Tensor
 
 from bench.accuracy import BANKS, Shared, settings_of
 from bench.experiment import (
@@ -31,17 +30,16 @@ from bench.experiment import (
     Std,
     Teacher,
     Weights,
+    bank_of,
     correct_answers,
-    dataset,
     open_teacher,
 )
-from hast.bank.record import Bank, BankCard
+from hast.bank.record import Bank
 from hast.bank.toolkits import CalibrationReader
 from hast.engine.engine import choose_engine
 from hast.engine.runtime import device_of, seeded
 from hast.export.onnx_graph import export_float_onnx
 from hast.files.datasets import open_batches
-from hast.networks.fingerprint import fingerprint
 
 
 def main(
@@ -61,7 +59,7 @@ def main(
     shared = Shared(teacher, seed, "quick", banks, engine)
     noise = torch.randn(samples, *teacher.spec.input_shape, generator=seeded(seed, "bench"))
     calibrated_with = {
-        "standard normal noise": noise,
+        "standard normal noise": bank_of(teacher, noise),
         "bank": shared.bank(settings_of("best", "quick", {})),
         "real images": shared.bank(settings_of("best, real data", "quick", {})),
     }
@@ -69,31 +67,29 @@ def main(
     print("| calibrated with | top-1 |\n| --- | ---: |")
     print(f"| full precision | {100 * right.double().mean():.2f} |")
     for name, chosen in calibrated_with.items():
-        print(f"| {name} | {100 * quantized_top1(teacher, chosen[:samples]):.2f} |", flush=True)
+        print(f"| {name} | {100 * quantized_top1(teacher, chosen, samples):.2f} |", flush=True)
 
 
-def quantized_top1(teacher: Teacher, images: Tensor) -> float:
+def quantized_top1(teacher: Teacher, bank: Bank, samples: int) -> float:
     """Share of the test images that ONNX Runtime's own quantization answers rightly."""
     network, spec = teacher.network, teacher.spec
-    made_for = fingerprint(network.state_dict())
-    card = BankCard(samples=len(images), spec=spec, teacher=made_for, synthesis={})
     with TemporaryDirectory() as folder:
         full = export_float_onnx(network, spec, Path(folder) / "fp32.onnx")
         small = Path(folder) / "int8.onnx"
-        runtime_quantized(full, small, Bank(images, torch.zeros(len(images)), card))
+        runtime_quantized(full, small, CalibrationReader(bank, batch_size=32, samples=samples))
         session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
     right = []
-    for batch, labels in open_batches(dataset(teacher.images, teacher.crop_fraction), "test", spec):
+    for batch, labels in open_batches(teacher.data, "test", spec):
         (logits,) = session.run(None, {"images": batch.numpy()})
         right.append(torch.from_numpy(logits).argmax(dim=1) == labels)
     return torch.cat(right).double().mean().item()
 
 
-def runtime_quantized(full: Path, small: Path, bank: Bank) -> None:
-    """Let ONNX Runtime quantize a model by its own means, calibrated with a bank."""
+def runtime_quantized(full: Path, small: Path, reader: CalibrationReader) -> None:
+    """Let ONNX Runtime quantize a model by its own means."""
     quantize_static(
-        full, small, CalibrationReader(bank, batch_size=16), quant_format=QuantFormat.QDQ,
-        per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+        full, small, reader, quant_format=QuantFormat.QDQ, per_channel=True,
+        weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
     )  # fmt: skip
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from hast.config.bit_width import load_bit_widths
 from hast.math.hardness import hard_sample_loss
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.report.bank_page import bank_grid
 from hast.report.figures.canvas import PALETTE, Figure, canvas, to_png
 from hast.report.figures.difficulty import difficulty_histogram
 from hast.report.figures.training import bns_gap
-from hast.report.record import Run, Sources, read_run
+from hast.report.record import Run, read_run
 
 IMAGES = Path(__file__).parent / "images"
 PARAMS = Path("params.yaml")
@@ -83,7 +82,7 @@ def screenshot(page: Path, target: Path) -> None:
 
 
 def main() -> None:
-    run = read_run(Sources(), [str(width) for width in load_bit_widths(PARAMS)], PARAMS)
+    run = read_run(PARAMS)
     IMAGES.mkdir(exist_ok=True)
     figures = {"hard_weight": hard_weight(), "rounding": rounding(), **of_run(run)}
     for name, figure in figures.items():

@@ -24,7 +24,6 @@ Rows = Sequence[Mapping[str, str]]  # cells of the results table by column
 
 _REPORT = Path("report")
 _RUNS_SHOWN = 20
-SHOWN_FROM_FILES = ("report",)  # stages that are small, and shown even if nothing was built
 _RESULTS = "results"  # key of the table in which the history is kept
 
 

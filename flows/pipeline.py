@@ -3,8 +3,7 @@
 Prefect gives order, schedule, retries, logs and workers; what has to be rebuilt is DVC's decision.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import State, flow, get_run_logger, task
@@ -12,7 +11,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import task_run
 from prefect.states import Failed
 
-from flows.artifacts import SHOWN_FROM_FILES, publish
+from flows.artifacts import publish
 from flows.commands import (
     TASK,
     Delay,
@@ -75,7 +74,7 @@ def _transfers(stage: str, state: State[Any]) -> list[list[str]]:
     that may have failed.
     """
     cached = state.name == "Cached"
-    fetch = [["pull", stage]] if cached and stage in SHOWN_FROM_FILES else []
+    fetch = [["pull", stage]] if cached and stage == "report" else []  # small, and always shown
     grown = not cached or task_run.run_count > 1
     return [*fetch, ["push", *["--run-cache"] * grown, stage]]
 
@@ -112,20 +111,22 @@ def pipeline(
     Returns:
         By stage `Built` or `Cached`; where one failed, a failed state with its message.
     """
-    with errors_as_states() as failed, workspace(overrides or {}), stopped_at_exit():
-        check_params(PARAMS)
-        states = _run(
-            stages_in_order(targets or []),
-            run_stage.with_options(**retrying(retries, retry_delay_seconds)),
-            force=force,
-            share=has_remote() if share is None else share,
-            timeout_seconds=stage_timeout_seconds,
-        )
-        bad = [state for state in states.values() if state.is_failed() or state.is_crashed()]
-        if bad:
-            return Failed(message=bad[0].message)
-        return {name: "Cached" if s.name == "Cached" else "Built" for name, s in states.items()}
-    return failed[0]
+    try:
+        with workspace(overrides or {}), stopped_at_exit():
+            check_params(PARAMS)
+            states = _run(
+                stages_in_order(targets or []),
+                run_stage.with_options(**retrying(retries, retry_delay_seconds)),
+                force=force,
+                share=has_remote() if share is None else share,
+                timeout_seconds=stage_timeout_seconds,
+            )
+    except InputError as error:  # what a user can mend
+        return Failed(message=f"error: {error}")
+    bad = [state for state in states.values() if state.is_failed() or state.is_crashed()]
+    if bad:
+        return Failed(message=bad[0].message)
+    return {name: "Cached" if s.name == "Cached" else "Built" for name, s in states.items()}
 
 
 def _run(
@@ -146,16 +147,6 @@ def _run(
     for future in futures.values():
         future.wait()
     return {name: future.state for name, future in futures.items()}
-
-
-@contextmanager
-def errors_as_states() -> Iterator[list[State[Any]]]:
-    """What a user can mend becomes a failed state with the one line that says so."""
-    failed: list[State[Any]] = []
-    try:
-        yield failed
-    except InputError as error:
-        failed.append(Failed(message=f"error: {error}"))
 
 
 if __name__ == "__main__":

@@ -20,27 +20,23 @@ class Outcome(NamedTuple):
 
 
 class _Group:
-    """The running processes of one flow run."""
+    """The processes of one flow run; to stop one that has ended does nothing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
+        self._started: list[subprocess.Popen[str]] = []
         self._stopped = False
 
     def add(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
-            self._running.add(process)
+            self._started.append(process)
             if self._stopped:
                 stop(process)
-
-    def remove(self, process: subprocess.Popen[str]) -> None:
-        with self._lock:
-            self._running.discard(process)
 
     def stop(self) -> None:
         with self._lock:
             self._stopped = True
-            for process in self._running:
+            for process in self._started:
                 stop(process)
 
 
@@ -81,8 +77,7 @@ def run(
         stderr=subprocess.STDOUT,
         errors="replace",
     )
-    group = _GROUP.get()
-    group.add(process)
+    _GROUP.get().add(process)
     timed_out = threading.Event()
 
     def give_up() -> None:
@@ -104,12 +99,11 @@ def run(
         timer.cancel()
         stop(process)
         process.wait()
-        group.remove(process)
     return Outcome(process.returncode, lines, timed_out.is_set())
 
 
 def guarded(
-    arguments: Sequence[str], environment: Mapping[str, str], **options: Any
+    arguments: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
     """Start `python arguments…` under `flows.guard`: it lives no longer than this process, and ends
     with `stop`. `options` are those of `subprocess.Popen`."""
@@ -117,7 +111,7 @@ def guarded(
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.Popen(
         [sys.executable, "-m", "flows.guard", sys.executable, *arguments],
-        env=os.environ | {"PATH": path} | dict(environment),
+        env=os.environ | {"PATH": path} | dict(environment or {}),
         stdin=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -128,5 +122,4 @@ def guarded(
 def stop(process: subprocess.Popen[str]) -> None:
     """Tell the guard to end its command and the whole group."""
     assert process.stdin is not None
-    if not process.stdin.closed:
-        process.stdin.close()
+    process.stdin.close()

@@ -8,12 +8,11 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, signal
 from typing import Annotated
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import typer
@@ -38,17 +37,17 @@ def serve(
     api = f"http://{_HOST}:{port}/api"
     if _answers(f"{api}/health"):
         raise InputError(f"something serves on port {port} already; set --port")
-    environment = _environment(api, report_port)
+    os.environ.update(_environment(api, report_port))
     with ExitStack() as stack:
 
         def start(*arguments: str) -> "subprocess.Popen[str]":
-            return stack.enter_context(_running(arguments, environment))
+            return stack.enter_context(_running(arguments))
 
         processes = [start("prefect", "server", "start", "--host", _HOST, "--port", str(port))]
         _wait_for(f"{api}/health", processes[0])
         pool = _work_pool()
-        _call(["work-pool", "create", "--type", "process", "--overwrite", pool], environment)
-        _call(["--no-prompt", "deploy", "--all"], environment)
+        _call("work-pool", "create", "--type", "process", "--overwrite", pool)
+        _call("--no-prompt", "deploy", "--all")
         name = f"{platform.node()}-{os.getpid()}"
         worker = ("prefect", "worker", "start", "--pool", pool, "--name", name)
         processes.append(start(*worker, "--limit", str(limit)))
@@ -67,6 +66,7 @@ def serve(
 
 
 def _environment(api: str, report_port: int) -> dict[str, str]:
+    """What server, worker and the runs that it starts go by."""
     here = Path.cwd()
     path = os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH", "")]))
     return {
@@ -83,11 +83,9 @@ def _environment(api: str, report_port: int) -> dict[str, str]:
 
 
 @contextmanager
-def _running(
-    arguments: Sequence[str], environment: Mapping[str, str]
-) -> Iterator["subprocess.Popen[str]"]:
+def _running(arguments: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
     """A `python -m` program that ends with the block, or with this process however it ends."""
-    process = guarded(["-m", *arguments], environment)
+    process = guarded(["-m", *arguments])
     try:
         yield process
     finally:
@@ -95,11 +93,9 @@ def _running(
         process.wait()
 
 
-def _call(arguments: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments],
-        env=os.environ | environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def _call(*arguments: str) -> None:
+    command = [sys.executable, "-m", "prefect", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HastError(f"prefect {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())
 
@@ -123,7 +119,7 @@ def _answers(url: str) -> bool:
     try:
         with urlopen(url, timeout=2):
             return True
-    except (URLError, OSError):
+    except OSError:
         return False
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import dvc.api
 from prefect import State, flow, get_run_logger, task
@@ -21,11 +21,11 @@ from prefect.states import Failed
 from flows.commands import TASK, Delay, Retries, retrying, run_here, state_of
 from flows.commands import dvc as run_dvc
 from flows.devices import environment_of, shared_out
-from flows.pipeline import errors_as_states
 from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
 from flows.progress import Output
 from flows.workspace import check_overrides, workspace
+from hast.errors import InputError
 from hast.files.tables import write_json
 from hast.report.tables import markdown_rows
 
@@ -45,7 +45,14 @@ _SWEEPS = Path("sweeps")
 _RESULTS = "report/results.json"
 
 Overrides = Mapping[str, Any]
-Runs = Mapping[tuple[str, int], Overrides]  # by variant and seed
+
+
+class Experiment(NamedTuple):
+    """A variant with one seed."""
+
+    name: str  # as `dvc exp show` lists it
+    variant: str
+    settings: Overrides
 
 
 @task(task_run_name="{name}", **TASK)
@@ -90,40 +97,45 @@ def sweep(
     Returns:
         By variant and network, mean, standard deviation and number of top-1 accuracies.
     """
-    variants, seeds = variants or ABLATION, seeds or [0, 1, 2]
+    variants = variants or ABLATION
     common = dict(overrides or {}) | ({"bit_widths": bit_widths} if bit_widths else {})
-    runs = {
-        (variant, seed): own | dict.fromkeys(seed_parameters or ["quantize.seed"], seed)
-        for variant, own in variants.items()
-        for seed in seeds
-    }
-    with errors_as_states() as failed, workspace(common), stopped_at_exit():
-        for settings in runs.values():
-            check_overrides(settings)
-        states = _run(
-            runs,
-            run_experiment.with_options(**retrying(retries, retry_delay_seconds)),
-            copy_paths=copy_paths or [],
+    experiments = [
+        Experiment(
+            f"{flow_run.name}-{number}-{_slug(variant)}-{seed}",
+            variant,
+            own | dict.fromkeys(seed_parameters or ["quantize.seed"], seed),
         )
-        names = _names(runs)
-        done = {key: _top1(names[key]) for key, s in states.items() if s.is_completed()}
-        table = {
-            variant: _summary([done[key] for key in runs if key[0] == variant and key in done])
-            for variant in variants
-        }
-        _publish(table)
-        bad = [state for state in states.values() if not state.is_completed()]
-        if bad:
-            return Failed(message=f"{len(bad)} of {len(runs)} experiments failed: {bad[0].message}")
-        return table
-    return failed[0]
+        for number, (variant, own) in enumerate(variants.items())
+        for seed in seeds or [0, 1, 2]
+    ]
+    try:
+        with workspace(common), stopped_at_exit():
+            for experiment in experiments:
+                check_overrides(experiment.settings)
+            states = _run(
+                experiments,
+                run_experiment.with_options(**retrying(retries, retry_delay_seconds)),
+                copy_paths=copy_paths or [],
+            )
+            done: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+            for experiment, state in zip(experiments, states, strict=True):
+                if state.is_completed():
+                    done[experiment.variant].append(_top1(experiment.name))
+            table = {variant: _summary(runs) for variant, runs in done.items()}
+            _publish(table)
+    except InputError as error:  # what a user can mend
+        return Failed(message=f"error: {error}")
+    bad = [state for state in states if not state.is_completed()]
+    if bad:
+        return Failed(message=f"{len(bad)} of {len(states)} experiments failed: {bad[0].message}")
+    return table
 
 
-def _run(runs: Runs, job: Any, **options: Any) -> dict[tuple[str, int], State[Any]]:
+def _run(experiments: Sequence[Experiment], job: Any, **options: Any) -> list[State[Any]]:
     """Make what several experiments share, then run all of them; waits for the end."""
     shared = _shared_stages(stages_in_order())
     sections = {section for stage in shared for section in stage.params}
-    shares = shared_out([None, *map(str, runs)])
+    shares = shared_out([None, *(experiment.name for experiment in experiments)])
 
     def submit(name: str, settings: Overrides, item: str | None, **more: Any) -> PrefectFuture[Any]:
         tagged = job.with_options(tags=["gpu", *shares[item]])
@@ -133,19 +145,19 @@ def _run(runs: Runs, job: Any, **options: Any) -> dict[tuple[str, int], State[An
         return future
 
     made: dict[str, PrefectFuture[Any]] = {}
-    futures, names = {}, _names(runs)
-    for key, settings in runs.items():
+    names = []
+    futures = []
+    for name, _, settings in experiments:
         upstream = {k: v for k, v in settings.items() if k.partition(".")[0] in sections}
         group = json.dumps(upstream, sort_keys=True)
         if group not in made:
-            name = f"{_prefix()}-shared-{len(made)}"
-            made[group] = submit(name, upstream, None, targets=[s.name for s in shared])
-        futures[key] = submit(names[key], settings, str(key), targets=[], wait_for=[made[group]])
-    for future in [*made.values(), *futures.values()]:
+            names.append(f"{flow_run.name}-shared-{len(made)}")
+            made[group] = submit(names[-1], upstream, None, targets=[s.name for s in shared])
+        futures.append(submit(name, settings, name, targets=[], wait_for=[made[group]]))
+    for future in [*made.values(), *futures]:
         future.wait()
-    shared_names = [f"{_prefix()}-shared-{n}" for n in range(len(made))]
-    run_dvc("exp", "remove", *shared_names)  # they have no results of their own
-    return {key: future.state for key, future in futures.items()}
+    run_dvc("exp", "remove", *names)  # they have no results of their own
+    return [future.state for future in futures]
 
 
 def _shared_stages(stages: Sequence[Stage]) -> list[Stage]:
@@ -164,8 +176,7 @@ def _top1(experiment: str) -> dict[str, float]:
 
 
 def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    networks = list(dict.fromkeys(name for run in runs for name in run))
-    values = {name: [run[name] for run in runs if name in run] for name in networks}
+    values = {name: [run[name] for run in runs] for name in (runs[0] if runs else ())}
     return {
         name: {"mean": mean(v), "std": stdev(v) if len(v) > 1 else 0.0, "runs": len(v)}
         for name, v in values.items()
@@ -175,19 +186,20 @@ def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]
 def _publish(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """The table as an artifact of Prefect and as files in sweeps/."""
     networks = list(dict.fromkeys(name for cells in table.values() for name in cells))
+    header = ["variant", *map(str.upper, networks)]
     rows = [
-        {"variant": variant} | {n.upper(): _cell(cells.get(n)) for n in networks}
+        [variant, *(_cell(cells.get(name)) for name in networks)]
         for variant, cells in table.items()
     ]
     create_table_artifact(
-        rows, key="sweep", description="Top-1, mean ± standard deviation (number of runs)"
+        [dict(zip(header, row, strict=True)) for row in rows],
+        key="sweep",
+        description="Top-1, mean ± standard deviation (number of runs)",
     )
-    write_json(_SWEEPS / f"{_prefix()}.json", table)
-    page = markdown_rows(
-        [["variant", *map(str.upper, networks)], *(list(r.values()) for r in rows)]
-    )
-    (_SWEEPS / f"{_prefix()}.md").write_text(page)
-    get_run_logger().info("%s.md:\n%s", _SWEEPS / _prefix(), page)
+    write_json(_SWEEPS / f"{flow_run.name}.json", table)
+    path, page = _SWEEPS / f"{flow_run.name}.md", markdown_rows([header, *rows])
+    path.write_text(page)
+    get_run_logger().info("%s:\n%s", path, page)
 
 
 def _cell(summary: Mapping[str, float] | None) -> str:
@@ -196,15 +208,9 @@ def _cell(summary: Mapping[str, float] | None) -> str:
     return f"{summary['mean']:.2%} ± {100 * summary['std']:.2f} ({summary['runs']})"
 
 
-def _prefix() -> str:
-    return str(flow_run.name)
-
-
-def _names(runs: Runs) -> dict[tuple[str, int], str]:
-    """Of the experiments, as `dvc exp show` lists them. Not every letter may stand in them."""
-    numbers = {variant: n for n, variant in enumerate(dict.fromkeys(v for v, _ in runs))}
-    slugs = {v: re.sub("[^a-z0-9]+", "-", v.lower()).strip("-") for v in numbers}
-    return {(v, seed): f"{_prefix()}-{numbers[v]}-{slugs[v] or 'x'}-{seed}" for v, seed in runs}
+def _slug(variant: str) -> str:
+    """Not every letter may stand in the name of an experiment."""
+    return re.sub("[^a-z0-9]+", "-", variant.lower()).strip("-") or "x"
 
 
 if __name__ == "__main__":

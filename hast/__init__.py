@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hast.api.pictures import import_pictures as import_pictures
+    from hast.api.samples import import_pictures as import_pictures
     from hast.api.samples import synthesize as synthesize
     from hast.api.samples import train_generator as train_generator
     from hast.api.students import calibrate as calibrate
@@ -40,7 +40,7 @@ _HOMES = {
     "export_onnx": "hast.export.onnx_graph",
     "export_program": "hast.export.program",
     "ModelSpec": "hast.config.spec",
-    "import_pictures": "hast.api.pictures",
+    "import_pictures": "hast.api.samples",
     "load_classifier": "hast.files.classifiers",
     "open_bank": "hast.bank.stored",
     "remove_quantizers": "hast.networks.student",

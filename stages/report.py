@@ -1,31 +1,16 @@
 """report: one results table of all bit widths, and one page that shows the run."""
 
-from hast.config.bit_width import load_bit_widths
 from hast.files.tables import write_json, write_tsv
 from hast.report.page import render
-from hast.report.record import Sources, read_run
+from hast.report.record import read_run
 from hast.report.results import results_of
 from hast.report.tables import EXPORT_COLUMNS, export_rows, markdown_rows, markdown_table
 from stages.entry import PARAMS, In, Out, Params, main
 
 
-def run(
-    *,
-    teacher: In,
-    bank: In,
-    hardness: In,
-    layers: In,
-    errors: In,
-    predictions: In,
-    metrics: In,
-    plots: In,
-    out: Out,
-    params: Params = PARAMS,
-) -> None:
+def run(*, artifacts: In, metrics: In, plots: In, out: Out, params: Params = PARAMS) -> None:
     """Write the page index.html, and the results in forms for programs, to OUT."""
-    sources = Sources(teacher, bank, hardness, layers, errors, predictions, metrics, plots)
-    widths = [str(width) for width in load_bit_widths(params)]
-    finished = read_run(sources, widths, params)
+    finished = read_run(params, artifacts=artifacts, metrics=metrics, plots=plots)
     results = results_of(finished.widths)
 
     write_json(out / "results.json", results)

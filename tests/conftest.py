@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,7 @@ def finished_run(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("finished")
     write_params(folder, WIDTHS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with chdir(folder):
         runs.run_all(WIDTHS)
     return folder
 
@@ -194,11 +194,29 @@ def python(
     )  # fmt: skip
 
 
+def started(
+    *arguments: str,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] = {},
+    **pipes: Any,
+) -> "subprocess.Popen[str]":
+    """Start a Python process that leads a group of its own; `pipes` as of `subprocess.Popen`."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=cwd, text=True, start_new_session=True,
+        env=child_environment() | dict(environment), **pipes,
+    )  # fmt: skip
+
+
 def dvc(project: Path, *arguments: str) -> str:
     """Run DVC in a project and return what it printed; a failure shows it."""
     done = python("-m", "dvc", *arguments, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def executed(output: str) -> set[str]:
+    """The stages that DVC says it has run."""
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
 
 def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -223,9 +241,9 @@ def hast_here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of this process with its Python first on the path."""
+    """The environment of this process with its Python first on the path, and this project."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,16 +1,14 @@
 """Synthesis by the workers of a real Dask scheduler, with a store between the machines."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, edit_params, files, wait_for
+from conftest import edit_params, files, started, wait_for
 from stage_runs import A, run_generator, run_synthesize, run_teacher
 
 from hast.bank import cluster
@@ -19,32 +17,28 @@ from stages import synthesize
 
 
 @pytest.fixture
-def scheduler(tmp_path_factory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def scheduler(tmp_path_factory) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
     """Address of a scheduler on a free loopback port with two workers, and the second of these.
 
     They run in folders of their own and have no nanny: a killed one stays away.
     """
     folder = tmp_path_factory.mktemp("cluster")
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "DASK_TEMPORARY_DIRECTORY": str(folder),
-        "OMP_NUM_THREADS": "1",
-    }
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments, "--scheduler-file", str(folder / "at.json")],
-            cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    def start(*arguments: str) -> "subprocess.Popen[str]":
+        return started(
+            "-m", "dask", *arguments, "--scheduler-file", str(folder / "at.json"), cwd=folder,
+            environment={"DASK_TEMPORARY_DIRECTORY": str(folder), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
-    started = [start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")]
+    running = [start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")]
     try:
         wait_for((folder / "at.json").is_file)
         worker = ("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard")
-        started += [start(*worker, "--name", name) for name in ("one", "two")]
-        yield json.loads((folder / "at.json").read_text())["address"], started[-1]
+        running += [start(*worker, "--name", name) for name in ("one", "two")]
+        yield json.loads((folder / "at.json").read_text())["address"], running[-1]
     finally:
-        for process in started:
+        for process in running:
             process.kill()
             process.wait()
 

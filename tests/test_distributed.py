@@ -3,11 +3,10 @@
 import os
 import signal
 import subprocess
-import sys
 
 import psutil
 import pytest
-from conftest import ROOT, child_environment, wait_for
+from conftest import started, wait_for
 
 # As a stage does: starts itself in two processes, of which each does what it was told.
 STAGE = """
@@ -48,19 +47,12 @@ with clear_errors("stage"), clear_interrupts("stage", kept="all"):
 
 
 @pytest.fixture
-def stage(tmp_path):
+def stage(tmp_path, monkeypatch):
     (tmp_path / "stage.py").write_text(STAGE)
 
-    def start(told: str) -> "subprocess.Popen[str]":
-        environment = child_environment() | {"PYTHONPATH": str(ROOT)}
-        environment.pop("OMP_NUM_THREADS", None)
-        return subprocess.Popen(
-            [sys.executable, "-m", "stage", told],
-            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
-        )  # fmt: skip
-
-    return start
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return lambda told: started("-m", "stage", told, cwd=tmp_path, **pipes)
 
 
 def ended(stage: "subprocess.Popen[str]", code: int) -> tuple[str, str]:

@@ -11,23 +11,18 @@ from flows.plan import stages_in_order
 from flows.sweep import sweep
 from hast.errors import InputError
 
+RETRIES = [("retries", -1), ("retries", 51)]
+RETRIES += [("retry_delay_seconds", -5), ("retry_delay_seconds", float("inf"))]
+TIMES = [("stage_timeout_seconds", 0), ("stage_timeout_seconds", -1)]
 
-@pytest.mark.parametrize("flow", [pipeline, sweep])
+
 @pytest.mark.parametrize(
-    "wrong",
-    [{"retries": -1}, {"retries": 51}, {"retry_delay_seconds": -5},
-     {"retry_delay_seconds": float("inf")}],
-)  # fmt: skip
-def test_retries_have_bounds_and_so_have_their_delays(flow, wrong):
-    (name,) = wrong
+    ("flow", "name", "value"),
+    [*((pipeline, *wrong) for wrong in RETRIES + TIMES), *((sweep, *wrong) for wrong in RETRIES)],
+)
+def test_retries_their_delays_and_times_have_bounds(flow, name, value):
     with pytest.raises(ParameterTypeError, match=f"- {name}: Input should be"):
-        flow.validate_parameters(wrong)
-
-
-@pytest.mark.parametrize("seconds", [0, -1])
-def test_a_stage_has_some_time(seconds):
-    with pytest.raises(ParameterTypeError, match="- stage_timeout_seconds: Input should be"):
-        pipeline.validate_parameters({"stage_timeout_seconds": seconds})
+        flow.validate_parameters({name: value})
 
 
 def test_as_many_retries_as_are_allowed_can_be_had():

@@ -3,12 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, wait_for
+from conftest import ROOT, started, wait_for
 
 from flows.processes import run, stopped_at_exit
 
@@ -57,7 +56,7 @@ def child() -> psutil.Process:
     ids=["kill", "term", "int", "stubborn"],
 )
 def test_no_process_outlives_the_one_that_asked_for_it(number, asleep):
-    flow = subprocess.Popen([sys.executable, "-c", flow_with(asleep)], stderr=subprocess.DEVNULL)
+    flow = started("-c", flow_with(asleep), stderr=subprocess.DEVNULL)
     process = child()
     os.kill(flow.pid, number)
     flow.wait(timeout=60)

@@ -3,10 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
-from conftest import ROOT, child_environment, copy_project, edit_params, python, wait_for
+from conftest import copy_project, edit_params, python, started, wait_for
 from stage_runs import A
 
 
@@ -15,18 +14,15 @@ def project(tmp_path):
     return copy_project(tmp_path / "project")
 
 
-def start(project, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", *arguments],
-        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, env=child_environment() | environment,
-    )  # fmt: skip
+def run_pipeline(project) -> "subprocess.Popen[str]":
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return started("-u", "-m", "stages.pipeline", cwd=project, **pipes)
 
 
 def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
     # The first shard is done at once and the rest takes for ever.
     edit_params(project, lambda p: p["synthesize"].update(samples=32, steps=2000))
-    process = start(project, "stages.pipeline")
+    process = run_pipeline(project)
     shards = project / ".partial"
     wait_for(lambda: [*shards.glob("*/done/0*")])
     os.killpg(process.pid, signal.SIGINT)
@@ -41,7 +37,7 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
     (first,) = shards.glob("*/done/0*")
     made = first.stat().st_mtime_ns
 
-    again = start(project, "stages.pipeline")
+    again = run_pipeline(project)
     wait_for(lambda: [*shards.glob("*/done/1*")])
     assert first.stat().st_mtime_ns == made
     os.killpg(again.pid, signal.SIGINT)
@@ -53,6 +49,6 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
 def test_quiet_stages_say_nothing(begun, option, quiet):
     done = python(
         "-m", "stages.generator", "--teacher", str(A / "teacher"), "--out", str(A / "generator"),
-        "--metrics", "m.json", "--curve", "c.tsv", *option, HAST_QUIET=quiet, PYTHONPATH=str(ROOT),
+        "--metrics", "m.json", "--curve", "c.tsv", *option, HAST_QUIET=quiet,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

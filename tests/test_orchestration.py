@@ -4,10 +4,8 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -15,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-from conftest import child_environment
+from conftest import started, wait_for
 from light_project import light_project
 from ruamel.yaml import YAML
 
@@ -85,12 +83,7 @@ class Served:
         )
 
 
-def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-    return value
+until = partial(wait_for, every=0.3)
 
 
 def at_work(project: Path) -> list[psutil.Process]:
@@ -117,7 +110,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
     nightly["parameters"] = {"targets": ["first"], "retries": 1, "retry_delay_seconds": 1}
     yaml.dump(definition, project / "prefect.yaml")
     port = free_port()
-    environment = child_environment() | {
+    environment = {
         "PREFECT_HOME": str(project.parent / "home"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
@@ -126,10 +119,10 @@ def served(tmp_path_factory) -> Iterator[Served]:
     }
     log = project.parent / "serve.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--port", str(port), "--report-port",
-             str(free_port())],
-            cwd=project, env=environment, stdout=output, stderr=output,
+        ports = ("--port", str(port), "--report-port", str(free_port()))
+        process = started(
+            "-m", "flows.serve", *ports, cwd=project, environment=environment,
+            stdout=output, stderr=output,
         )  # fmt: skip
     try:
         until(lambda: "Ctrl-C stops" in log.read_text() or process.poll() is not None)

@@ -29,9 +29,7 @@ def sections_loaded_by(stage: str) -> set[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id.startswith("load_section"):
                 found.add(ast.literal_eval(node.args[1]))
-            if node.func.id == "load_bit_widths":
-                found.add("bit_widths")
-            elif node.func.id == "read_run":  # the report shows the whole file
+            if node.func.id == "read_run":  # the report shows the whole file
                 found |= {"bit_widths", *SECTIONS}
     return found
 

@@ -2,19 +2,18 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import ROOT, child_environment, edit_params, files, wait_for
+from conftest import ROOT, edit_params, files, started, wait_for
 from safetensors.torch import load_file
 from stage_runs import A, options_of, run, run_synthesize
 
 from hast.errors import NonFiniteLossError
 
-SYNTHESIZE = [sys.executable, "-m", "stages.synthesize", "--workers", "2"]
+SYNTHESIZE = ["-m", "stages.synthesize", "--workers", "2"]
 SYNTHESIZE += [f"--{name}={value}" for name, value in options_of("synthesize").items()]
 
 
@@ -35,7 +34,7 @@ def test_four_processes_write_the_bank_of_one_byte_for_byte(begun):
 
 def test_a_killed_worker_costs_only_its_shard_which_another_makes(begun):
     edit_params(begun, lambda p: p["synthesize"].update(samples=64, steps=100))
-    stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.PIPE, text=True, env=child_environment())
+    stage = started(*SYNTHESIZE, stderr=subprocess.PIPE)
     wait_for(lambda: [*Path(".partial").glob("*/done/*.safetensors")])
     kept = {p: p.stat().st_mtime_ns for p in Path(".partial").glob("*/done/*.safetensors")}
     at_work(stage.pid)[-1].kill()
@@ -76,7 +75,7 @@ def test_an_error_in_a_worker_is_the_error_of_the_stage(begun):
 
 def test_killing_the_stage_leaves_no_worker_behind(begun):
     edit_params(begun, lambda p: p["synthesize"].update(samples=64, steps=5000))
-    stage = subprocess.Popen(SYNTHESIZE, stderr=subprocess.DEVNULL, env=child_environment())
+    stage = started(*SYNTHESIZE, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(at_work(stage.pid)) == 2)
     workers = at_work(stage.pid)
     stage.kill()

@@ -23,6 +23,7 @@ TEACHER = [
     "builtin:digits_resnet", "--source-args", '{"widths": [8, 16]}',
     "--weights", "artifacts/teacher/model.safetensors",
 ]  # fmt: skip
+OWN = ["python:mine:build", *SPEC]
 FAST = ["--minutes", "0.02"]
 
 
@@ -97,27 +98,22 @@ def test_pictures_are_a_bank_also_for_a_network_without_batch_norm(mine, hast_he
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("arguments", "message"),
     [
-        ([], "give either --bits, such as w4a8, or --max-drop"),
-        (["--bits", "w4a8", "--max-drop", "1%"], "give either --bits"),
-        (["--max-drop", "lots"], "--max-drop must be a share such as 1% or 0.01, got 'lots'"),
-        (["--bits", "w4a8", "--out", "."], r"is there already; name another folder"),
-        (["--bits", "w4a8", "--bank", "nowhere"], "nowhere"),
+        (OWN, "give either --bits, such as w4a8, or --max-drop"),
+        ([*OWN, "--bits", "w4a8", "--max-drop", "1%"], "give either --bits"),
+        ([*OWN, "--max-drop", "lots"], "--max-drop must be a share such as 1% or 0.01, got 'lots'"),
+        ([*OWN, "--bits", "w4a8", "--out", "."], r"is there already; name another folder"),
+        ([*OWN, "--bits", "w4a8", "--bank", "nowhere"], "nowhere"),
+        (["builtin:digits_resnet", "--bits", "w4a8"], "has no weights yet; give --weights"),
     ],
 )
-def test_what_is_wrong_is_one_line_before_any_work(mine, hast_here, options, message):
-    done = hast_here("quantize", "python:mine:build", *SPEC, *options)
+def test_what_is_wrong_is_one_line_before_any_work(mine, hast_here, arguments, message):
+    done = hast_here("quantize", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "synthesize:" not in done.stderr
     assert not Path("packed").exists()
-
-
-def test_a_network_without_weights_is_not_quantized(mine, hast_here):
-    done = hast_here("quantize", "builtin:digits_resnet", "--bits", "w4a8")
-    assert done.returncode == 2
-    assert "has no weights yet; give --weights" in done.stderr
 
 
 def test_where_nothing_holds_the_nearest_is_named(teacher, spec):

@@ -4,14 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import stage_runs as runs
-from conftest import child_environment, copy_project, dvc, edit_params, files
+from conftest import copy_project, dvc, edit_params, files, started, wait_for
 
 BANK = "artifacts/bank"
 STUDENTS = {
@@ -33,8 +32,7 @@ def whole(tmp_path_factory) -> Path:
         params["quantize"].update(steps=60, optimizer="adamw", schedule="cosine")
 
     edit_params(project, change)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project)
+    with chdir(project):
         runs.run_teacher()
         runs.run_generator()
         runs.run_synthesize()
@@ -64,17 +62,13 @@ def forget(project: Path, stage: str) -> None:
 
 def kill_when(project: Path, stage: str, condition: Callable[[], bool]) -> None:
     """Start `dvc repro` and kill it with all it started, at once, when the condition holds."""
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-    environment = child_environment() | {"HAST_CHECKPOINT": "0"}
-    running = subprocess.Popen(
-        command, cwd=project, env=environment, start_new_session=True,
+    running = started(
+        "-m", "dvc", "repro", "--single-item", stage, cwd=project,
+        environment={"HAST_CHECKPOINT": "0"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert running.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for(lambda: condition() or running.poll() is not None, every=0.005)
+    assert running.poll() is None, "ended before it could be killed"
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
 

@@ -1,11 +1,12 @@
 """A bank that one team made serves another: two Git repositories and a DVC remote between them."""
 
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import stage_runs as runs
-from conftest import commit_all, copy_project, dvc, edit_params, files, git
+from conftest import commit_all, copy_project, dvc, edit_params, executed, files, git
 
 from hast.bank.tools import filter_bank
 
@@ -14,8 +15,7 @@ from hast.bank.tools import filter_bank
 def owner(tmp_path_factory) -> Path:
     """The repository of a team that has made a bank and pushed it."""
     project = copy_project(tmp_path_factory.mktemp("owner"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project)
+    with chdir(project):
         runs.run_teacher()
         runs.run_generator()
         runs.run_synthesize()
@@ -26,10 +26,6 @@ def owner(tmp_path_factory) -> Path:
     git(project, "add", "-f", "dvc.lock")
     commit_all(project, "a bank")
     return project
-
-
-def executed(output: str) -> set[str]:
-    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
 
 def test_dvc_get_fetches_a_bank_anywhere(owner, tmp_path):

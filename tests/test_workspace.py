@@ -3,12 +3,11 @@ runs that ended and runs that were killed."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, child_environment, python
+from conftest import python, started
 
 PARAMS = "seed: 0 # of all\nquantize:\n  steps: 800\n  seed: 1e-3\n"
 
@@ -83,11 +82,9 @@ with prefect_test_harness(server_startup_timeout=240):
 """
 
 
-def start(code: str, folder: Path, **options: Any) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True,
-        env=child_environment() | {"PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1"}, **options,
-    )  # fmt: skip
+def start(code: str, folder: Path, **pipes: Any) -> "subprocess.Popen[str]":
+    pipes |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return started("-c", code, cwd=folder, environment={"DO_NOT_TRACK": "1"}, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +92,7 @@ def run_flow(tmp_path_factory):
     """Runs a flow in a clone; returns what it found in params.yaml, and the warnings it logged."""
     folder = tmp_path_factory.mktemp("flows")
     with (folder / "log").open("w") as log, (folder / "log").open() as said:
-        process = start(FLOWS, folder, stdin=subprocess.PIPE, stderr=log)
+        process = start(FLOWS, folder, stderr=log)
 
         def run(clone: Path, overrides=None, edited=None) -> tuple[str, list[str]]:
             asked = {"folder": str(clone), "overrides": overrides or {}, "edited": edited}
@@ -125,7 +122,7 @@ def params_of(clone: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def kill_a_run(tmp_path_factory):
     """Leaves a clone as a run does that is killed."""
-    process = start(KILLED, tmp_path_factory.mktemp("killed"), stdin=subprocess.PIPE)
+    process = start(KILLED, tmp_path_factory.mktemp("killed"))
 
     def kill(clone: Path) -> None:
         process.stdin.write(f"{clone}\n")
@@ -138,7 +135,7 @@ def kill_a_run(tmp_path_factory):
 
 
 def test_wherever_a_run_is_killed_the_next_one_finds_the_file_as_it_was(clone):
-    done = python("-c", KILLED_EVERYWHERE, cwd=clone, PYTHONPATH=str(ROOT))
+    done = python("-c", KILLED_EVERYWHERE, cwd=clone)
     assert done.returncode == 0, done.stdout + done.stderr
     steps, code = map(int, done.stdout.split())
     assert (steps >= 8, code) == (True, 0)

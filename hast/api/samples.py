@@ -1,13 +1,16 @@
-"""What is made from a teacher alone: a generator, and a bank."""
+"""What students are made on: a bank, from a teacher alone or of pictures, and a generator."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from hast.bank.pictures import import_pictures as write_bank
 from hast.bank.record import Bank
-from hast.config.bank import Dtype
+from hast.bank.stored import StoredBank
+from hast.config.bank import BankConfig, Dtype
 from hast.config.generator import GeneratorConfig
 from hast.config.section import parse_section
 from hast.config.spec import ModelSpec
@@ -101,6 +104,47 @@ def synthesize(
     if config.init == "generator" and generator is not None:
         start = place(copy.deepcopy(generator), device_of(source))
     return make_bank(source, spec, config, dtype=dtype, generator=start, show=progress)
+
+
+def import_pictures(
+    folder: Path | str,
+    out: Path | str,
+    teacher: nn.Module,
+    spec: ModelSpec,
+    *,
+    dtype: Dtype = "uint8",
+    crop_fraction: float = 1.0,
+    overwrite: bool = False,
+    device: Device = None,
+    progress: bool = True,
+) -> StoredBank:
+    """Make a bank of a folder of unlabelled pictures, for any classifier.
+
+    Args:
+        folder: holds the pictures, however deep.
+        out: folder of the bank.
+        teacher: full-precision classifier, with or without BatchNorm; its answers are the labels.
+        spec: what it expects and answers.
+        dtype: of the stored pixels.
+        crop_fraction: pictures are scaled to cover the input divided by this share, and the centre
+            is cut out; 0.875 is usual at 224 x 224.
+        overwrite: another bank may be at `out`.
+        device: where to compute; by default where the teacher is.
+        progress: show a bar, or lines where there is no terminal.
+
+    Returns:
+        The bank, left in its files.
+
+    Raises:
+        InputError: there are no pictures, one cannot be read, or `out` is there.
+    """
+    config = parse_section(
+        {"dtype": dtype, "crop_fraction": crop_fraction}, BankConfig, name="import_pictures"
+    )
+    source = frozen_copy(teacher, spec, device)
+    return write_bank(
+        Path(folder), Path(out), source, spec, config, overwrite=overwrite, show=progress
+    )
 
 
 def frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:

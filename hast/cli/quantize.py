@@ -14,7 +14,6 @@ from torch import nn
 
 from hast.api.students import quantize as make_student
 from hast.api.zero_shot import (
-    Drop,
     arguments_of,
     held_back_drop,
     make_samples,
@@ -126,10 +125,17 @@ def quantize(
     with _samples(network, spec, values) as (generator, samples):
         arguments = {"generator": generator, **arguments_of(values)}
         held_back = held_back_drop(network, samples, arguments)
-        by = top1_drop(network, images) if allowed is not None and len(images) else held_back
-        candidate, student, trials = _student(
-            network, spec, samples, arguments, width, allowed, attempts, by
-        )
+        trials: tuple[Trial, ...] = ()
+        if width is not None:
+            candidate = Candidate(width)
+            student = make_student(network, spec, samples, **width._asdict(), **arguments)
+        else:
+            assert allowed is not None
+            found = quantize_within(
+                network, spec, samples, max_drop=allowed, attempts=attempts,
+                drop=top1_drop(network, images) if len(images) else held_back, **arguments,
+            )  # fmt: skip
+            candidate, student, trials = found.best.candidate, found.best.student, found.trials
         lost, margin = held_back(student)
     values["bit_widths"] = [str(candidate.bits)]
     values["layers"]["overrides"] = _plain(candidate)
@@ -171,21 +177,6 @@ def _samples(
         with TemporaryDirectory() as folder:
             target = Path(folder) / "bank"
             yield None, import_pictures(Path(config.source), target, network, spec, config)
-
-
-def _student(
-    network: nn.Module, spec: ModelSpec, samples: Bank | StoredBank, arguments: dict[str, Any],
-    width: BitWidth | None, allowed: float | None, attempts: int, drop: Drop,
-) -> tuple[Candidate, nn.Module, tuple[Trial, ...]]:  # fmt: skip
-    """With the bits that are given, or with the fewest that lose no more than is allowed."""
-    if width is not None:
-        student = make_student(network, spec, samples, **width._asdict(), **arguments)
-        return Candidate(width), student, ()
-    assert allowed is not None
-    best, trials = quantize_within(
-        network, spec, samples, max_drop=allowed, attempts=attempts, drop=drop, **arguments,
-    )  # fmt: skip
-    return best.candidate, best.student, trials
 
 
 def _measured(network: nn.Module, student: nn.Module, images: Batches) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from hast.cli.doctor import Check, examine
 from hast.cli.network import Json, tell
-from hast.config.bit_width import load_bit_widths
 from hast.errors import InputError
 from hast.files.tables import read_json
 from hast.files.timings import read_latency
@@ -48,10 +47,10 @@ def report(
     hast report --out /tmp/for-the-meeting
     """
     from hast.report.page import render  # needs the extra `report`
-    from hast.report.record import Sources, read_run
+    from hast.report.record import read_run
     from hast.report.results import results_of, verdict
 
-    run = read_run(Sources(), [str(width) for width in load_bit_widths(params)], params)
+    run = read_run(params)
     values = results_of(run.widths)
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"

@@ -15,6 +15,7 @@ HAQ (arXiv:1811.08886) by size; the order of weights before activations is ours.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import isnan
 from typing import Literal, NamedTuple
 
 from torch import nn
@@ -85,8 +86,9 @@ def search(
     for kind in kinds:
         held = Candidate(BitWidth(8, 8)) if best is None else best.candidate
         widths = WIDTHS if best is None else WIDTHS[1:]
+        ladder = [held._replace(bits=held.bits._replace(**{kind: bits})) for bits in widths]
         tried = []
-        for trial in halve([_with(held, kind, bits) for bits in widths]):
+        for trial in halve(ladder):
             tried.append(trial)
             yield trial
         if best is None:
@@ -96,10 +98,6 @@ def search(
             nearest = max(failed, key=lambda trial: trial.candidate.bits)
             order = easiest_layers(teacher, best.student, nearest.student, kind, images)
             yield from halve(_between(best.candidate, nearest.candidate, kind, order))
-
-
-def _with(candidate: Candidate, kind: Kind, bits: int) -> Candidate:
-    return candidate._replace(bits=candidate.bits._replace(**{kind: bits}))
 
 
 def _between(
@@ -126,13 +124,13 @@ def easiest_layers(
     """
     wide, narrow = (_bits(spec_and_plan(student)[1], kind) for student in (held, failed))
     errors = measure_layer_errors(teacher, failed, images[:_COMPARED])
-    noise = {error.layer: 10 ** (-error.output_sqnr / 10) for error in errors}
+    # NaN: there is no error at all, or no signal.
+    noise = {e.layer: 10 ** (-e.output_sqnr / 10) for e in errors if not isnan(e.output_sqnr)}
     names = [name for name in narrow if narrow[name] < wide.get(name, 0)]
 
     def harm(name: str) -> float:
-        share = noise.get(name, float("nan"))
-        share = share if share == share else 0.0  # no error at all, or no signal
-        return share / (weight_of(teacher, name).numel() if kind == "weight_bits" else 1)
+        narrowed = weight_of(teacher, name).numel() if kind == "weight_bits" else 1
+        return noise.get(name, 0.0) / narrowed
 
     return sorted(names, key=harm)
 

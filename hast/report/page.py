@@ -15,7 +15,6 @@ from hast.report.tables import export_rows
 from hast.report.template import fill
 
 _RATIOS = ("weight_sqnr", "output_sqnr")
-_COLUMNS = ("shape", "weight_bits", "act_bits", "act_minimum", "act_maximum", *_RATIOS)
 _CURVES = ("loss", "distillation", "alignment")
 
 
@@ -93,12 +92,9 @@ def _figures_of_test_images(run: Run) -> dict[str, Any]:
 def marked(layers: list[Row]) -> list[Row]:
     """The rows with `worst`: the measures in which a layer is among the tenth that suffers most."""
     worst = {
-        key: worst_layers({row["layer"]: float(row.get(key, "nan")) for row in layers})
+        key: worst_layers({row["layer"]: float(row[key] or "nan") for row in layers})
         for key in _RATIOS
     }
-    # A module that is only quantized at its output (placement `relu`) has no row of its own bits.
-    blank = dict.fromkeys((*_COLUMNS, "size_share", "mac_share", "low_bit"), "")
     return [
-        blank | row | {"worst": [key for key in _RATIOS if row["layer"] in worst[key]]}
-        for row in layers
+        row | {"worst": [key for key in _RATIOS if row["layer"] in worst[key]]} for row in layers
     ]

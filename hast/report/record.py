@@ -7,27 +7,17 @@ import torch
 from torch import Tensor
 
 from hast.bank.stored import StoredBank
+from hast.config.bit_width import load_bit_widths
 from hast.config.section import read_yaml
 from hast.files.hardness import load_hardness
 from hast.files.tables import read_json, read_tsv
 from hast.files.teachers import TeacherCard
 from hast.files.weights import load_card
+from hast.loops.layer_errors import LayerError
+from hast.networks.coverage import LayerBits
 
 Row = dict[str, Any]
 _NETWORKS = ("teacher", "calibrated", "student")
-
-
-class Sources(NamedTuple):
-    """Where a run lies; the defaults are those of dvc.yaml."""
-
-    teacher: Path = Path("artifacts/teacher")
-    bank: Path = Path("artifacts/bank")
-    hardness: Path = Path("artifacts/hardness")
-    layers: Path = Path("artifacts/layers")
-    errors: Path = Path("artifacts/layer_errors")
-    predictions: Path = Path("artifacts/predictions")
-    metrics: Path = Path("metrics")
-    plots: Path = Path("plots")
 
 
 class Seen(NamedTuple):
@@ -66,31 +56,38 @@ class Run(NamedTuple):
     exports: dict[str, dict[str, Any]]  # metrics of `export` by width, where there are any
 
 
-def read_run(sources: Sources, widths: list[str], params: Path) -> Run:
-    """Read a finished run.
+def read_run(
+    params: Path,
+    *,
+    artifacts: Path = Path("artifacts"),
+    metrics: Path = Path("metrics"),
+    plots: Path = Path("plots"),
+) -> Run:
+    """Read a finished run. Where it lies is by default what dvc.yaml says.
 
     Raises:
         InputError: a file is missing; the message names it.
     """
-    bank = StoredBank(sources.bank)
+    widths = [str(width) for width in load_bit_widths(params)]
+    bank = StoredBank(artifacts / "bank")
     key = bank.card.key()
-    exports = {width: sources.metrics / "export" / f"{width}.json" for width in widths}
+    exports = {width: metrics / f"export/{width}.json" for width in widths}
     return Run(
         params=read_yaml(params),
-        teacher=load_card(sources.teacher, TeacherCard),
+        teacher=load_card(artifacts / "teacher", TeacherCard),
         bank=bank,
-        gaps=_columns(sources.plots / "bns.tsv").get("bns_gap", []),
-        generator_curve=_columns(sources.plots / "generator.tsv"),
+        gaps=_columns(plots / "bns.tsv").get("bns_gap", []),
+        generator_curve=_columns(plots / "generator.tsv"),
         widths=[
             Width(
                 name=width,
-                calibrated=read_json(sources.metrics / "calibrate" / f"{width}.json"),
-                trained=read_json(sources.metrics / "quantize" / f"{width}.json"),
-                measured=read_json(sources.metrics / "evaluate" / f"{width}.json"),
-                seen=read_seen(sources.predictions / f"{width}.tsv"),
-                layers=_layers(sources, width),
-                curve=_columns(sources.plots / "quantize" / f"{width}.tsv"),
-                difficulty=load_hardness(sources.hardness / f"{width}.safetensors", bank=key),
+                calibrated=read_json(metrics / f"calibrate/{width}.json"),
+                trained=read_json(metrics / f"quantize/{width}.json"),
+                measured=read_json(metrics / f"evaluate/{width}.json"),
+                seen=read_seen(artifacts / f"predictions/{width}.tsv"),
+                layers=_layers(artifacts, width),
+                curve=_columns(plots / f"quantize/{width}.tsv"),
+                difficulty=load_hardness(artifacts / f"hardness/{width}.safetensors", bank=key),
             )
             for width in widths
         ],
@@ -114,12 +111,14 @@ def _hard(network: str) -> str:
     return f"{network}_difficulty"
 
 
-def _layers(sources: Sources, width: str) -> list[Row]:
+def _layers(artifacts: Path, width: str) -> list[Row]:
     """Bits and shares of every layer, with its ranges and errors where it is quantized."""
+    # A module that is only quantized at its output (placement `relu`) has no row of its own bits.
+    blank = dict.fromkeys((*LayerBits._fields, *LayerError._fields), "")
     rows: dict[str, Row] = {}
-    for folder in (sources.layers, sources.errors):
-        for row in read_tsv(folder / f"{width}.tsv"):
-            rows.setdefault(row["layer"], {}).update(row)
+    for folder in ("layers", "layer_errors"):
+        for row in read_tsv(artifacts / folder / f"{width}.tsv"):
+            rows.setdefault(row["layer"], {**blank}).update(row)
     return [*rows.values()]
 
 

@@ -21,14 +21,24 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def result_rows(results: Results) -> list[tuple[str, ...]]:
-    """Cells of the results table, the full-precision network first.
+    """Cells of the results table.
 
     Args:
-        results: `results.json` of the report: by network, top1 and agreement in [0, 1].
+        results: `results.json` of the report: by network, `fp32` first, top1 and agreement in
+            [0, 1].
     """
     full = results["fp32"]["size_bytes"]
-    order = ["fp32", *(name for name in results if name != "fp32")]
-    return [_cells(name, results[name], full) for name in order]
+    return [
+        (
+            "full precision" if name == "fp32" else name.upper(),
+            _share(row.get("top1")),
+            _share(row.get("top1_before_finetuning")),
+            _share(row.get("agreement", row.get("bank_agreement"))),
+            f"{row['size_bytes']:,}",
+            f"{full / row['size_bytes']:.1f}x",
+        )
+        for name, row in results.items()
+    ]
 
 
 def markdown_table(results: Results) -> str:
@@ -162,17 +172,6 @@ def _speed(times: Latency, name: str, batch: str) -> str:
     milliseconds = times[name][batch]
     faster = "" if name == "fp32" else f" ({times['fp32'][batch] / milliseconds:.2f}x)"
     return f"{milliseconds:.2f} ms{faster}"
-
-
-def _cells(name: str, row: Mapping[str, Any], full_size: int) -> tuple[str, ...]:
-    return (
-        "full precision" if name == "fp32" else name.upper(),
-        _share(row.get("top1")),
-        _share(row.get("top1_before_finetuning")),
-        _share(row.get("agreement", row.get("bank_agreement"))),
-        f"{row['size_bytes']:,}",
-        f"{full_size / row['size_bytes']:.1f}x",
-    )
 
 
 def _share(value: float | None) -> str:

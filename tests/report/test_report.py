@@ -10,7 +10,7 @@ from stage_runs import run
 
 from hast.errors import InputError
 from hast.files.tables import read_json, read_tsv
-from hast.report.record import Sources, read_run
+from hast.report.record import read_run
 from hast.report.results import verdict
 
 
@@ -100,8 +100,8 @@ def test_the_verdict_says_when_an_earlier_step_was_kept(kept, said):
 
 def test_a_missing_file_is_named(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
-    with pytest.raises(InputError, match=r"nothing/w4a4\.tsv: no such file; run `dvc repro`"):
-        read_run(Sources(predictions=Path("nothing")), WIDTHS, Path("params.yaml"))
+    with pytest.raises(InputError, match=r"nothing/bns\.tsv: no such file; run `dvc repro`"):
+        read_run(Path("params.yaml"), plots=Path("nothing"))
 
 
 def test_a_browser_shows_it_without_a_complaint(browser, finished_run, page):

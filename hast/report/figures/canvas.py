@@ -68,12 +68,12 @@ def scale_by_log(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def to_png(figure: Figure, *, dpi: int = 144, background: str = "white") -> bytes:
-    """The figure as PNG on a background of its own."""
+def to_png(figure: Figure, *, dpi: int = 144) -> bytes:
+    """The figure as PNG on white."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(
-            buffer, format="png", dpi=dpi, facecolor=background, metadata={"Software": None}
+            buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
         )
     return buffer.getvalue()
 
