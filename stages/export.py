@@ -23,6 +23,7 @@ from hast.files.students import load_student
 from hast.files.tables import write_json
 from hast.files.teachers import Teacher, load_teacher
 from hast.files.timings import record_latency
+from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
 
@@ -57,11 +58,12 @@ def run(
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
     if len(batches):
         images["test"] = torch.cat([x for x, _ in batches])
-    compared = compare_formats(product, files, images, config)
-    total = len(images) * sum(len(programs(product, name)) for name in files)
+    _, plan = spec_and_plan(product)
+    compared = compare_formats(product, files, images, config, plan.target)
+    total = len(images) * sum(len(programs(name, plan.target)) for name in files)
     results = [*track(compared, total=total, label=f"export {bits}")]
     for result in results:
-        check(result, config)
+        check(result, config, plan)
 
     exported = _measures(bytes_of(out, files), packed_size(source.network), results)
     write_json(metrics, exported)

@@ -1,5 +1,6 @@
 """The command `hast export`: from a student of the pipeline, or a packed checkpoint, to a file."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -12,10 +13,11 @@ from hast.config.export import ExportConfig, Format
 from hast.config.section import parse_section
 from hast.config.targets import Target
 from hast.errors import InputError, one_of
-from hast.export.bundle import compare_formats, write_format
+from hast.export.bundle import Compared, compare_formats, require_programs, write_format
 from hast.files.checkpoints import CONFIG, load, save
 from hast.files.students import load_student
 from hast.files.teachers import load_teacher
+from hast.networks.provenance import spec_and_plan
 
 
 def export(
@@ -55,15 +57,23 @@ def export(
     hast export artifacts/export/w4a4 fast.onnx --target onnxruntime --bank artifacts/bank
     hast export artifacts/students/w3a3 packed --fold-batch-norm
     """
+    kind = cast(Format | None, {".onnx": "onnx", ".pt2": "program"}.get(out.suffix))
     if target is not None:
         one_of("--target", target, Target)
+        if kind != "onnx":
+            raise InputError(
+                f"--target is of ONNX files, and {out} is none; name one, or leave it out"
+            )
     network = _open(student, teacher, trust_source)
+    spec, plan = spec_and_plan(network)
+    runs_on = cast(Target, target or plan.target)
     values = {"inputs": inputs, "fold_batch_norm": fold_batch_norm}
     config = parse_section(values, ExportConfig, name="export")
-    images = None if bank is None else StoredBank(bank).images[: config.samples]
-    kind = cast(Format | None, {".onnx": "onnx", ".pt2": "program"}.get(out.suffix))
+    images = None if bank is None else StoredBank(bank, spec=spec).images[: config.samples]
+    if kind == "onnx" and images is not None:
+        require_programs(runs_on)
     if kind is not None:
-        write_format(network, out, kind, config, images, cast(Target | None, target))
+        write_format(network, out, kind, config, images, runs_on)
     elif out.suffix:
         raise InputError(f"{out}: must end with .onnx or .pt2, or be a folder without an ending")
     else:
@@ -71,7 +81,7 @@ def export(
     files = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
     print(f"{out}: {sum(p.stat().st_size for p in files):,} bytes")
     if images is not None and kind is not None:
-        _compare(network, {kind: out}, images, config)
+        _compare(compare_formats(network, {kind: out}, {"bank": images}, config, runs_on))
 
 
 def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
@@ -82,13 +92,10 @@ def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
     return load_student(folder, load_teacher(teacher, torch.device("cpu")), torch.device("cpu"))
 
 
-def _compare(
-    student: nn.Module, files: dict[Format, Path], images: torch.Tensor, config: ExportConfig
-) -> None:
-    for compared in compare_formats(student, files, {"bank": images}, config):
-        parity = compared.parity
+def _compare(results: Iterable[Compared]) -> None:
+    for _, program, _, parity in results:
         print(
-            f"{compared.program}: {parity.agreement:.2%} of {parity.samples} answers equal, logits"
+            f"{program}: {parity.agreement:.2%} of {parity.samples} answers equal, logits"
             f" differ by {parity.mean_difference:.3g} on average, {parity.max_difference:.3g} at"
             f" most (standard deviation {parity.logit_spread:.3g})"
         )

@@ -29,20 +29,22 @@ class TargetRules(Section):
     is quantized, to 8 bits where the student does not say otherwise; empty leaves the graph to
     quantize what the student does."""
     clips_codes: bool = False
-    """It looks for a quantizer right behind a layer, and a ReLU between them becomes a clip of
-    codes; other runtimes look for the ReLU."""
+    """A quantizer moves in front of a ReLU or pooling, and what clipped values then clips codes;
+    TensorRT looks for the ReLU itself."""
     spread_to: int | None = None
     """Codes of few bits are multiplied by the largest power of two that leaves them at most this
     far from zero, and their scale divided by it: the same weights, but the runtime rounds biases to
     multiples of both scales. Within 64 of zero the sum of two products fits 16 bits, which
     processors without VNNI saturate; at 8 bits it may not."""
+    quantizes_biases: bool = False
+    """Biases are integers of 32 bits, in steps of both scales; other runtimes take floats."""
     four_bit_types: bool = False
     """Codes of up to four bits are stored in the types of four bits."""
 
     def is_symmetric(self, *, weight: bool, bits: int) -> bool:
         """Whether a weight, or an activation, of so many bits has its zero code in the middle."""
         if weight:
-            return bits >= 7 and self.symmetric_weights
+            return self.symmetric_weights and bits >= 7  # see `symmetric_weights`
         return self.symmetric_activations
 
 
@@ -53,10 +55,14 @@ TARGETS: dict[Target, TargetRules] = {
         symmetric_weights=True,
         integer_ops=frozenset({*_COMMON, "Mul", "Sigmoid"}),
         clips_codes=True,
+        quantizes_biases=True,
         spread_to=64,
     ),
     "openvino": TargetRules(
-        symmetric_weights=True, integer_ops=frozenset({*_COMMON, "ConvTranspose", "Mul"})
+        symmetric_weights=True,
+        integer_ops=frozenset({*_COMMON, "ConvTranspose", "Mul"}),
+        clips_codes=True,
+        quantizes_biases=True,
     ),
     "tensorrt": TargetRules(
         symmetric_weights=True,

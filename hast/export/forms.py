@@ -91,7 +91,8 @@ def onnx_weight(weight: Codes, rules: TargetRules) -> tuple[nn.Module, Tensor]:
     form = OnnxWeight(weight, rules)
     codes = weight.codes - weight.qparams.zero_point if form.signed else weight.codes
     # Only the outermost code of a channel that folding has mirrored lies beyond, by one.
-    codes = (codes * form.factor).clamp(max=torch.iinfo(form.dtype).max)
+    limits = torch.iinfo(form.dtype)
+    codes = (codes * form.factor).clamp(limits.min, limits.max)
     return form, codes.to(form.dtype).contiguous()
 
 

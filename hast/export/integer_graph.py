@@ -29,9 +29,8 @@ Array = NDArray[Any]
 Ranges = Callable[[list[str]], Mapping[str, tuple[float, float]]]
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_CLIPS = {"Relu", "Clip"}
 _LARGEST_BIAS = np.float32(2**24)
-_LEAST_SCALE = np.float32(1e-20)  # still a normal number when it is multiplied by another
+_LEAST_SCALE = np.float32(1e-20)
 # They move codes, or choose among them, and make no new ones.
 _MOVES = {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
@@ -62,9 +61,10 @@ def complete(model: Any, rules: TargetRules, ranges: Ranges) -> None:
     if rules.clips_codes:
         for node in [node for node in graph if node.op_type == "QuantizeLinear"]:
             _move_up(graph, node)
-    for node in list(graph):
-        if node.op_type in _WEIGHTED and _is_integer(node, rules):
-            _quantize_bias(graph, node)
+    if rules.quantizes_biases:
+        for node in list(graph):
+            if node.op_type in _WEIGHTED and _is_integer(node, rules):
+                _quantize_bias(graph, node)
     graph.sort()
 
 
@@ -82,7 +82,8 @@ def _pool_globally(graph: Any) -> None:
         made.type = mean.type
         if not keep:
             made = _append(graph, "Flatten", [made])
-        made.name, made.type, made.shape = f"{mean.name}.pooled", mean.type, mean.shape
+        name, mean.name = mean.name, f"{mean.name}.mean"
+        made.name, made.type, made.shape = name, mean.type, mean.shape
         mean.replace_all_uses_with(made, replace_graph_outputs=True)
         graph.remove(node, safe=True)
     graph.sort()
@@ -98,7 +99,10 @@ def _to_quantize(graph: Any, rules: TargetRules) -> Iterator[Any]:
         made = _end_of(node.outputs[0])
         readers = made.consumers()
         quantized = [reader.op_type for reader in readers] == ["QuantizeLinear"]
-        if not (made.is_graph_output() or quantized or all(map(_is_float_layer, readers))):
+        if made.is_graph_output() or quantized or all(map(_is_float_layer, readers)):
+            continue
+        # An integer Gemm can make floats, and what only floats read may be logits.
+        if node.op_type != "Gemm" or any(_reads_codes(reader, rules) for reader in readers):
             yield made
 
 
@@ -109,9 +113,19 @@ def _is_integer(node: Any, rules: TargetRules) -> bool:
         return False  # it may add sizes
     if node.op_type in _WEIGHTED:
         return not _is_float_layer(node)
-    return all(
-        value.const_value is None and not _is_float_layer(_source(value)) for value in node.inputs
-    )
+    sources = [_source(value) for value in node.inputs]
+    if any(value.const_value is not None for value in node.inputs):
+        return False
+    if any(map(_is_float_layer, sources)):
+        return False
+    # Beside an integer layer only: the sums of a transformer are read by none, and are sensitive.
+    made_so = any(source is not None and source.op_type in _WEIGHTED for source in sources)
+    readers = _end_of(node.outputs[0]).consumers()
+    return made_so or any(_reads_codes(reader, rules) for reader in readers)
+
+
+def _reads_codes(node: Any, rules: TargetRules) -> bool:
+    return node.op_type == "QuantizeLinear" or _is_integer(node, rules)
 
 
 def _is_float_layer(node: Any) -> bool:
@@ -124,7 +138,7 @@ def _is_float_layer(node: Any) -> bool:
 
 def _source(value: Any) -> Any:
     """The node that makes `value`, behind clips, poolings and views."""
-    while _maker(value) in _CLIPS | _MOVES:
+    while _commutes(value.producer()):
         value = value.producer().inputs[0]
     return value.producer()
 
@@ -136,10 +150,19 @@ def _maker(value: Any) -> str:
 def _end_of(value: Any) -> Any:
     """The value behind the clips, poolings and views that alone read `value`."""
     readers = value.consumers()
-    while len(readers) == 1 and readers[0].op_type in _CLIPS | _MOVES:
-        (value,) = readers[0].outputs
+    while len(readers) == 1 and _commutes(readers[0]):
+        value = readers[0].outputs[0]
         readers = value.consumers()
     return value
+
+
+def _commutes(node: Any) -> bool:
+    """Whether a quantizer may stand before `node` as well as behind it."""
+    if node is None or len(node.outputs) != 1:
+        return False
+    if node.op_type == "Clip":
+        return all(limit is None or limit.const_value is not None for limit in node.inputs[1:])
+    return node.op_type == "Relu" or node.op_type in _MOVES
 
 
 def _own_quantizer(value: Any) -> Any:
@@ -183,7 +206,7 @@ def _move_up(graph: Any, quantize: Any) -> None:
         reader = dequantize
     while (above := _alone_above(quantize)) is not None:
         quantize.replace_input_with(0, above.inputs[0])
-        if above.op_type in _CLIPS:
+        if above.op_type not in _MOVES:
             edges = _codes(_edges(above), quantize)
             low, high = max(low, edges[0]), min(high, edges[1])
             graph.remove(above, safe=True)
@@ -203,8 +226,9 @@ def _move_up(graph: Any, quantize: Any) -> None:
 def _alone_above(quantize: Any) -> Any:
     """The clip, pooling or view that only `quantize` reads, or None."""
     value = quantize.inputs[0]
-    alone = len(value.uses()) == 1 and not value.is_graph_output()
-    return value.producer() if alone and _maker(value) in _CLIPS | _MOVES else None
+    if len(value.uses()) != 1 or value.is_graph_output() or _is_float_layer(_source(value)):
+        return None
+    return value.producer() if _commutes(value.producer()) else None
 
 
 def _codes(edges: tuple[float, float], quantize: Any) -> list[int]:
@@ -230,7 +254,7 @@ def _quantize_bias(graph: Any, node: Any) -> None:
         for index, array in ((0, np.rint(shrunk).astype(codes.dtype)), (1, wider)):
             name = f"{weight.inputs[index].name}.wider"
             weight.replace_input_with(index, _constant(graph, name, array))
-    both = step * wider
+    both = np.maximum(step * wider, np.finfo(np.float32).tiny)
     stored = [
         _constant(graph, f"{bias.name}.codes", np.rint(numbers / both).astype(np.int32)),
         _constant(graph, f"{bias.name}.scale", both),
@@ -247,7 +271,10 @@ def _edges(clip: Any) -> tuple[float, float]:
 
 
 def _constant(graph: Any, name: str, array: Any) -> Any:
+    """A constant of this name, or of one like it: equal biases of two layers are one value."""
     ir = import_module("onnx_ir")
+    while name in graph.initializers:
+        name += "_"
     tensor = ir.tensor(array, name=name)
     value = ir.Value(
         name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor

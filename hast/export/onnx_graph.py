@@ -57,7 +57,7 @@ def export_onnx(
         target: what will run it, see `hast.config.targets`; by default what the student was made
             for. `generic` loads everywhere; the others' graph is in integers as far as they can.
         images: normalized, (N, C, H, W), some of a bank: they set the ranges between the student's
-            own quantizers. Every target but `generic` needs them.
+            own quantizers. Every target but `generic` needs them, unless activations are floats.
         inputs: what the graph takes as `images` (N, C, H, W): `normalized` floats, as the student
             does; `pixels`, floats in [0, 1]; `bytes`, uint8. The graph then normalizes them.
         fold_batch_norm: by default what is best for the target. Folded, answers are equal up to
@@ -73,19 +73,18 @@ def export_onnx(
     target = target or plan.target
     one_of("target", target, Target)
     rules = TARGETS[target]
-    if rules.integer_ops and images is None:
-        raise InputError(
-            f"target '{target}' needs some images of the bank, for the ranges between the student's"
-            " own quantizers; give images=bank.images[:64], or --bank"
-        )
     student = retargeted(student, target)
-    if bool(rules.integer_ops) if fold_batch_norm is None else fold_batch_norm:
+    plan = plan.model_copy(update={"target": target})
+    in_integers = bool(rules.integer_ops and plan.activations)
+    if in_integers:
+        images = _checked(images, spec, target)
+    if in_integers if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)
     quantizers = partial(onnx_weight, rules=rules), partial(OnnxActivation, rules=rules)
     lowered = takes(lower(student, *quantizers), spec, inputs)
     model = _translate(lowered, spec, inputs)
     _narrow(model, lowered)
-    if images is not None and plan.activations:
+    if in_integers and images is not None:
         given = as_inputs(images[:_IMAGES], spec, inputs)
         complete(model, rules, partial(_ranges, model, given))
     description = {
@@ -154,9 +153,17 @@ def _narrow(model: Any, lowered: nn.Module) -> None:
             )
             model.graph.register_initializer(value)
             node.replace_input_with(index, value)
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses():
-            del model.graph.initializers[name]
+
+
+def _checked(images: Tensor | None, spec: ModelSpec, target: Target) -> Tensor:
+    wanted = ", ".join(map(str, spec.input_shape))
+    if images is None or not len(images) or images.shape[1:] != spec.input_shape:
+        found = "none" if images is None else f"a tensor of shape {tuple(images.shape)}"
+        raise InputError(
+            f"target '{target}' needs some images of the bank, for the ranges between the student's"
+            f" own quantizers: (N, {wanted}), got {found}; give images=bank.images[:64], or --bank"
+        )
+    return images.detach().cpu().float()
 
 
 def _ranges(model: Any, images: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -182,6 +189,9 @@ def _write(
 ) -> Path:
     onnx, ir = require_onnx(), import_module("onnx_ir")
     graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]  # it was replaced
     for part in (graph, *graph.all_nodes(), *graph.inputs, *graph.outputs):
         part.metadata_props.clear()  # where in the source a node came from: paths of this machine
     for value in graph.initializers.values():

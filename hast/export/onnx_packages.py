@@ -29,7 +29,7 @@ def require_openvino() -> ModuleType:
     Raises:
         InputError: it is missing.
     """
-    with needs("openvino", otherwise="give layers.target another value"):
+    with needs("openvino", otherwise="take onnx out of export.formats"):
         return import_module("openvino")
 
 

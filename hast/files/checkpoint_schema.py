@@ -15,6 +15,7 @@ from hast.config.layers import Bits, Placement
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.config.targets import TARGETS, Target
+from hast.errors import InputError
 from hast.networks.plan import QuantizationPlan
 
 
@@ -143,6 +144,7 @@ def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
             weights[name] = group.weights.num_bits
         if group.output_activations:
             placement = "relu"
+        _check_symmetry(name, group, config.target)
         activation = group.input_activations or group.output_activations
         if activation:
             activations[name] = activation.num_bits
@@ -153,6 +155,15 @@ def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
         activations=activations,
         skipped=config.ignore,
     )
+
+
+def _check_symmetry(name: str, group: Group, target: Target) -> None:
+    for scheme in (group.weights, group.input_activations, group.output_activations):
+        if scheme is not None and scheme != _scheme(scheme.num_bits, scheme.strategy, target):
+            raise InputError(
+                f"{name}: symmetric must be {not scheme.symmetric} at {scheme.num_bits} bits for"
+                f" target '{target}', got {scheme.symmetric}; fetch the checkpoint again"
+            )
 
 
 def _class_of(module: nn.Module) -> str:

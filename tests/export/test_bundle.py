@@ -16,6 +16,7 @@ from hast.errors import HastWarning, InputError
 from hast.export.bundle import Compared, check
 from hast.export.parity import Parity
 from hast.files.tables import read_json
+from hast.networks.plan import QuantizationPlan
 
 pytest.importorskip("onnx", reason="onnx is an optional extra")
 pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
@@ -96,6 +97,9 @@ def test_an_export_whose_latency_cannot_be_measured_is_whole_and_one_too_far_awa
         export_as("onnx", max_mean_difference=0.0)
 
 
+PLAN = QuantizationPlan(placement="inputs", weights={"fc": 8}, activations={"fc": 8})
+
+
 @pytest.mark.parametrize(
     ("parity", "figures"),
     [
@@ -109,7 +113,7 @@ def test_an_export_whose_latency_cannot_be_measured_is_whole_and_one_too_far_awa
 def test_the_figure_that_decides_is_not_rounded_away(parity, figures):
     config = ExportConfig(min_agreement=1.0, max_mean_difference=1e-5)
     with pytest.raises(InputError, match=figures):
-        check(Compared("onnx", "onnxruntime", "bank", parity), config)
+        check(Compared("onnx", "onnxruntime", "bank", parity), config, PLAN)
 
 
 def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
@@ -133,12 +137,14 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
         (("nothing", "x.onnx"), "nothing: no such folder"),
         ((STUDENT, "x.tflite"), "must end with .onnx or .pt2"),
         ((STUDENT, "x.onnx", "--target", "npu"), "target must be one of"),
+        ((STUDENT, "x.pt2", "--target", "generic"), "--target is of ONNX files"),
+        ((STUDENT, "x.onnx", "--target", "onnxruntime"), "needs some images of the bank"),
         ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs: Input should be 'normalized'"),
         ((STUDENT, "x.onnx", "--target", "program"), "--target must be one of generic, onnx"),
         ((STUDENT, "params.yaml/x.onnx"), "x.onnx: cannot be written"),
         (
             (STUDENT, "/proc/packed"),
-            "/proc/packed/config.json: cannot be written",
+            "/proc/packed: cannot be written",
         ),
     ],
 )
@@ -147,3 +153,10 @@ def test_wrong_arguments_are_one_clear_line(finished_run, monkeypatch, arguments
     done = hast_export(*arguments)
     assert isinstance(done.exception, InputError)
     assert message in str(done.exception)
+
+
+def test_weights_that_a_processor_may_saturate_on_are_named_where_a_file_is_too_far_away():
+    compared = Compared("onnx", "onnxruntime", "bank", Parity(100, 0.5, 1.0, 1.0, 1.0))
+    plan = PLAN.model_copy(update={"target": "onnxruntime"})
+    with pytest.raises(InputError, match=r"saturate on weights of 8 bits, take 7$"):
+        check(compared, ExportConfig(), plan)
