@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import torch
 import typer
-from onnxruntime.quantization import (  # type: ignore[import-untyped]
+from onnxruntime.quantization import (
     QuantFormat,
     QuantType,
     quantize_static,

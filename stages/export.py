@@ -14,7 +14,15 @@ from hast.config.section import load_section
 from hast.engine.engine import select_device
 from hast.engine.progress import track
 from hast.errors import first_line, warn
-from hast.export.bundle import Compared, bytes_of, check, compare_formats, programs, write_formats
+from hast.export.bundle import (
+    Compared,
+    bytes_of,
+    check,
+    compare_formats,
+    programs,
+    write_card,
+    write_formats,
+)
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
 from hast.files.checkpoints import load, save
@@ -56,15 +64,21 @@ def run(
 
     dataset = load_section(params, "dataset", DatasetConfig)
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
+    labels = {}
     if len(batches):
-        images["test"] = torch.cat([x for x, _ in batches])
+        images["test"], labels["test"] = map(torch.cat, zip(*batches, strict=True))
     _, plan = spec_and_plan(product)
-    compared = compare_formats(product, files, images, config, plan.target)
+    compared = compare_formats(product, files, images, config, plan.target, labels)
     total = len(images) * sum(len(programs(name, plan.target)) for name in files)
     results = [*track(compared, total=total, label=f"export {bits}")]
     for result in results:
         check(result, config, plan)
 
+    if "onnx" in files:
+        # Where it will run, and on the test images where there are some: they come last.
+        runs_in = programs("onnx", plan.target)[0]
+        *_, found = (result for result in results if result.program == runs_in)
+        write_card(out, product, config, dataset.crop_fraction, found)
     exported = _measures(bytes_of(out, files), packed_size(source.network), results)
     write_json(metrics, exported)
     onnx = {name: path for name, path in files.items() if name != "program"}
@@ -83,7 +97,8 @@ def _measures(
         name: {"bytes": size, "compression": full / size} for name, size in sizes.items()
     }
     for name, program, images, parity in results:
-        table[name].setdefault(images, {})[program] = parity._asdict()
+        measured = {key: value for key, value in parity._asdict().items() if value is not None}
+        table[name].setdefault(images, {})[program] = measured
     return table
 
 

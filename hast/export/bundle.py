@@ -1,5 +1,6 @@
 """All forms of one student in one folder, each compared with the student itself."""
 
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from hast.export.parity import (
     reference_predictor,
 )
 from hast.export.program import export_program
+from hast.files.placing import sha256_of
+from hast.files.tables import write_json
 from hast.math.quantization import MAX_BITS
 from hast.networks.plan import QuantizationPlan
 from hast.networks.provenance import spec_and_plan
@@ -90,6 +93,7 @@ def compare_formats(
     images: Mapping[str, Tensor],
     config: ExportConfig,
     target: Target,
+    labels: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Compared]:
     """Compare what was written with the student.
 
@@ -99,6 +103,7 @@ def compare_formats(
         images: by name, normalized (N, C, H, W).
         config: the same as of `write_formats`.
         target: of the ONNX file.
+        labels: (N,) of those images whose labels are known, by the same name.
     """
     spec, _ = spec_and_plan(student)
     known = takes(student, spec, config.inputs)
@@ -110,7 +115,9 @@ def compare_formats(
             for program in programs(kind, target):
                 part = few if program == "onnx reference" else slice(None)
                 found = logits_of(_predictor(program, path), given[part])
-                yield Compared(kind, program, name, compare(expected[part], found))
+                known_labels = (labels or {}).get(name)
+                right = None if known_labels is None else known_labels[: config.samples][part]
+                yield Compared(kind, program, name, compare(expected[part], found, right))
 
 
 def check(compared: Compared, config: ExportConfig, plan: QuantizationPlan) -> None:
@@ -130,6 +137,38 @@ def check(compared: Compared, config: ExportConfig, plan: QuantizationPlan) -> N
             f" differ by {difference:.6g} standard deviations on average, at most"
             f" {config.max_mean_difference:.6g} is allowed (max_mean_difference){way_out}"
         )
+
+
+def write_card(
+    folder: Path, student: nn.Module, config: ExportConfig, crop_fraction: float, found: Compared
+) -> None:
+    """Write what somebody needs to use the ONNX file in `folder` without this package: card.json,
+    and predict.py, which reads it.
+
+    Args:
+        folder: see `write_formats`.
+        student: of the file.
+        config: see `write_formats`.
+        crop_fraction: of a picture that covers the input, see `hast.config.dataset`.
+        found: how the file compares where it will run.
+    """
+    from hast.export import predict  # it imports the extra's packages
+
+    (spec, plan), model = spec_and_plan(student), folder / FILES["onnx"]
+    card = {
+        "file": model.name,
+        "sha256": sha256_of(model),
+        "target": plan.target,
+        "inputs": config.inputs,
+        **spec.model_dump(include={"input_shape", "mean", "std"}),
+        "labels": spec.class_names,
+        "crop_fraction": crop_fraction,
+        "runs in": found.program,
+        "images": found.images,
+        **{key: v for key, v in found.parity._asdict().items() if v is not None},
+    }
+    write_json(folder / "card.json", card)
+    (folder / "predict.py").write_text(inspect.getsource(predict), encoding="utf-8")
 
 
 def bytes_of(folder: Path, files: Mapping[Format, Path]) -> dict[str, int]:

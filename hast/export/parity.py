@@ -29,10 +29,12 @@ class Parity(NamedTuple):
     max_difference: float  # of logits
     mean_difference: float  # of logits
     logit_spread: float  # standard deviation of the student's logits, to compare with
+    top1: float | None = None  # share of right answers of the exported program, in [0, 1]
 
 
-def compare(logits: Tensor, others: Tensor) -> Parity:
-    """Compare the student's logits (N, K) with those of what was exported."""
+def compare(logits: Tensor, others: Tensor, labels: Tensor | None = None) -> Parity:
+    """Compare the student's logits (N, K) with those of what was exported, and, where labels (N,)
+    are known, that with them."""
     difference = (logits - others).abs()
     return Parity(
         samples=len(logits),
@@ -40,6 +42,7 @@ def compare(logits: Tensor, others: Tensor) -> Parity:
         max_difference=difference.max().item(),
         mean_difference=difference.mean().item(),
         logit_spread=logits.std().item(),
+        top1=None if labels is None else (others.argmax(1) == labels).float().mean().item(),
     )
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import edit_params
+from conftest import edit_params, python
+from PIL import Image
 from stage_runs import A, M, run
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from hast.config.export import ExportConfig
 from hast.errors import HastWarning, InputError
 from hast.export.bundle import Compared, check
 from hast.export.parity import Parity
+from hast.files.placing import sha256_of
 from hast.files.tables import read_json
 from hast.networks.plan import QuantizationPlan
 
@@ -46,7 +48,8 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
     export_as("onnx", "program")
     files = {path.name for path in (A / "export/w4a4").iterdir()}
     assert files == {
-        "config.json", "model.safetensors", "student.onnx", "student.pt2",
+        "card.json", "config.json", "model.safetensors", "predict.py", "student.onnx",
+        "student.pt2",
     }  # fmt: skip
     measured = read_json(M / "export/w4a4.json")
     assert list(measured) == ["packed", "onnx", "program"]
@@ -79,6 +82,36 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
     assert "ONNX Runtime" not in printed_report()
     (M / "export/w4a4.json").write_bytes(before)  # as DVC does with what it has in its cache
     assert "ONNX Runtime" in printed_report()
+
+
+def test_a_deployed_file_is_used_without_this_package(finished):
+    export_as("onnx")
+    folder = A / "export/w4a4"
+    card = read_json(folder / "card.json")
+    assert card["sha256"] == sha256_of(folder / "student.onnx")
+    measured = read_json(M / "export/w4a4.json")["onnx"]["test"]["onnxruntime"]
+    assert card["top1"] == measured["top1"] > 0.5
+    spec = hast.load(folder).hast_provenance.spec
+    codes = torch.randint(256, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    for number, picture in enumerate(codes):
+        Image.fromarray(picture.numpy().astype("uint8")).save(f"{number}.png")
+    with torch.no_grad():
+        logits = hast.load(folder)(spec.normalize(codes[:, None] / 255))
+    alone = (
+        "import sys, runpy\n"
+        "for name in ('hast', 'torch', 'zarr', 'pydantic'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = ['predict.py', '0.png', '1.png']\n"
+        f"runpy.run_path('{folder}/predict.py', run_name='__main__')\n"
+    )
+    printed = python("-c", alone).stdout.splitlines()
+    shares = logits.softmax(1)
+    assert len(printed) == 2
+    for number, line in enumerate(printed):
+        best = int(shares[number].argmax())
+        name, share = re.fullmatch(rf"{number}\.png: (.+), ([\d.]+)%", line).groups()
+        assert name == (spec.class_names[best] if spec.class_names else f"class {best}")
+        assert float(share) == pytest.approx(100 * shares[number, best].item(), abs=1)
 
 
 def printed_report() -> str:
