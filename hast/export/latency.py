@@ -15,6 +15,7 @@ from hast.export.onnx_packages import open_session
 
 _SECONDS = 1.0  # for each model and batch, at least
 _ROUNDS = 5  # at least
+_REST = 0.05  # seconds; threads of the model before wait actively for more work, on our cores
 
 
 def measure_latency(
@@ -53,6 +54,7 @@ def measure_latency(
         end = time.perf_counter() + _SECONDS * len(models)
         while time.perf_counter() < end or len(times[next(iter(times))]) < _ROUNDS:
             for name, session in sessions.items():
+                time.sleep(_REST)
                 start = time.perf_counter()
                 session.run(None, images)
                 times[name].append(time.perf_counter() - start)
