@@ -215,7 +215,8 @@ def test_the_zoo_is_exported(source, target, tmp_path):
     student = calibrated(network, spec, "w8a8", placement=placement, target=target)
     images = noise(spec, 4)
     path = hast.export_onnx(student, tmp_path / "student.onnx", images=noise(spec, 16))
-    parity = compare(student(images), onnx_predictor(path, optimize=True)(images))
+    optimize = target != "tensorrt"  # whose kernels a CPU has not
+    parity = compare(student(images), onnx_predictor(path, optimize=optimize)(images))
     assert parity.mean_difference < 0.2 * parity.logit_spread
 
 
