@@ -75,9 +75,9 @@ def run(
         check(result, config, plan)
 
     if "onnx" in files:
-        # Where it will run, and on the test images where there are some: they come last.
-        runs_in = programs("onnx", plan.target)[0]
-        *_, found = (result for result in results if result.program == runs_in)
+        # In what its target is judged by first, on the test images where there are some: the last.
+        first = programs("onnx", plan.target)[0]
+        *_, found = (result for result in results if result.program == first)
         write_card(out, product, config, dataset.crop_fraction, found)
     exported = _measures(bytes_of(out, files), packed_size(source.network), results)
     write_json(metrics, exported)

@@ -69,9 +69,11 @@ def export(
     runs_on = cast(Target, target or plan.target)
     values = {"inputs": inputs, "fold_batch_norm": fold_batch_norm}
     config = parse_section(values, ExportConfig, name="export")
-    images = None if bank is None else StoredBank(bank, spec=spec).images[: config.samples]
-    if kind == "onnx" and images is not None:
-        require_programs(runs_on)
+    images = None
+    if bank is not None and kind is not None:
+        images = StoredBank(bank, spec=spec).images[: config.samples]
+        if kind == "onnx":
+            require_programs(runs_on)
     if kind is not None:
         write_format(network, out, kind, config, images, runs_on)
     elif out.suffix:

@@ -1,7 +1,8 @@
 """What runs the deployed network, as data: the numbers that its integer kernels take.
 
-A student is trained and evaluated with the numbers of its target, so that what is measured is what
-is deployed. To add a runtime, add a row.
+A student is trained and evaluated with the numbers of its target. Only the quantizers that the
+exported graph adds between its own are not in it (hast/export/integer_graph.py). To add a runtime,
+add a row.
 """
 
 from typing import Literal

@@ -150,7 +150,7 @@ def write_card(
         student: of the file.
         config: see `write_formats`.
         crop_fraction: of a picture that covers the input, see `hast.config.dataset`.
-        found: how the file compares where it will run.
+        found: how the file compares with the student, in what is nearest to where it will run.
     """
     from hast.export import predict  # it imports the extra's packages
 
@@ -163,7 +163,7 @@ def write_card(
         **spec.model_dump(include={"input_shape", "mean", "std"}),
         "labels": spec.class_names,
         "crop_fraction": crop_fraction,
-        "runs in": found.program,
+        "compared in": found.program,
         "images": found.images,
         **{key: v for key, v in found.parity._asdict().items() if v is not None},
     }

@@ -76,16 +76,15 @@ def export_onnx(
     student = retargeted(student, target)
     plan = plan.model_copy(update={"target": target})
     in_integers = bool(rules.integer_ops and plan.activations)
-    if in_integers:
-        images = _checked(images, spec, target)
+    known_images = _checked(images, spec, target) if in_integers else None
     if in_integers if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)
     quantizers = partial(onnx_weight, rules=rules), partial(OnnxActivation, rules=rules)
     lowered = takes(lower(student, *quantizers), spec, inputs)
     model = _translate(lowered, spec, inputs)
     _narrow(model, lowered)
-    if in_integers and images is not None:
-        given = as_inputs(images[:_IMAGES], spec, inputs)
+    if known_images is not None:
+        given = as_inputs(known_images[:_IMAGES], spec, inputs)
         complete(model, rules, partial(_ranges, model, given))
     description = {
         "target": target,
@@ -168,6 +167,8 @@ def _checked(images: Tensor | None, spec: ModelSpec, target: Target) -> Tensor:
 
 def _ranges(model: Any, images: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Minimum and maximum of values of a model, by name, over images as it takes them."""
+    if not names:
+        return {}
     make = require_onnx().helper
     proto = import_module("onnx_ir").to_proto(model)
     for name in names:

@@ -47,4 +47,6 @@ def main(folder: Path, pictures: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit("no picture was given; run: python predict.py PICTURE ...")
     main(Path(__file__).parent, sys.argv[1:])
