@@ -7,6 +7,7 @@ import torch
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import (
     Engine,
+    bf16_is_fast,
     choose_engine,
     hold_images,
     place,
@@ -42,12 +43,12 @@ def test_ten_bf16_steps_stay_close(teacher, spec):
     assert bf16 == pytest.approx(plain, rel=0.05)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="compilation on the CPU needs g++")
 @pytest.mark.filterwarnings("ignore")
-def test_what_long_loops_run_with_sums_tensors_of_two_memory_formats():
-    # Compiled, in bf16 and without AMX this is NaN: such a machine must not be given that engine.
-    engine = choose_engine(CPU, work=1e15)
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_long_loops_sum_tensors_of_two_memory_formats_rightly(precision):
+    # Of bf16, by the compiler's 512-bit vectors without AMX, this is NaN.
+    engine = choose_engine(CPU, work=1e15, precision=precision)
     x, y = torch.randn(2, 64, 64, 8, 8, dtype=torch.bfloat16 if engine.bf16 else None).unbind()
     y = y.contiguous(memory_format=torch.channels_last)
 
@@ -134,7 +135,23 @@ def test_small_work_runs_plainly_and_options_win(monkeypatch):
     assert choose_engine(CPU, work=1, precision="bf16", compile="on") == Engine(True, True)
     monkeypatch.setattr("hast.engine.engine.bf16_is_fast", lambda _: False)
     assert choose_engine(CPU, work=1e15) == Engine(bf16=False, compile=True)
-    assert choose_engine(CPU, work=1e15, precision="bf16") == Engine(bf16=True, compile=False)
+    assert choose_engine(CPU, work=1e15, precision="bf16") == Engine(bf16=True, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("units", "fast"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx2": True}, False),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True}, False),
+        ({"avx512_bf16": True}, False),  # torch before it told names
+        ({}, False),  # Arm
+    ],
+)
+def test_bf16_is_chosen_by_what_the_processor_is(monkeypatch, units, fast):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units)
+    assert bf16_is_fast(CPU) is fast
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
