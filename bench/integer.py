@@ -28,7 +28,6 @@ from hast.config.targets import Target
 from hast.errors import one_of
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
-from hast.export.onnx_packages import open_session, require_openvino
 from hast.files.tables import write_json
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network
@@ -57,7 +56,7 @@ def main(
             files = deployed(network, spec, images, parse_widths(widths), target, Path(folder))
             found = measure_latency(
                 files, spec, [int(batch) for batch in batches.split(",")],
-                open_model=OpenVino if target == "openvino" else open_session,
+                runtime="openvino" if target == "openvino" else "onnxruntime",
             )  # fmt: skip
             rows += [
                 {"network": source, "file": name, "bytes": path.stat().st_size, **found[name]}
@@ -91,20 +90,6 @@ def deployed(
     own = files["the runtime's own, w8a8"]
     runtime_quantized(files["fp32"], own, CalibrationReader(bank, batch_size=_IMAGES))
     return files
-
-
-class OpenVino:
-    """An ONNX file in OpenVINO, called as an ONNX Runtime session is."""
-
-    def __init__(self, path: Path) -> None:
-        self._predict = (
-            require_openvino()
-            .Core()
-            .compile_model(str(path), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
-        )
-
-    def run(self, _outputs: None, inputs: Mapping[str, Any]) -> list[Any]:
-        return [self._predict(inputs["images"])[0]]
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,8 +1,6 @@
 """export: write the student in all its forms, and compare each with the student itself."""
 
 from collections.abc import Iterable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,17 +18,17 @@ from hast.export.bundle import (
     check,
     compare_formats,
     programs,
+    runtime_of,
     write_card,
     write_formats,
 )
-from hast.export.latency import measure_latency
-from hast.export.onnx_graph import export_float_onnx
+from hast.export.latency import latency_of
 from hast.files.checkpoints import load, save
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
 from hast.files.tables import write_json
-from hast.files.teachers import Teacher, load_teacher
-from hast.files.timings import record_latency
+from hast.files.teachers import load_teacher
+from hast.files.timings import Latency, record_latency
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
@@ -77,14 +75,14 @@ def run(
     if "onnx" in files:
         # In what its target is judged by first, on the test images where there are some: the last.
         first = programs("onnx", plan.target)[0]
-        *_, found = (result for result in results if result.program == first)
-        write_card(out, product, config, dataset.crop_fraction, found)
+        *_, nearest = (result for result in results if result.program == first)
+        write_card(out, product, config, dataset.crop_fraction, nearest)
     exported = _measures(bytes_of(out, files), packed_size(source.network), results)
     write_json(metrics, exported)
-    onnx = {name: path for name, path in files.items() if name != "program"}
-    if onnx:
+    if "onnx" in files and (runtime := runtime_of(plan.target)):
         try:
-            record_latency(bits, exported, _latency(onnx, source, config))
+            found = latency_of(product, files["onnx"], inputs=config.inputs, runtime=runtime)
+            record_latency(bits, exported, Latency(runtime, found))
         except Exception as error:  # a figure is no reason to lose what was exported
             warn(f"{bits}: latency is not known: {first_line(error)}")
 
@@ -100,13 +98,6 @@ def _measures(
         measured = {key: value for key, value in parity._asdict().items() if value is not None}
         table[name].setdefault(images, {})[program] = measured
     return table
-
-
-def _latency(onnx: dict[Any, Path], source: Teacher, config: ExportConfig) -> dict[str, Any]:
-    with TemporaryDirectory() as folder:
-        full = Path(folder) / "fp32.onnx"
-        export_float_onnx(source.network, source.spec, full, inputs=config.inputs)
-        return measure_latency({"fp32": full} | onnx, source.spec, inputs=config.inputs)
 
 
 if __name__ == "__main__":

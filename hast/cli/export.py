@@ -1,23 +1,34 @@
 """The command `hast export`: from a student of the pipeline, or a packed checkpoint, to a file."""
 
-from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, cast, get_args
 
 import torch
 import typer
-from torch import nn
+from rich.console import Console
+from torch import Tensor, nn
 
 from hast.bank.stored import StoredBank
 from hast.config.export import ExportConfig, Format
 from hast.config.section import parse_section
 from hast.config.targets import Target
 from hast.errors import InputError, one_of
-from hast.export.bundle import Compared, compare_formats, require_programs, write_format
+from hast.export.bundle import (
+    check,
+    compare_formats,
+    require_programs,
+    runtime_of,
+    write_format,
+)
+from hast.export.latency import latency_of
 from hast.files.checkpoints import CONFIG, load, save
+from hast.files.placing import write_atomically
 from hast.files.students import load_student
 from hast.files.teachers import load_teacher
+from hast.files.timings import Latency
 from hast.networks.provenance import spec_and_plan
+from hast.report.tables import latency_table
 
 
 def export(
@@ -43,6 +54,12 @@ def export(
             help="Its images set the ranges that a target needs; compares answers on them."
         ),
     ] = None,
+    min_agreement: Annotated[
+        float, typer.Option(help="With --bank: least share of equal answers, else nothing is left.")
+    ] = ExportConfig().min_agreement,
+    max_mean_difference: Annotated[
+        float, typer.Option(help="With --bank: of logits, in standard deviations of them.")
+    ] = ExportConfig().max_mean_difference,
     teacher: Annotated[
         Path, typer.Option(help="Of a student that is no packed checkpoint.")
     ] = Path("artifacts/teacher"),
@@ -51,6 +68,8 @@ def export(
     ] = False,
 ) -> None:
     """Write a student as ONNX, as a torch.export program, or as a packed checkpoint.
+
+    An ONNX file is timed where it will run, beside full precision.
 
     \b
     hast export artifacts/students/w4a4 student.onnx --bank artifacts/bank
@@ -67,23 +86,47 @@ def export(
     network = _open(student, teacher, trust_source)
     spec, plan = spec_and_plan(network)
     runs_on = cast(Target, target or plan.target)
-    values = {"inputs": inputs, "fold_batch_norm": fold_batch_norm}
+    values = {
+        "inputs": inputs, "fold_batch_norm": fold_batch_norm, "min_agreement": min_agreement,
+        "max_mean_difference": max_mean_difference,
+    }  # fmt: skip
     config = parse_section(values, ExportConfig, name="export")
-    images = None
-    if bank is not None and kind is not None:
-        images = StoredBank(bank, spec=spec).images[: config.samples]
-        if kind == "onnx":
-            require_programs(runs_on)
     if kind is not None:
-        write_format(network, out, kind, config, images, runs_on)
+        if kind == "onnx" and (bank or runtime_of(runs_on)):
+            require_programs(runs_on)
+        images = StoredBank(bank, spec=spec).images[: config.samples] if bank else None
+        _write_program(network, out, kind, config, images, runs_on)
     elif out.suffix:
         raise InputError(f"{out}: must end with .onnx or .pt2, or be a folder without an ending")
     else:
         save(network, out, fold_batch_norm=fold_batch_norm)
-    files = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
-    print(f"{out}: {sum(p.stat().st_size for p in files):,} bytes")
-    if images is not None and kind is not None:
-        _compare(compare_formats(network, {kind: out}, {"bank": images}, config, runs_on))
+        size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+        print(f"{out}: {size:,} bytes")
+
+
+def _write_program(
+    student: nn.Module, out: Path, kind: Format, config: ExportConfig, images: Tensor | None,
+    runs_on: Target,
+) -> None:  # fmt: skip
+    """Write one file, where it agrees with the student, and say what it is like."""
+    with TemporaryDirectory() as folder:
+        file = write_format(student, Path(folder) / out.name, kind, config, images, runs_on)
+        if images is not None:
+            given = {kind: file}, {"bank": images}
+            for compared in compare_formats(student, *given, config, runs_on):
+                parity = compared.parity
+                print(
+                    f"{compared.program}: {parity.agreement:.2%} of {parity.samples} answers equal,"
+                    f" logits differ by {parity.mean_difference:.3g} on average,"
+                    f" {parity.max_difference:.3g} at most (standard deviation"
+                    f" {parity.logit_spread:.3g})"
+                )
+                check(compared, config, spec_and_plan(student)[1])
+        write_atomically(out, file.read_bytes())
+        print(f"{out}: {out.stat().st_size:,} bytes")
+        if kind == "onnx" and (runtime := runtime_of(runs_on)):
+            found = latency_of(student, file, inputs=config.inputs, runtime=runtime)
+            Console().print(latency_table({out.name: Latency(runtime, found)}))
 
 
 def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
@@ -92,12 +135,3 @@ def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a packed checkpoint or a student")
     return load_student(folder, load_teacher(teacher, torch.device("cpu")), torch.device("cpu"))
-
-
-def _compare(results: Iterable[Compared]) -> None:
-    for _, program, _, parity in results:
-        print(
-            f"{program}: {parity.agreement:.2%} of {parity.samples} answers equal, logits"
-            f" differ by {parity.mean_difference:.3g} on average, {parity.max_difference:.3g} at"
-            f" most (standard deviation {parity.logit_spread:.3g})"
-        )

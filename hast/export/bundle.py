@@ -21,9 +21,7 @@ from hast.export.parity import (
     Predict,
     compare,
     logits_of,
-    onnx_predictor,
-    openvino_predictor,
-    reference_predictor,
+    predictor,
 )
 from hast.export.program import export_program
 from hast.files.placing import sha256_of
@@ -83,8 +81,9 @@ def write_format(
         return export_program(student, path, inputs=config.inputs)
     fold = config.fold_batch_norm or None
     return export_onnx(
-        student, path, target=target, images=images, inputs=config.inputs, fold_batch_norm=fold
-    )
+        student, path, target=target, images=images, inputs=config.inputs, fold_batch_norm=fold,
+        min_agreement=config.min_agreement,
+    )  # fmt: skip
 
 
 def compare_formats(
@@ -191,6 +190,12 @@ def programs(kind: Format, target: Target) -> list[str]:
             return ["onnxruntime", *exact]
 
 
+def runtime_of(target: Target) -> str | None:
+    """What an ONNX file is timed in here; None where its target cannot run."""
+    first = programs("onnx", target)[0]
+    return first if first in ("onnxruntime", "openvino") else None
+
+
 def require_programs(target: Target) -> None:
     """Raises:
     InputError: what an ONNX file is compared in is not installed.
@@ -200,13 +205,7 @@ def require_programs(target: Target) -> None:
 
 
 def _predictor(program: str, path: Path) -> Predict:
-    match program:
-        case "torch":
-            module: Predict = torch.export.load(path).module()
-            return module
-        case "onnx reference":
-            return reference_predictor(path)
-        case "openvino":
-            return openvino_predictor(path)
-        case _:
-            return onnx_predictor(path, optimize=program == "onnxruntime")
+    if program != "torch":
+        return predictor(path, program)
+    module: Predict = torch.export.load(path).module()
+    return module

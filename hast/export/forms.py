@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hast.config.targets import TargetRules
 from hast.math.quantization import QParams, dequantize, quantize
-from hast.networks.codes import Codes
+from hast.networks.codes import Codes, lower
 
 
 class _Grid(nn.Module):
@@ -46,6 +46,15 @@ class RoundedActivation(_Grid):
 
     def forward(self, x: Tensor) -> Tensor:
         return dequantize(quantize(x, self.qparams), self.qparams)
+
+
+def in_full_precision(student: nn.Module) -> nn.Module:
+    """A copy that computes with the values of a student's weights, and rounds nothing."""
+
+    def values(weight: Codes) -> tuple[nn.Module, Tensor]:
+        return nn.Identity(), dequantize(weight.codes, weight.qparams)
+
+    return lower(student, values, lambda _: nn.Identity())
 
 
 class OnnxWeight(_Grid):

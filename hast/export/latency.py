@@ -1,21 +1,38 @@
-"""How long ONNX Runtime takes, side by side."""
+"""How long a deployed file takes, beside the same network in full precision."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
+from hast.export.forms import in_full_precision
 from hast.export.inputs import example_images
-from hast.export.onnx_packages import open_session
+from hast.export.onnx_graph import export_float_onnx
+from hast.export.onnx_packages import open_in
+from hast.networks.provenance import spec_and_plan
 
 _SECONDS = 1.0  # for each model and batch, at least
 _ROUNDS = 5  # at least
 _REST = 0.05  # seconds; threads of the model before wait actively for more work, on our cores
+
+
+Milliseconds = dict[str, dict[str, float]]  # by model, then by `batch_1`, `batch_64`, ...
+
+
+def latency_of(student: nn.Module, path: Path, *, inputs: Inputs, runtime: str) -> Milliseconds:
+    """Milliseconds of a call of a student's ONNX file, as `onnx`, and as `fp32` of the same network
+    without its quantizers; see `measure_latency`."""
+    spec, _ = spec_and_plan(student)
+    with TemporaryDirectory() as folder:
+        full = Path(folder) / "fp32.onnx"
+        export_float_onnx(in_full_precision(student), spec, full, inputs=inputs)
+        return measure_latency({"fp32": full, "onnx": path}, spec, inputs=inputs, runtime=runtime)
 
 
 def measure_latency(
@@ -24,25 +41,21 @@ def measure_latency(
     batches: Sequence[int] = (1, 64),
     *,
     inputs: Inputs = "normalized",
-    open_model: Callable[[Path], Any] = open_session,
-) -> dict[str, dict[str, float]]:
-    """Milliseconds of one call in ONNX Runtime on the CPU, with its default optimizations.
+    runtime: str = "onnxruntime",
+) -> Milliseconds:
+    """Median milliseconds of one call on the CPU, with the runtime's default optimizations.
 
-    The models take turns, so that what else the machine does falls on all of them. The median
-    counts.
+    The models take turns, so that what else the machine does falls on all of them.
 
     Args:
         models: ONNX files by name.
         spec: tells the shape of an image.
         batches: images of a call.
         inputs: what the models take.
-        open_model: gives what has ONNX Runtime's `run(outputs, inputs)`.
-
-    Returns:
-        By model, then by `batch_1`, `batch_64`, ...
+        runtime: `onnxruntime` or `openvino`.
     """
-    sessions = {name: open_model(path) for name, path in models.items()}
-    found: dict[str, dict[str, float]] = {name: {} for name in models}
+    sessions = {name: open_in(runtime, path) for name, path in models.items()}
+    found: Milliseconds = {name: {} for name in models}
     for batch in batches:
         example = example_images(spec, inputs, batch)
         if inputs != "bytes":

@@ -48,6 +48,7 @@ def export_onnx(
     images: Tensor | None = None,
     inputs: Inputs = "normalized",
     fold_batch_norm: bool | None = None,
+    min_agreement: float = 0.97,
 ) -> Path:
     """Write a student as an ONNX model of opset 21 with a batch of any size, and check it.
 
@@ -62,29 +63,31 @@ def export_onnx(
             does; `pixels`, floats in [0, 1]; `bytes`, uint8. The graph then normalizes them.
         fold_batch_norm: by default what is best for the target. Folded, answers are equal up to
             rounding; kept, they are computed in the student's own order.
+        min_agreement: for another target than the student's own, whose numbers are derived anew:
+            least share of `images`, in [0, 1], that both must answer alike.
 
     Raises:
         InputError: `onnx` is not installed, an option is unknown, the student is none, the target
-            cannot have its widths or needs images, the network cannot be traced, or the file
-            cannot be written.
+            cannot have its widths, needs images or answers otherwise, the network cannot be traced,
+            or the file cannot be written.
     """
     require_onnx()
     (spec, plan), known = spec_and_plan(student), provenance_of(student)
     target = target or plan.target
     one_of("target", target, Target)
     rules = TARGETS[target]
-    student = retargeted(student, target)
-    plan = plan.model_copy(update={"target": target})
     in_integers = bool(rules.integer_ops and plan.activations)
-    known_images = _checked(images, spec, target) if in_integers else None
+    seen = _checked(images, spec, target) if in_integers or images is not None else None
+    student = retargeted(student, target, seen, min_agreement)
+    plan = plan.model_copy(update={"target": target})
     if in_integers if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)
     quantizers = partial(onnx_weight, rules=rules), partial(OnnxActivation, rules=rules)
     lowered = takes(lower(student, *quantizers), spec, inputs)
     model = _translate(lowered, spec, inputs)
     _narrow(model, lowered)
-    if known_images is not None:
-        given = as_inputs(known_images[:_IMAGES], spec, inputs)
+    if in_integers and seen is not None:
+        given = as_inputs(seen, spec, inputs)
         complete(model, rules, partial(_ranges, model, given))
     description = {
         "target": target,
@@ -162,7 +165,7 @@ def _checked(images: Tensor | None, spec: ModelSpec, target: Target) -> Tensor:
             f"target '{target}' needs some images of the bank, for the ranges between the student's"
             f" own quantizers: (N, {wanted}), got {found}; give images=bank.images[:64], or --bank"
         )
-    return images.detach().cpu().float()
+    return images[:_IMAGES].detach().cpu().float()
 
 
 def _ranges(model: Any, images: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -1,5 +1,6 @@
 """What reads ONNX files, imported when it is needed: none of it is always installed."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,38 @@ def require_openvino() -> ModuleType:
     """
     with needs("openvino", otherwise="take onnx out of export.formats"):
         return import_module("openvino")
+
+
+def open_in(program: str, model: Path) -> Any:
+    """What computes an ONNX file on the CPU, with ONNX Runtime's `run(outputs, inputs)`.
+
+    Args:
+        program: `onnxruntime`, with its default optimizations; `onnxruntime without optimizations`;
+            `openvino`; or `onnx reference`, ONNX's own evaluator: slow, and the standard itself.
+        model: the file.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    match program:
+        case "openvino":
+            return _OpenVinoSession(model)
+        case "onnx reference":
+            require_onnx()
+            return import_module("onnx.reference").ReferenceEvaluator(str(model))
+        case _:
+            return open_session(model, optimize=program == "onnxruntime")
+
+
+class _OpenVinoSession:
+    """An ONNX file in OpenVINO, called as an ONNX Runtime session is."""
+
+    def __init__(self, model: Path) -> None:
+        hints = {"PERFORMANCE_HINT": "LATENCY"}
+        self._predict = require_openvino().Core().compile_model(str(model), "CPU", hints)
+
+    def run(self, _outputs: None, inputs: Mapping[str, Any]) -> list[Any]:
+        return [*self._predict(inputs).values()]
 
 
 def open_session(model: Path | bytes, *, optimize: bool = True) -> Any:

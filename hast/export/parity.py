@@ -7,14 +7,13 @@ the logits are apart.
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hast.export.onnx_packages import open_session, require_onnx, require_openvino
+from hast.export.onnx_packages import open_in
 
 _BATCH_SIZE = 64
 
@@ -52,26 +51,9 @@ def logits_of(predict: Predict, images: Tensor) -> Tensor:
         return torch.cat([predict(batch) for batch in images.split(_BATCH_SIZE)])
 
 
-def onnx_predictor(path: Path, *, optimize: bool) -> Predict:
-    """Logits of an ONNX model in ONNX Runtime on the CPU.
-
-    Args:
-        path: the model.
-        optimize: all optimizations, ONNX Runtime's default; or none.
-    """
-    return partial(_run, open_session(path, optimize=optimize))
-
-
-def openvino_predictor(path: Path) -> Predict:
-    """Logits of an ONNX model in OpenVINO on the CPU."""
-    model = require_openvino().Core().compile_model(str(path), "CPU")
-    return lambda images: torch.from_numpy(model(images.numpy())[0])
-
-
-def reference_predictor(path: Path) -> Predict:
-    """Logits of an ONNX model in the reference evaluator of ONNX: slow, and the standard itself."""
-    require_onnx()
-    return partial(_run, import_module("onnx.reference").ReferenceEvaluator(str(path)))
+def predictor(path: Path, program: str = "onnxruntime") -> Predict:
+    """Logits of an ONNX file in a program that `open_in` names."""
+    return partial(_run, open_in(program, path))
 
 
 def _run(program: Any, images: Tensor) -> Tensor:

@@ -11,7 +11,12 @@ TIMINGS = Path(".timings")
 _LATENCY = TIMINGS / "latency"
 _EXPORTS = Path("metrics/export")  # the default of dvc.yaml
 
-Latency = Mapping[str, Mapping[str, float]]  # milliseconds by format, then by batch
+
+class Latency(NamedTuple):
+    """How long a student's ONNX file takes, beside full precision."""
+
+    runtime: str  # `onnxruntime` or `openvino`
+    milliseconds: Mapping[str, Mapping[str, float]]  # by `fp32` and `onnx`, then by batch
 
 
 class Timing(NamedTuple):
@@ -34,25 +39,25 @@ def read_timings() -> list[Timing]:
     return sorted(timings, key=lambda timing: timing.finished)
 
 
-def record_latency(bits: str, exported: Mapping[str, Any], milliseconds: Latency) -> None:
-    """Remember how long the forms of a student take on this machine.
+def record_latency(bits: str, exported: Mapping[str, Any], latency: Latency) -> None:
+    """Remember how long a student's file takes on this machine.
 
     Args:
         bits: of the student.
         exported: the metrics of its export, which tell it from others.
-        milliseconds: what was measured.
+        latency: what was measured.
     """
-    write_json(_LATENCY / f"{bits}.json", {"of": exported, "milliseconds": milliseconds})
+    write_json(_LATENCY / f"{bits}.json", {"of": exported, **latency._asdict()})
 
 
 def read_latency(widths: Iterable[str]) -> dict[str, Latency]:
-    """By width what was measured here, of those students that still lie here: DVC may have put
-    others in their place, from its cache."""
+    """What was measured here, by width in capitals, of those students that still lie here: DVC may
+    have put others in their place, from its cache."""
     found = {}
     for bits in widths:
         measured, exported = _LATENCY / f"{bits}.json", _EXPORTS / f"{bits}.json"
         if measured.is_file() and exported.is_file():
             record = read_json(measured)
-            if record["of"] == read_json(exported):
-                found[bits] = record["milliseconds"]
+            if record["of"] == read_json(exported) and "runtime" in record:  # else of old
+                found[bits.upper()] = Latency(record["runtime"], record["milliseconds"])
     return found

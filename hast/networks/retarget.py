@@ -3,30 +3,41 @@
 import copy
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hast.config.targets import TARGETS, Target, TargetRules
+from hast.engine.runtime import device_of
+from hast.errors import InputError
 from hast.math.quantization import choose_qparams, dequantize, quantize
 from hast.networks.codes import Codes, activation_quantizers, set_codes, weight_codes
 from hast.networks.plan import check_target
 from hast.networks.provenance import remember, spec_and_plan
 
 
-def retargeted(student: nn.Module, target: Target) -> nn.Module:
+def retargeted(
+    student: nn.Module, target: Target, images: Tensor | None = None, min_agreement: float = 0.0
+) -> nn.Module:
     """`student`, or a copy whose codes follow the rules of `target` where its own do not.
 
-    Zero points move, so values are rounded once more: measure what that costs, or train for the
-    target.
+    Zero points move, so values are rounded once more.
+
+    Args:
+        student: of the method.
+        target: of the copy.
+        images: normalized, (N, C, H, W), on which answers are compared.
+        min_agreement: least share of them, in [0, 1], that both must answer alike.
 
     Raises:
-        InputError: it is no student, or the target has no kernels for one of its widths.
+        InputError: it is no student, the target has no kernels for one of its widths, or the copy
+            answers otherwise too often.
     """
     _, plan = spec_and_plan(student)
     rules, own = TARGETS[target], TARGETS[plan.target]
     if target == plan.target:
         return student
     check_target(target, plan.activations)
-    student = copy.deepcopy(student)
+    original, student = student, copy.deepcopy(student)
     remember(student, plan=plan.model_copy(update={"target": target}))
     for name, codes in weight_codes(student).items():
         if _becomes_symmetric(own, rules, weight=True, bits=codes.bits):
@@ -36,6 +47,17 @@ def retargeted(student: nn.Module, target: Target) -> nn.Module:
             scale, zero_point, quant_max = quantizer.qparams
             low, high = -zero_point * scale, (quant_max - zero_point) * scale
             quantizer.fix(choose_qparams(low, high, bits=quantizer.bits, symmetric=True))
+    if images is not None:
+        images = images.to(device_of(original))
+        with torch.no_grad():
+            alike = (student(images).argmax(1) == original(images).argmax(1)).float().mean().item()
+        if alike < min_agreement:
+            raise InputError(
+                f"the numbers of target '{target}' change too many answers of a student for"
+                f" '{plan.target}': {100 * alike:.6g}% of {len(images)} images are answered alike,"
+                f" at least {100 * min_agreement:.6g}% is asked for (min_agreement); train it with"
+                f" target: {target} under layers"
+            )
     return student
 
 

@@ -16,6 +16,7 @@ FORMATS = {  # of an export
     "onnx": "ONNX",
     "program": "torch.export",
 }
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -153,22 +154,22 @@ def timings_table(timings: Iterable[Timing], *, since: float) -> Table:
 
 
 def latency_table(latency: Mapping[str, Latency]) -> Table:
-    """Median milliseconds of a call, full precision and the forms of a student in turns, and times
-    the speed of full precision."""
+    """Median milliseconds of a call, full precision and a student in turns, and times the speed of
+    full precision."""
     rows = [
         (
-            width.upper(),
-            FORMATS.get(name, "full precision in ONNX"),
+            "full precision" if name == "fp32" else student,
+            _RUNTIMES[runtime],
             *(_speed(times, name, batch) for batch in ("batch_1", "batch_64")),
         )
-        for width, times in latency.items()
+        for student, (runtime, times) in latency.items()
         for name in times
     ]
-    columns = ("network", "format", "batch 1", "batch 64")
-    return table_of("ONNX Runtime on this machine's CPU", columns, rows, left=2)
+    columns = ("network", "runtime", "batch 1", "batch 64")
+    return table_of("ONNX files on this machine's CPU", columns, rows, left=2)
 
 
-def _speed(times: Latency, name: str, batch: str) -> str:
+def _speed(times: Mapping[str, Mapping[str, float]], name: str, batch: str) -> str:
     milliseconds = times[name][batch]
     faster = "" if name == "fp32" else f" ({times['fp32'][batch] / milliseconds:.2f}x)"
     return f"{milliseconds:.2f} ms{faster}"

@@ -76,8 +76,8 @@ def test_the_stage_writes_and_compares_every_form_and_the_report_shows_them(fini
     assert " ms" not in table + page
 
     full, student = [line for line in printed_report().splitlines() if "ms" in line]
-    assert "full precision in ONNX" in full
-    assert re.search(r"W4A4 +│ ONNX +│ +[\d.]+ ms \([\d.]+x\) │ +[\d.]+ ms \(", student)
+    assert re.search(r"full precision +│ ONNX Runtime +│ +[\d.]+ ms +│", full)
+    assert re.search(r"W4A4 +│ ONNX Runtime +│ +[\d.]+ ms \([\d.]+x\) │ +[\d.]+ ms \(", student)
 
     # Latency is that of one student: another one does not show it.
     before = (M / "export/w4a4.json").read_bytes()
@@ -170,6 +170,15 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
     done = hast_export("packed", "student.onnx", "--inputs", "bytes")
     assert done.exit_code == 0, done.output
     assert (finished / "student.onnx").is_file()
+    assert re.search(r"student.onnx +│ ONNX Runtime +│ +[\d.]+ ms \([\d.]+x\) │", done.output)
+
+
+def test_a_file_that_is_too_far_from_its_student_leaves_what_was_there(finished):
+    Path("kept.onnx").write_text("an earlier file")
+    for_runtime = ("--target", "onnxruntime", "--bank", str(A / "bank"))
+    done = hast_export(STUDENT, "kept.onnx", *for_runtime, "--max-mean-difference", "0")
+    assert "at most 0 is allowed (max_mean_difference)" in str(done.exception)
+    assert Path("kept.onnx").read_text() == "an earlier file"
 
 
 @pytest.mark.parametrize(

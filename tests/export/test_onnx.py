@@ -13,17 +13,13 @@ from torch import nn
 
 import hast
 from hast.config.targets import Target
-from hast.export.parity import (
-    compare,
-    logits_of,
-    onnx_predictor,
-    reference_predictor,
-)
+from hast.export.parity import compare, logits_of, predictor
 
 onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
 pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
 
+PLAIN = "onnxruntime without optimizations"
 SPEC = spec_of(
     (3, 12, 12), 5, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), class_names=tuple("abcde")
 )
@@ -56,9 +52,9 @@ def noise(spec, count=32):
 def parities(student, path, images):
     expected = logits_of(student, images)
     programs = {
-        "default": onnx_predictor(path, optimize=True),
-        "plain": onnx_predictor(path, optimize=False),
-        "reference": reference_predictor(path),
+        "default": predictor(path),
+        "plain": predictor(path, PLAIN),
+        "reference": predictor(path, "onnx reference"),
     }
     return {name: compare(expected, logits_of(p, images)) for name, p in programs.items()}
 
@@ -130,7 +126,7 @@ def test_activations_keep_their_range_inside_the_byte(exported):
 
 def test_the_batch_may_have_any_size(exported):
     student, path = exported("w4a4")
-    predict = onnx_predictor(path, optimize=False)
+    predict = predictor(path, PLAIN)
     for batch in (1, 2, 7):
         images = noise(SPEC, batch)
         torch.testing.assert_close(predict(images), student(images), rtol=1e-3, atol=1e-3)
@@ -143,7 +139,7 @@ def test_the_graph_can_normalize_pixels_itself(network, inputs, tmp_path):
     stored = torch.randint(256, (6, *SPEC.input_shape), dtype=torch.uint8)
     given = stored if inputs == "bytes" else stored / 255
     expected = student(SPEC.normalize(stored / 255))
-    found = onnx_predictor(path, optimize=False)(given)
+    found = predictor(path, PLAIN)(given)
     assert compare(expected, found).mean_difference < 0.02 * expected.std()
 
 
@@ -176,7 +172,7 @@ def test_a_loaded_checkpoint_exports_like_its_student(network, tmp_path):
     loaded = hast.load(hast.save(student, tmp_path / "packed"), network=small())
     path = hast.export_onnx(loaded, tmp_path / "student.onnx")
     images = noise(SPEC)
-    parity = compare(student(images), onnx_predictor(path, optimize=False)(images))
+    parity = compare(student(images), predictor(path, PLAIN)(images))
     assert parity.mean_difference < 0.02 * parity.logit_spread
 
 
@@ -215,8 +211,8 @@ def test_the_zoo_is_exported(source, target, tmp_path):
     student = calibrated(network, spec, "w8a8", placement=placement, target=target)
     images = noise(spec, 4)
     path = hast.export_onnx(student, tmp_path / "student.onnx", images=noise(spec, 16))
-    optimize = target != "tensorrt"  # whose kernels a CPU has not
-    parity = compare(student(images), onnx_predictor(path, optimize=optimize)(images))
+    program = PLAIN if target == "tensorrt" else "onnxruntime"  # a CPU has not its kernels
+    parity = compare(student(images), predictor(path, program)(images))
     assert parity.mean_difference < 0.2 * parity.logit_spread
 
 
