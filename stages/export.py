@@ -94,7 +94,7 @@ def _measures(
     table: dict[str, dict[str, Any]] = {
         name: {"bytes": size, "compression": full / size} for name, size in sizes.items()
     }
-    for name, program, images, parity in results:
+    for name, program, images, parity, _ in results:
         measured = {key: value for key, value in parity._asdict().items() if value is not None}
         table[name].setdefault(images, {})[program] = measured
     return table

@@ -117,6 +117,26 @@ def test_init_asks_on_a_terminal(mine, monkeypatch):
     assert spec["input_shape"] == [3, 12, 12]
 
 
+@pytest.mark.parametrize(("target", "left"), [("onnxruntime", "HardSwish in act"), ("generic", "")])
+def test_inspect_tells_what_a_target_will_compute_in_floating_point(mine, target, left):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
+    (mine / "swish.py").write_text(
+        "from torch import nn\n"
+        "from collections import OrderedDict as Named\n"
+        "def build():\n"
+        "    parts = dict(stem=nn.Conv2d(3, 4, 3), act=nn.Hardswish(), deep=nn.Conv2d(4, 4, 3),\n"
+        "                 pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(4, 3))\n"
+        "    return nn.Sequential(Named(parts))\n"
+    )
+    command = ["inspect", "python:swish:build", "--input-shape", "3x12x12", "--target", target]
+    done = run(*command)
+    assert done.exit_code == 0, done.exception
+    assert ("In floating point for" in done.stdout) == bool(left)
+    assert left in done.stdout
+    expected = {"HardSwish": ["act"]} if left else None
+    assert json.loads(run(*command, "--json").stdout)["float_operators"] == expected
+
+
 def test_inspect_as_json_has_every_width(mine):
     done = run("inspect", "python:mine:build", "--input-shape", "3x12x12", "--json")
     found = json.loads(done.stdout)

@@ -14,12 +14,14 @@ from hast.config.layers import PlanConfig
 from hast.config.presets import PRESETS
 from hast.config.recipes import with_recipe
 from hast.config.section import parse_section, read_yaml, write_yaml
+from hast.config.targets import TARGETS
 from hast.errors import InputError
+from hast.export.dry_run import float_operators
 from hast.files.classifiers import Classifier, load_classifier
 from hast.files.placing import write_atomically
 from hast.networks.batch_norm import freeze
 from hast.networks.coverage import warn_of_full_precision
-from hast.networks.inspection import Inspection, inspection
+from hast.networks.inspection import Inspection, inspection, untrained
 from hast.report.tables import layers_table, sizes_table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -47,6 +49,9 @@ def inspect(
     placement: Annotated[str, typer.Option(help="`inputs` or `relu`.")] = "inputs",
     first_last_bits: Annotated[str, typer.Option(help="Of first and last layer.")] = "width",
     align: Annotated[list[str] | None, typer.Option(help="Patterns of modules to align.")] = None,
+    target: Annotated[
+        str, typer.Option(help="A runtime: what will it compute in floating point?")
+    ] = "generic",
     as_json: Json = False,
 ) -> None:
     """Show what is found in a network, before any work and without its weights.
@@ -55,20 +60,26 @@ def inspect(
     hast inspect torchvision:resnet18 --input-shape 3x224x224
     hast inspect timm:mobilenetv2_100 --input-shape 3x96x96 --first-last-bits 8 --json
     """
-    rules = {"placement": placement, "first_last_bits": first_last_bits}
+    given = {"placement": placement, "first_last_bits": first_last_bits, "target": target}
+    rules = parse_section(given, PlanConfig, name="inspect")
     width = BitWidth.parse(bits)
-    found = inspection(
+    network, spec = untrained(
         source,
         parse_arguments(source_args),
-        input_shape=None if input_shape is None else parse_shape(input_shape),
-        bits=width,
-        rules=parse_section(rules, PlanConfig, name="inspect"),
-        alignment_modules=align or [],
+        None if input_shape is None else parse_shape(input_shape),
     )
+    found = inspection(network, spec, bits=width, rules=rules, alignment_modules=align or [])
+    floats = None
+    if TARGETS[rules.target].integer_ops:
+        floats = float_operators(network, spec, width, rules)
     if as_json:
-        print(json.dumps(found.as_plain(), indent=2))
+        print(json.dumps(found.as_plain() | {"float_operators": floats}, indent=2))
     else:
         _print(found, bits)
+        if floats is not None:
+            print(f"In floating point for {target}:{'' if floats else ' nothing.'}")
+            for operator, modules in floats.items():
+                print(f"  {operator} in {', '.join(modules)}")
     warn_of_full_precision(found.coverage, width)
 
 

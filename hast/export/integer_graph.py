@@ -13,7 +13,7 @@ addition would stay in floating point, and so would the addition. Two rules comp
        which mostly is what the code's own range does anyway.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -22,17 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from hast.config.targets import TargetRules
+from hast.export.graph_rewrites import WEIGHTED, append, constant, maker, rewrite
 from hast.math.quantization import MAX_BITS, QParams, choose_qparams
 
 # A value, node or model below is one of `onnx_ir`, which is an optional package.
 Array = NDArray[Any]
 Ranges = Callable[[list[str]], Mapping[str, tuple[float, float]]]
 
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _LARGEST_BIAS = np.float32(2**24)
 _LEAST_SCALE = np.float32(1e-20)
 # They move codes, or choose among them, and make no new ones.
 _MOVES = {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_PICKS = {"Expand", "Gather", "Slice", "Split"}  # they move floats
 
 
 def complete(model: Any, rules: TargetRules, ranges: Ranges) -> None:
@@ -44,7 +45,7 @@ def complete(model: Any, rules: TargetRules, ranges: Ranges) -> None:
         ranges: minimum and maximum of values of the model, by name.
     """
     graph = model.graph
-    _pool_globally(graph)
+    rewrite(graph)
     wanted = {value.name: value for value in _to_quantize(graph, rules)}
     shared = {name: own for name, value in wanted.items() if (own := _own_quantizer(value))}
     for name, (low, high) in ranges([name for name in wanted if name not in shared]).items():
@@ -63,30 +64,28 @@ def complete(model: Any, rules: TargetRules, ranges: Ranges) -> None:
             _move_up(graph, node)
     if rules.quantizes_biases:
         for node in list(graph):
-            if node.op_type in _WEIGHTED and _is_integer(node, rules):
+            if node.op_type in WEIGHTED and _is_integer(node, rules):
                 _quantize_bias(graph, node)
     graph.sort()
 
 
-def _pool_globally(graph: Any) -> None:
-    """Means over height and width as a pooling, for which there are integer kernels."""
-    for node in list(graph):
-        if node.op_type != "ReduceMean" or len(node.inputs) < 2 or node.inputs[0].shape is None:
+def float_nodes(graph: Any, rules: TargetRules) -> Iterator[Any]:
+    """Nodes of a completed graph that are computed in floating point, in their order."""
+    floats = import_module("onnx_ir").DataType.FLOAT
+    for node in graph:
+        if node.outputs[0].dtype != floats or node.op_type in ("DequantizeLinear", "Constant"):
             continue
-        axes, rank = node.inputs[1].const_value, len(node.inputs[0].shape)
-        if axes is None or rank != 4 or {int(a) % rank for a in axes.numpy()} != {2, 3}:
+        makers = [maker(value) for value in node.inputs if value.const_value is None]
+        readers = {reader.op_type for reader in _end_of(node.outputs[0]).consumers()}
+        reads_codes = bool(makers) and set(makers) == {"DequantizeLinear"}
+        makes_codes = readers == {"QuantizeLinear"}
+        if node.op_type in rules.integer_ops:
+            # Without a quantizer behind it, a layer adds integers and answers in floats.
+            if reads_codes and (makes_codes or node.op_type in WEIGHTED):
+                continue
+        elif node.op_type in _MOVES | _PICKS or (_commutes(node) and (reads_codes or makes_codes)):
             continue
-        keep = "keepdims" not in node.attributes or node.attributes["keepdims"].value
-        (mean,) = node.outputs
-        made = _append(graph, "GlobalAveragePool", node.inputs[:1])
-        made.type = mean.type
-        if not keep:
-            made = _append(graph, "Flatten", [made])
-        name, mean.name = mean.name, f"{mean.name}.mean"
-        made.name, made.type, made.shape = name, mean.type, mean.shape
-        mean.replace_all_uses_with(made, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-    graph.sort()
+        yield node
 
 
 def _to_quantize(graph: Any, rules: TargetRules) -> Iterator[Any]:
@@ -94,15 +93,16 @@ def _to_quantize(graph: Any, rules: TargetRules) -> Iterator[Any]:
     for node in graph:
         if not _is_integer(node, rules):
             continue
-        activations = node.inputs[:1] if node.op_type in _WEIGHTED else node.inputs
-        yield from (value for value in activations if _maker(value) != "DequantizeLinear")
+        activations = node.inputs[:1] if node.op_type in WEIGHTED else node.inputs
+        yield from (value for value in activations if maker(value) != "DequantizeLinear")
         made = _end_of(node.outputs[0])
         readers = made.consumers()
         quantized = [reader.op_type for reader in readers] == ["QuantizeLinear"]
         if made.is_graph_output() or quantized or all(map(_is_float_layer, readers)):
             continue
-        # An integer Gemm can make floats, and what only floats read may be logits.
-        if node.op_type != "Gemm" or any(_reads_codes(reader, rules) for reader in readers):
+        # Some integer layers can make floats, and what only floats read may be logits.
+        makes_floats = node.op_type in ("Gemm", "MatMul")
+        if not makes_floats or any(_reads_codes(reader, rules) for reader in readers):
             yield made
 
 
@@ -111,7 +111,7 @@ def _is_integer(node: Any, rules: TargetRules) -> bool:
     floats = import_module("onnx_ir").DataType.FLOAT
     if node.op_type not in rules.integer_ops or node.outputs[0].dtype != floats:
         return False  # it may add sizes
-    if node.op_type in _WEIGHTED:
+    if node.op_type in WEIGHTED:
         return not _is_float_layer(node)
     sources = [_source(value) for value in node.inputs]
     if any(value.const_value is not None for value in node.inputs):
@@ -119,7 +119,7 @@ def _is_integer(node: Any, rules: TargetRules) -> bool:
     if any(map(_is_float_layer, sources)):
         return False
     # Beside an integer layer only: the sums of a transformer are read by none, and are sensitive.
-    made_so = any(source is not None and source.op_type in _WEIGHTED for source in sources)
+    made_so = any(source is not None and source.op_type in WEIGHTED for source in sources)
     readers = _end_of(node.outputs[0]).consumers()
     return made_so or any(_reads_codes(reader, rules) for reader in readers)
 
@@ -131,9 +131,9 @@ def _reads_codes(node: Any, rules: TargetRules) -> bool:
 def _is_float_layer(node: Any) -> bool:
     """A layer that the student does not quantize. It reads no codes, and nothing that it makes is
     quantized on its account: ONNX Runtime would take that for leave to quantize its weight."""
-    if node is None or node.op_type not in _WEIGHTED:
+    if node is None or node.op_type not in WEIGHTED:
         return False
-    return _maker(node.inputs[1]) != "DequantizeLinear"
+    return maker(node.inputs[1]) != "DequantizeLinear"
 
 
 def _source(value: Any) -> Any:
@@ -141,10 +141,6 @@ def _source(value: Any) -> Any:
     while _commutes(value.producer()):
         value = value.producer().inputs[0]
     return value.producer()
-
-
-def _maker(value: Any) -> str:
-    return "" if value.producer() is None else value.producer().op_type
 
 
 def _end_of(value: Any) -> Any:
@@ -185,11 +181,11 @@ def _quantized(graph: Any, value: Any, qparams: QParams, signed: bool) -> Any:
     kind = np.dtype(np.int8 if signed else np.uint8)
     zero_point = qparams.zero_point.numpy() + np.iinfo(kind).min
     parameters = [
-        _constant(graph, f"{value.name}.scale", qparams.scale.numpy()),
-        _constant(graph, f"{value.name}.zero_point", zero_point.astype(kind)),
+        constant(graph, f"{value.name}.scale", qparams.scale.numpy()),
+        constant(graph, f"{value.name}.zero_point", zero_point.astype(kind)),
     ]
-    codes = _append(graph, "QuantizeLinear", [value, *parameters])
-    _append(graph, "DequantizeLinear", [codes, *parameters])
+    codes = append(graph, "QuantizeLinear", [value, *parameters])
+    append(graph, "DequantizeLinear", [codes, *parameters])
     return codes.producer()
 
 
@@ -217,10 +213,10 @@ def _move_up(graph: Any, quantize: Any) -> None:
             reader = above
     if (low, high) != (np.iinfo(kind).min, np.iinfo(kind).max):
         limits = [
-            _constant(graph, f"{codes.name}.{name}", np.array(limit, kind))
+            constant(graph, f"{codes.name}.{name}", np.array(limit, kind))
             for name, limit in (("low", low), ("high", high))
         ]
-        reader.replace_input_with(0, _append(graph, "Clip", [codes, *limits]))
+        reader.replace_input_with(0, append(graph, "Clip", [codes, *limits]))
 
 
 def _alone_above(quantize: Any) -> Any:
@@ -253,13 +249,13 @@ def _quantize_bias(graph: Any, node: Any) -> None:
         shrunk = codes * (scale / wider).reshape(-1, *[1] * (codes.ndim - 1))
         for index, array in ((0, np.rint(shrunk).astype(codes.dtype)), (1, wider)):
             name = f"{weight.inputs[index].name}.wider"
-            weight.replace_input_with(index, _constant(graph, name, array))
+            weight.replace_input_with(index, constant(graph, name, array))
     both = np.maximum(step * wider, np.finfo(np.float32).tiny)
     stored = [
-        _constant(graph, f"{bias.name}.codes", np.rint(numbers / both).astype(np.int32)),
-        _constant(graph, f"{bias.name}.scale", both),
+        constant(graph, f"{bias.name}.codes", np.rint(numbers / both).astype(np.int32)),
+        constant(graph, f"{bias.name}.scale", both),
     ]
-    node.replace_input_with(2, _append(graph, "DequantizeLinear", stored, axis=0))
+    node.replace_input_with(2, append(graph, "DequantizeLinear", stored, axis=0))
 
 
 def _edges(clip: Any) -> tuple[float, float]:
@@ -268,23 +264,3 @@ def _edges(clip: Any) -> tuple[float, float]:
         return 0.0, np.inf
     low, high = (value and value.const_value.numpy().item() for value in clip.inputs[1:3])
     return -np.inf if low is None else low, np.inf if high is None else high
-
-
-def _constant(graph: Any, name: str, array: Any) -> Any:
-    """A constant of this name, or of one like it: equal biases of two layers are one value."""
-    ir = import_module("onnx_ir")
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def _append(graph: Any, op: str, inputs: Sequence[Any], **attributes: int) -> Any:
-    """What a new node makes. It stands at the end; the graph is sorted when it is complete."""
-    node = import_module("onnx_ir").node(op, inputs, attributes)
-    graph.append(node)
-    return node.outputs[0]

@@ -4,10 +4,12 @@ torch's exporter has no operator for codes of less than a byte: codes are export
 those of four bits and less are given their true container afterwards.
 """
 
+import ast
 import copy
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -74,12 +76,35 @@ def export_onnx(
     require_onnx()
     (spec, plan), known = spec_and_plan(student), provenance_of(student)
     target = target or plan.target
+    model = onnx_graph(
+        student, target, images,
+        inputs=inputs, fold_batch_norm=fold_batch_norm, min_agreement=min_agreement,
+    )  # fmt: skip
+    description = {
+        "target": target,
+        "source": known.source,
+        "teacher": known.teacher,
+        "plan": plan.model_copy(update={"target": target}).model_dump(),
+    }
+    return _write(model, Path(path), spec, inputs, description)
+
+
+def onnx_graph(
+    student: nn.Module,
+    target: Target,
+    images: Tensor | None,
+    *,
+    inputs: Inputs = "normalized",
+    fold_batch_norm: bool | None = None,
+    min_agreement: float = 0.0,
+) -> Any:
+    """The graph of `export_onnx`, an `onnx_ir.Model`."""
+    spec, plan = spec_and_plan(student)
     one_of("target", target, Target)
     rules = TARGETS[target]
     in_integers = bool(rules.integer_ops and plan.activations)
     seen = _checked(images, spec, target) if in_integers or images is not None else None
     student = retargeted(student, target, seen, min_agreement)
-    plan = plan.model_copy(update={"target": target})
     if in_integers if fold_batch_norm is None else fold_batch_norm:
         student = fold(student, spec)
     quantizers = partial(onnx_weight, rules=rules), partial(OnnxActivation, rules=rules)
@@ -89,13 +114,7 @@ def export_onnx(
     if in_integers and seen is not None:
         given = as_inputs(seen, spec, inputs)
         complete(model, rules, partial(_ranges, model, given))
-    description = {
-        "target": target,
-        "source": known.source,
-        "teacher": known.teacher,
-        "plan": plan.model_dump(),
-    }
-    return _write(model, Path(path), spec, inputs, description)
+    return model
 
 
 def export_float_onnx(
@@ -126,7 +145,19 @@ def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:
     for value in (*exported.model.graph.inputs, *exported.model.graph.outputs):
         assert value.shape is not None
         value.shape[0] = "batch"  # torch calls it s34 or so
+    names: Counter[str] = Counter()
+    for node in exported.model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        module = scopes[-2] if len(scopes) > 1 else ""  # the last is the operator's own
+        name = f"{module}/{node.op_type}"
+        node.name = f"{name}_{names[name]}" if names[name] else name
+        names[name] += 1
     return exported.model
+
+
+def module_of(node: Any) -> str:
+    """The module that a node of our files is part of; of the network itself it is ""."""
+    return str(node.name).rpartition("/")[0]
 
 
 def _narrow(model: Any, lowered: nn.Module) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
 from hast.config.spec import ModelSpec
@@ -33,19 +35,13 @@ class Inspection(NamedTuple):
         return self._asdict() | {"layers": layers, "coverage": self.coverage.model_dump()}
 
 
-def inspection(
-    source: str,
-    arguments: Mapping[str, Any],
-    *,
-    input_shape: tuple[int, int, int] | None,
-    bits: BitWidth,
-    rules: PlanConfig,
-    alignment_modules: Sequence[str] = (),
-) -> Inspection:
-    """Build a network with random weights and look what the method finds in it.
+def untrained(
+    source: str, arguments: Mapping[str, Any], input_shape: tuple[int, int, int] | None
+) -> tuple[nn.Module, ModelSpec]:
+    """A network with random weights, frozen, and its spec without statistics of data.
 
     Raises:
-        InputError: the source, the shape or a rule is wrong.
+        InputError: the source or the shape is wrong.
     """
     network, known = build_network(source, arguments)
     freeze(network)
@@ -59,6 +55,22 @@ def inspection(
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
     )
+    return network, spec
+
+
+def inspection(
+    network: nn.Module,
+    spec: ModelSpec,
+    *,
+    bits: BitWidth,
+    rules: PlanConfig,
+    alignment_modules: Sequence[str] = (),
+) -> Inspection:
+    """Look what the method finds in a network.
+
+    Raises:
+        InputError: a rule is wrong.
+    """
     plan = plan_quantization(network, spec, bits, rules)
     return Inspection(
         batch_norms=len(batch_norms(network)),

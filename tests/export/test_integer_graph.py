@@ -11,6 +11,8 @@ from torch import nn
 
 import hast
 from hast.bank.toolkits import as_inputs
+from hast.config.export import ExportConfig
+from hast.export.bundle import check, compare_formats
 from hast.export.inputs import takes
 from hast.export.parity import compare, logits_of, predictor
 from hast.networks.provenance import spec_and_plan
@@ -259,3 +261,57 @@ def test_the_paper_s_placement_is_completed_too(network, tmp_path):
     parity = compare(logits_of(student, IMAGES), logits_of(predictor(path), IMAGES))
     assert parity.mean_difference < 0.05 * parity.logit_spread
     assert optimized(path, tmp_path)["QLinearConv"] == 5
+
+
+@pytest.mark.parametrize("settings", [{}, {"inputs": "bytes"}])
+def test_a_file_that_differs_is_refused_with_the_layer_where_it_begins(network, tmp_path, settings):
+    student, path = exported(network, tmp_path, "w4a8", "onnxruntime", **settings)
+    config = ExportConfig(**settings)
+    shown = {"bank": IMAGES}
+
+    def check_all():
+        for compared in compare_formats(student, {"onnx": path}, shown, config, "onnxruntime"):
+            check(compared, config, spec_and_plan(student)[1])
+
+    check_all()
+    model = onnx.load(path)
+    (layer,) = [node for node in model.graph.node if node.name.endswith("deep/Conv")]
+    (weight,) = [node for node in model.graph.node if node.output[0] == layer.input[1]]
+    (scale,) = [i for i in model.graph.initializer if i.name == weight.input[1]]
+    wrong = onnx.numpy_helper.to_array(scale) * 10
+    scale.CopyFrom(onnx.numpy_helper.from_array(wrong, scale.name))
+    onnx.save(model, path)
+    first = "network.last" if settings else "last"
+    with pytest.raises(hast.InputError, match=rf"; {first} is the first layer that reads other"):
+        check_all()
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm's: a BatchNorm that does more than normalize."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_batch_norm_inside_another_module_and_a_layer_of_tokens_are_in_integers(tmp_path):
+    torch.manual_seed(0)
+    network = warm_network(
+        Net(
+            lambda net, x: net.head(
+                net.fc(net.narrow_norm(net.narrow(net.norm(net.stem(x)))).flatten(2).mT)
+                .relu().mean(1)
+            ),
+            stem=nn.Conv2d(3, 8, 3, padding=1, bias=False), norm=NormAndActivation(8),
+            narrow=nn.Conv2d(8, 6, 1), narrow_norm=NormAndActivation(6),
+            fc=nn.Linear(6, 12), head=nn.Linear(12, 5),
+        ),
+        SPEC,
+    )  # fmt: skip
+    with torch.no_grad():
+        network.norm.weight[::2] *= -1  # a channel whose codes turn
+    student, path = exported(network, tmp_path, "w4a8", "onnxruntime")
+    parity = compare(logits_of(student, IMAGES), logits_of(predictor(path), IMAGES))
+    assert parity.mean_difference < 0.03 * parity.logit_spread
+    runs = optimized(path, tmp_path)
+    assert (runs["QLinearConv"], runs["MatMulIntegerToFloat"]) == (2, 1)
+    assert not {"BatchNormalization", "MatMul", "Conv"} & set(runs)
