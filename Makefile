@@ -15,7 +15,7 @@ help:
 	@echo "make run    set up .venv and bring the whole pipeline up to date (dvc repro); QUIET=1"
 	@echo "make test   set up .venv and run the tests"
 	@echo "make check  lint, format and types"
-	@echo "make bench  synthesis and fine-tuning steps against a plain reference"
+	@echo "make bench  steps against a plain reference; a W8A8 file against the runtime's own"
 	@echo "make flow   the pipeline as a Prefect flow"
 	@echo "make serve  Prefect server, worker and nightly schedule on this machine; Ctrl-C ends them"
 	@echo "make sweep  the paper's ablation over three seeds, as DVC experiments"
@@ -44,6 +44,7 @@ check: $(READY)
 
 bench: $(READY)
 	@$(PY) -m bench.run
+	@$(PY) -m bench.integer --networks torchvision:resnet18 --widths w8a8
 
 flow: $(READY)
 	@$(PY) -m flows.pipeline

@@ -82,9 +82,7 @@ def main(
     path = OUT / f"{out}.json"
     kept = read_json(path) if path.exists() else {"settings": {}, "rows": []}
     kept["machine"] = describe(device_of(teacher.network))
-    files = pictures_in(images / "test")
-    drawn = torch.randperm(len(files), generator=seeded(0, "bench", "real"))
-    spent, rest = [files[i] for i in drawn[:real].tolist()], drawn[real:].sort().values
+    spent, rest = drawn_pictures(images, real)
     before = correct_answers(teacher.network, teacher)[0][rest]
     kept["teacher"] = 100 * before.double().mean().item()
     for seed, name in product(range(first_seed, first_seed + seeds), variants.split(";")):
@@ -102,7 +100,7 @@ def main(
             bank: Bank | StoredBank
             generator = None
             if name == "best, real images":
-                bank = _imported(spent, Path(folder), teacher)
+                bank = imported(spent, Path(folder), teacher)
             else:
                 generator, bank = make_samples(teacher.network, teacher.spec, settings)
             made = time.perf_counter() - start
@@ -122,7 +120,14 @@ def main(
     print(f"Teacher: {kept['teacher']:.2f} on {len(rest)} images", _table(kept), sep="\n")
 
 
-def _imported(files: list[Path], folder: Path, teacher: Teacher) -> StoredBank:
+def drawn_pictures(images: Path, count: int) -> tuple[list[Path], torch.Tensor]:
+    """So many of the test images, and the numbers of the others."""
+    files = pictures_in(images / "test")
+    drawn = torch.randperm(len(files), generator=seeded(0, "bench", "real"))
+    return [files[i] for i in drawn[:count].tolist()], drawn[count:].sort().values
+
+
+def imported(files: list[Path], folder: Path, teacher: Teacher) -> StoredBank:
     """A bank of some of the test images."""
     pictures = folder / "pictures"
     for file in files:

@@ -1,27 +1,28 @@
-"""What another toolkit makes of a bank: ONNX Runtime's static quantization, calibrated three ways.
+"""What other toolkits make of a bank: their own quantization to 8 bits, calibrated three ways.
 
     python -m bench.toolkits --source pytorchcv:resnet20_cifar10 --weights W.safetensors \
         --images FOLDER --mean 0.49139968,0.48215827,0.44653124 \
         --std 0.24703233,0.24348505,0.26158768
 
-W8A8, weights per channel, ranges by minimum and maximum of as many images each: standard normal
-noise, a bank of recipe `best`, and real training images. Nothing is trained.
+Each calibrates with as many images: standard normal noise, a bank of recipe `best` that takes so
+many minutes, and real pictures. Those are some of the test images; all rows are measured on the
+others. Nothing is trained. Writes bench/out/NAME.json.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
-import onnxruntime
+import nncf
+import openvino
 import torch
 import typer
-from onnxruntime.quantization import (
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+from torch import nn
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-from bench.accuracy import BANKS, Shared, settings_of
 from bench.experiment import (
     Images,
     Mean,
@@ -34,12 +35,21 @@ from bench.experiment import (
     correct_answers,
     open_teacher,
 )
+from bench.machine import describe
+from bench.minutes import drawn_pictures, imported
+from bench.run import OUT
+from hast.api.zero_shot import make_samples
 from hast.bank.record import Bank
+from hast.bank.stored import StoredBank
 from hast.bank.toolkits import CalibrationReader
-from hast.engine.engine import choose_engine
 from hast.engine.runtime import device_of, seeded
 from hast.export.onnx_graph import export_float_onnx
+from hast.export.parity import Predict, predictor
+from hast.export.program import trace
 from hast.files.datasets import open_batches
+from hast.files.tables import write_json
+from hast.pipeline.settings import network_settings
+from hast.report.tables import markdown_rows
 
 
 def main(
@@ -49,40 +59,81 @@ def main(
     std: Std,
     weights: Weights = None,
     shape: Shape = "",
-    samples: Annotated[int, typer.Option(help="Images to calibrate with.")] = 256,
+    crop_fraction: float = 1.0,
+    samples: Annotated[int, typer.Option(help="Images to calibrate with.")] = 96,
+    minutes: Annotated[float, typer.Option(help="For a student; the bank takes half.")] = 5.0,
     seed: int = 0,
-    banks: Annotated[Path | None, typer.Option(help=BANKS)] = None,
-    device: str = "auto",
+    out: str = "toolkits",
 ) -> None:
-    teacher = open_teacher(source, weights, images, mean, std, device, shape)
-    engine = choose_engine(device_of(teacher.network), work=float("inf"))
-    shared = Shared(teacher, seed, "quick", banks, engine)
-    noise = torch.randn(samples, *teacher.spec.input_shape, generator=seeded(seed, "bench"))
-    calibrated_with = {
-        "standard normal noise": bank_of(teacher, noise),
-        "bank": shared.bank(settings_of("best", "quick", {})),
-        "real images": shared.bank(settings_of("best, real data", "quick", {})),
-    }
-    right, _ = correct_answers(teacher.network, teacher)
-    print("| calibrated with | top-1 |\n| --- | ---: |")
-    print(f"| full precision | {100 * right.double().mean():.2f} |")
-    for name, chosen in calibrated_with.items():
-        print(f"| {name} | {100 * quantized_top1(teacher, chosen, samples):.2f} |", flush=True)
-
-
-def quantized_top1(teacher: Teacher, bank: Bank, samples: int) -> float:
-    """Share of the test images that ONNX Runtime's own quantization answers rightly."""
+    teacher = open_teacher(source, weights, images, mean, std, "cpu", shape, crop_fraction)
     network, spec = teacher.network, teacher.spec
+    spent, rest = drawn_pictures(images, samples)
+    settings = network_settings(
+        network, spec, recipe="best", size="quick", seed=seed, minutes=minutes
+    )  # fmt: skip
+    noise = torch.randn(samples, *spec.input_shape, generator=seeded(seed, "bench"))
+    rows = []
     with TemporaryDirectory() as folder:
-        full = export_float_onnx(network, spec, Path(folder) / "fp32.onnx")
-        small = Path(folder) / "int8.onnx"
-        runtime_quantized(full, small, CalibrationReader(bank, batch_size=32, samples=samples))
-        session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
-    right = []
-    for batch, labels in open_batches(teacher.data, "test", spec):
-        (logits,) = session.run(None, {"images": batch.numpy()})
-        right.append(torch.from_numpy(logits).argmax(dim=1) == labels)
-    return torch.cat(right).double().mean().item()
+        calibrated_with: dict[str, Bank | StoredBank] = {
+            "standard normal noise": bank_of(teacher, noise),
+            "bank": make_samples(network, spec, settings)[1],
+            "real images": imported(spent, Path(folder), teacher),
+        }
+        full = correct_answers(network, teacher)[0][rest].double().mean().item()
+        for toolkit, quantized in TOOLKITS.items():
+            row: dict[str, Any] = {"toolkit": toolkit, "full precision": full}
+            for name, bank in calibrated_with.items():
+                reader = CalibrationReader(bank, batch_size=1, samples=samples)
+                with TemporaryDirectory() as place:
+                    row[name] = top1(quantized(teacher, reader, Path(place)), teacher, rest)
+                print(row, flush=True)
+            rows.append(row)
+    write_json(OUT / f"{out}.json", {"machine": describe(device_of(network)), "rows": rows})
+    cells = [[str(r["toolkit"]), *(f"{100 * r[n]:.2f}" for n in r if n != "toolkit")] for r in rows]
+    print(markdown_rows([["", *(n for n in rows[0] if n != "toolkit")], *cells], left=1))
+
+
+def top1(predict: Predict, teacher: Teacher, rest: torch.Tensor) -> float:
+    """Share of some of the test images, by their numbers, that are answered rightly."""
+    right = [
+        predict(batch).argmax(dim=1) == labels
+        for batch, labels in open_batches(teacher.data, "test", teacher.spec)
+    ]
+    return torch.cat(right)[rest].double().mean().item()
+
+
+def by_onnx_runtime(teacher: Teacher, reader: CalibrationReader, folder: Path) -> Predict:
+    full = export_float_onnx(teacher.network, teacher.spec, folder / "fp32.onnx")
+    runtime_quantized(full, folder / "int8.onnx", reader)
+    return predictor(folder / "int8.onnx")
+
+
+def by_nncf(teacher: Teacher, reader: CalibrationReader, folder: Path) -> Predict:
+    full = export_float_onnx(teacher.network, teacher.spec, folder / "fp32.onnx")
+    model = nncf.quantize(
+        openvino.Core().read_model(full), nncf.Dataset(reader), subset_size=len(reader)
+    )
+    compiled = openvino.compile_model(model, "CPU")
+    return lambda images: torch.from_numpy(compiled(images.numpy())[0])
+
+
+def by_pt2e(teacher: Teacher, reader: CalibrationReader, _folder: Path) -> Predict:
+    network: nn.Module = teacher.network
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    program = trace(network, torch.zeros(2, *teacher.spec.input_shape)).module()
+    prepared = prepare_pt2e(program, quantizer)
+    for batch in reader:
+        prepared(torch.from_numpy(batch))
+    converted: Predict = convert_pt2e(prepared)
+    return converted
+
+
+TOOLKITS: dict[str, Callable[[Teacher, CalibrationReader, Path], Predict]] = {
+    "ONNX Runtime, `quantize_static`": by_onnx_runtime,
+    "OpenVINO, `nncf.quantize`": by_nncf,
+    "PyTorch, PT2E": by_pt2e,
+}
 
 
 def runtime_quantized(full: Path, small: Path, reader: CalibrationReader) -> None:

@@ -1,13 +1,12 @@
 """A bank as other toolkits take it."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from banks import noise_bank
-from onnxruntime.quantization import QuantFormat, quantize_static
 from own_network import run
 from PIL import Image
 
@@ -15,7 +14,6 @@ from hast.bank.stored import StoredBank
 from hast.bank.toolkits import CalibrationReader, export_bank
 from hast.bank.tools import save_bank
 from hast.errors import InputError
-from hast.export.onnx_graph import export_float_onnx
 
 
 @pytest.fixture
@@ -52,19 +50,24 @@ def test_a_reader_starts_anew_and_ends(bank):
     assert [batch.shape for batch in reader] == 2 * [(1, 3, 8, 8)] + [(1, 3, 8, 8)]
 
 
-def test_onnx_runtime_quantizes_a_teacher_with_it(tmp_path, teacher, spec):
-    """Ranges of a bank keep the answers; the reader is read once by the toolkit, as it likes."""
+TOOLKITS = ("ONNX Runtime, `quantize_static`", "OpenVINO, `nncf.quantize`", "PyTorch, PT2E")
+
+
+@pytest.mark.filterwarnings("ignore")  # of the toolkits
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+def test_a_toolkit_quantizes_a_teacher_with_it(tmp_path, teacher, spec, toolkit):
+    """Ranges of a bank keep the answers; the reader is read by the toolkit, as it likes."""
+    pytest.importorskip("nncf", reason="nncf is an optional extra")
+    pytest.importorskip("torchao", reason="torchao is an optional extra")
+    toolkits = importlib.import_module("bench.toolkits")
     bank = noise_bank(32, spec.input_shape, classes=spec.num_classes)
     bank = bank._replace(card=bank.card.model_copy(update={"spec": spec}))
-    full = export_float_onnx(teacher, spec, tmp_path / "fp32.onnx")
-    small = tmp_path / "int8.onnx"
     reader = CalibrationReader(bank, batch_size=8)
-    quantize_static(full, small, reader, quant_format=QuantFormat.QDQ, per_channel=True)
-    session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"images": bank.images.numpy()})
+    predict = toolkits.TOOLKITS[toolkit](toolkits.Teacher(teacher, spec, None), reader, tmp_path)
     with torch.no_grad():
-        expected = teacher(bank.images)
-    assert (torch.from_numpy(logits) - expected).abs().mean() < 0.1 * expected.std()
+        expected, found = teacher(bank.images), predict(bank.images)
+    assert 0 < (found - expected).abs().mean() < 0.1 * expected.std()
+    assert list(toolkits.TOOLKITS) == list(TOOLKITS)
 
 
 def test_files_hold_the_bank(bank, tmp_path):

@@ -203,17 +203,22 @@ ZOO = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ZOO)
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4"])
 @pytest.mark.parametrize("target", get_args(Target))
-def test_the_zoo_is_exported(source, target, tmp_path):
+def test_the_zoo_is_exported(source, target, bits, tmp_path):
     pytest.importorskip(source.partition(":")[0])
+    pytest.importorskip("openvino", reason="openvino is an optional extra")
+    if (target, bits) == ("tensorrt", "w4a4"):
+        pytest.skip("TensorRT has no activations of 4 bits")
     network, spec = warm_classifier(source, {}, (3, 64, 64))
     placement = "relu" if source == "torchvision:resnet18" else "inputs"
-    student = calibrated(network, spec, "w8a8", placement=placement, target=target)
+    student = calibrated(network, spec, bits, placement=placement, target=target)
     images = noise(spec, 4)
     path = hast.export_onnx(student, tmp_path / "student.onnx", images=noise(spec, 16))
-    program = PLAIN if target == "tensorrt" else "onnxruntime"  # a CPU has not its kernels
-    parity = compare(student(images), predictor(path, program)(images))
-    assert parity.mean_difference < 0.2 * parity.logit_spread
+    programs = ("onnxruntime", "openvino")
+    for program in (PLAIN,) if target == "tensorrt" else programs:  # a CPU has not its kernels
+        parity = compare(student(images), predictor(path, program)(images))
+        assert parity.mean_difference < 0.2 * parity.logit_spread, program
 
 
 def test_what_cannot_be_exported_is_one_clear_line(network, tmp_path):
