@@ -51,17 +51,15 @@ def _take_in_batch_norms(graph: Any) -> None:
         if weight is None or weight.op_type != "DequantizeLinear":
             continue
         stored = [value.const_value for value in (*weight.inputs, *node.inputs[1:])]
-        if any(value is None for value in stored):
+        if any(value is None for value in stored) or stored[2].numpy().any():
             continue
-        codes, scale, zero_point, gamma, beta, mean, variance = (v.numpy() for v in stored)
+        codes, scale, _, gamma, beta, mean, variance = (v.numpy() for v in stored)
         gain = gamma / np.sqrt(variance + node.attributes["epsilon"].value)
         signs = np.where(gain < 0, -1, 1).astype(int).reshape(-1, *[1] * (codes.ndim - 1))
-        turned = codes * signs
-        if zero_point.any() or turned.max() > np.iinfo(codes.dtype).max:
-            continue  # a code without an opposite
+        limits = np.iinfo(codes.dtype)
         bias = layer.inputs[2].const_value.numpy() if len(layer.inputs) > 2 else np.float32(0)
         folded = {
-            "codes": turned.astype(codes.dtype),
+            "codes": (codes * signs).clip(limits.min, limits.max).astype(codes.dtype),
             "scale": np.maximum(scale * np.abs(gain), np.finfo(scale.dtype).tiny),
             "bias": (bias - mean) * gain + beta,
         }
