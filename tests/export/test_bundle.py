@@ -179,6 +179,7 @@ def test_the_command_exports_a_student_and_a_packed_checkpoint(finished):
         ((STUDENT, "x.tflite"), "must end with .onnx or .pt2"),
         ((STUDENT, "x.onnx", "--target", "npu"), "target must be one of"),
         ((STUDENT, "x.pt2", "--target", "generic"), "--target is of ONNX files"),
+        ((STUDENT, "x.onnx", "--target", "pt2e"), "'pt2e' reads no ONNX; export NAME.pt2 for it"),
         ((STUDENT, "x.onnx", "--target", "onnxruntime"), "needs some images of the bank"),
         ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs: Input should be 'normalized'"),
         ((STUDENT, "x.onnx", "--target", "program"), "--target must be one of generic, onnx"),
