@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hast.bank.stored import StoredBank
 from hast.config.export import ExportConfig, Format
 from hast.config.section import parse_section
-from hast.config.targets import Target
+from hast.config.targets import TARGETS, Target, onnx_target
 from hast.errors import InputError, one_of
 from hast.export.bundle import (
     check,
@@ -40,7 +40,7 @@ def export(
     ],
     target: Annotated[
         str | None,
-        typer.Option(help=f"Of ONNX, what will run it; one of {', '.join(get_args(Target))}."),
+        typer.Option(help=f"What will run it; one of {', '.join(get_args(Target))} (a .pt2)."),
     ] = None,
     inputs: Annotated[
         str, typer.Option(help="What it takes: normalized images, pixels in [0, 1], or bytes.")
@@ -79,13 +79,17 @@ def export(
     kind = cast(Format | None, {".onnx": "onnx", ".pt2": "program"}.get(out.suffix))
     if target is not None:
         one_of("--target", target, Target)
-        if kind != "onnx":
+        if kind != "onnx" and not (
+            kind == "program" and TARGETS[cast(Target, target)].reads_programs
+        ):
             raise InputError(
-                f"--target is of ONNX files, and {out} is none; name one, or leave it out"
+                f"--target is of ONNX files, or pt2e of NAME.pt2, and {out} is neither; name one,"
+                " or leave it out"
             )
     network = _open(student, teacher, trust_source)
     spec, plan = spec_and_plan(network)
-    runs_on = cast(Target, target or plan.target)
+    own = onnx_target(plan.target) if kind == "onnx" else plan.target
+    runs_on = cast(Target, target or own)
     values = {
         "inputs": inputs, "fold_batch_norm": fold_batch_norm, "min_agreement": min_agreement,
         "max_mean_difference": max_mean_difference,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from hast.config.section import Section
 
-Target = Literal["generic", "onnxruntime", "openvino", "tensorrt"]
+Target = Literal["generic", "onnxruntime", "openvino", "tensorrt", "pt2e"]
 
 
 class TargetRules(Section):
@@ -41,6 +41,9 @@ class TargetRules(Section):
     """Biases are integers of 32 bits, in steps of both scales; other runtimes take floats."""
     four_bit_types: bool = False
     """Codes of up to four bits are stored in the types of four bits."""
+    reads_programs: bool = False
+    """It reads no ONNX but `.pt2` files: they quantize with operators that it knows. An ONNX file
+    of such a student is a generic one."""
 
     def is_symmetric(self, *, weight: bool, bits: int) -> bool:
         """Whether a weight, or an activation, of so many bits has its zero code in the middle."""
@@ -70,4 +73,11 @@ TARGETS: dict[Target, TargetRules] = {
         symmetric_activations=True,
         integer_ops=frozenset({*_COMMON, "ConvTranspose"}),
     ),
+    # Inductor on x86. Its kernels are oneDNN's, which saturate without VNNI, too.
+    "pt2e": TargetRules(symmetric_weights=True, spread_to=64, reads_programs=True),
 }
+
+
+def onnx_target(target: Target) -> Target:
+    """The target of the ONNX file of a student that is made for `target`."""
+    return "generic" if TARGETS[target].reads_programs else target

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hast.bank.toolkits import as_inputs
 from hast.config.export import ExportConfig, Format
-from hast.config.targets import TARGETS, Target
+from hast.config.targets import TARGETS, Target, onnx_target
 from hast.errors import InputError
 from hast.export.first_difference import first_difference
 from hast.export.inputs import takes
@@ -81,7 +81,7 @@ def write_format(
         InputError: see `write_formats`.
     """
     if kind == "program":
-        return export_program(student, path, inputs=config.inputs)
+        return export_program(student, path, target=target, inputs=config.inputs)
     fold = config.fold_batch_norm or None
     return export_onnx(
         student, path, target=target, images=images, inputs=config.inputs, fold_batch_norm=fold,
@@ -175,7 +175,7 @@ def write_card(
     card = {
         "file": model.name,
         "sha256": sha256_of(model),
-        "target": plan.target,
+        "target": onnx_target(plan.target),
         "inputs": config.inputs,
         **spec.model_dump(include={"input_shape", "mean", "std"}),
         "labels": spec.class_names,

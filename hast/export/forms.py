@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators
 from torch import Tensor, nn
 
 from hast.config.targets import TargetRules
 from hast.math.quantization import QParams, dequantize, quantize
 from hast.networks.codes import Codes, lower
+
+_decomposed = torch.ops.quantized_decomposed
 
 
 class _Grid(nn.Module):
@@ -95,9 +98,22 @@ class OnnxWeight(_Grid):
         )
 
 
-def onnx_weight(weight: Codes, rules: TargetRules) -> tuple[nn.Module, Tensor]:
-    """What `lower` asks for: codes in the bytes of a container, and their DequantizeLinear."""
-    form = OnnxWeight(weight, rules)
+class DecomposedWeight(OnnxWeight):
+    """The same stored codes, dequantized by the operator that torch's compilers look for."""
+
+    def forward(self, codes: Tensor) -> Tensor:
+        limits = torch.iinfo(self.dtype)
+        weight: Tensor = _decomposed.dequantize_per_channel(
+            codes, self.scale, self.zero_point, self.axis, limits.min, limits.max, self.dtype
+        )
+        return weight
+
+
+def onnx_weight(
+    weight: Codes, rules: TargetRules, form_of: type[OnnxWeight] = OnnxWeight
+) -> tuple[nn.Module, Tensor]:
+    """What `lower` asks for: codes in the bytes of a container, and what dequantizes them."""
+    form = form_of(weight, rules)
     codes = weight.codes - weight.qparams.zero_point if form.signed else weight.codes
     # Only the outermost code of a channel that folding has mirrored lies beyond, by one.
     limits = torch.iinfo(form.dtype)
@@ -126,6 +142,29 @@ class OnnxActivation(_Grid):
         if self.quant_max < torch.iinfo(torch.uint8).max:
             codes = _onnx("Clip", (codes, self.low, self.high), {}, like=x, dtype=self.dtype)
         return _onnx("DequantizeLinear", (codes, *qparams), {}, like=x, dtype=torch.float32)
+
+
+class DecomposedActivation(nn.Module):
+    """The operators that torch's compilers look for, to unsigned bytes.
+
+    A compiler lets the layer before round to bytes, and then asks nobody for `quant_max`: codes of
+    fewer bits are clipped behind the quantizer.
+    """
+
+    def __init__(self, qparams: QParams) -> None:
+        super().__init__()
+        limits = torch.iinfo(torch.uint8)
+        # Numbers of the graph, not tensors: a layer is fused only with a quantizer of such.
+        grid = float(qparams.scale), int(qparams.zero_point)
+        self.arguments = (*grid, limits.min, limits.max, torch.uint8)
+        self.clip = qparams.quant_max if qparams.quant_max < limits.max else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = _decomposed.quantize_per_tensor(x, *self.arguments)
+        if self.clip is not None:
+            codes = codes.clamp(max=self.clip)
+        values: Tensor = _decomposed.dequantize_per_tensor(codes, *self.arguments)
+        return values
 
 
 def _onnx(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hast.bank.toolkits import as_inputs
 from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
-from hast.config.targets import TARGETS, Target
+from hast.config.targets import TARGETS, Target, onnx_target
 from hast.engine.machine import __version__
 from hast.errors import InputError, one_of
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
@@ -58,7 +58,8 @@ def export_onnx(
         student: of `hast.quantize` or `hast.load`.
         path: the file to write.
         target: what will run it, see `hast.config.targets`; by default what the student was made
-            for. `generic` loads everywhere; the others' graph is in integers as far as they can.
+            for. `generic` loads everywhere; the others' graph is in integers as far as they can;
+            `pt2e` is of `hast.export_program`.
         images: normalized, (N, C, H, W), some of a bank: they set the ranges between the student's
             own quantizers. Every target but `generic` needs them, unless activations are floats.
         inputs: what the graph takes as `images` (N, C, H, W): `normalized` floats, as the student
@@ -75,7 +76,7 @@ def export_onnx(
     """
     require_onnx()
     (spec, plan), known = spec_and_plan(student), provenance_of(student)
-    target = target or plan.target
+    target = target or onnx_target(plan.target)
     model = onnx_graph(
         student, target, images,
         inputs=inputs, fold_batch_norm=fold_batch_norm, min_agreement=min_agreement,
@@ -102,6 +103,11 @@ def onnx_graph(
     spec, plan = spec_and_plan(student)
     one_of("target", target, Target)
     rules = TARGETS[target]
+    if rules.reads_programs:
+        raise InputError(
+            f"target '{target}' reads no ONNX; export NAME.pt2 for it (hast.export_program), or"
+            " name another target for NAME.onnx"
+        )
     in_integers = bool(rules.integer_ops and plan.activations)
     seen = _checked(images, spec, target) if in_integers or images is not None else None
     student = retargeted(student, target, seen, min_agreement)

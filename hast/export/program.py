@@ -1,7 +1,8 @@
-"""A student as a `torch.export` program: plain torch operators, without this package."""
+"""A student as a `torch.export` program: torch's own operators, without this package."""
 
 import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +10,58 @@ import torch
 from torch import nn
 
 from hast.config.export import Inputs
-from hast.errors import InputError, first_line
-from hast.export.forms import RoundedActivation, stored_weight
+from hast.config.targets import TARGETS, Target
+from hast.errors import InputError, first_line, one_of
+from hast.export.forms import (
+    DecomposedActivation,
+    DecomposedWeight,
+    RoundedActivation,
+    onnx_weight,
+    stored_weight,
+)
 from hast.export.inputs import example_images, takes
 from hast.files.placing import write_atomically
 from hast.networks.codes import lower
+from hast.networks.folding import fold_batch_norm
 from hast.networks.provenance import spec_and_plan
+from hast.networks.retarget import retargeted
 
 
-def export_program(student: nn.Module, path: Path | str, *, inputs: Inputs = "normalized") -> Path:
+def export_program(
+    student: nn.Module,
+    path: Path | str,
+    *,
+    target: Target | None = None,
+    inputs: Inputs = "normalized",
+) -> Path:
     """Write a student as a `.pt2` file for `torch.export.load`, with a batch of any size.
 
-    Its answers are the student's to the bit; codes take one byte each.
+    Its answers are the student's to the bit; codes take one byte each. For `pt2e` they are so up to
+    rounding: it has BatchNorm folded, and the quantizers that `torch.compile` makes integers of.
 
     Args:
         student: of `hast.quantize` or `hast.load`.
         path: the file to write.
+        target: what will run it; by default what the student was made for. All but `pt2e` give
+            plain operators, which no compiler recognises.
         inputs: what the program takes, see `hast.export_onnx`.
 
     Raises:
         InputError: it is no student, an option is unknown, the network cannot be traced, or the
             file cannot be written.
     """
-    spec, _ = spec_and_plan(student)
-    lowered = takes(lower(student, stored_weight, RoundedActivation), spec, inputs)
-    program = trace(lowered, example_images(spec, inputs))
+    spec, plan = spec_and_plan(student)
+    target = target or plan.target
+    one_of("target", target, Target)
+    rules = TARGETS[target]
+    student = retargeted(student, target)
+    if rules.reads_programs:
+        weight = partial(onnx_weight, rules=rules, form_of=DecomposedWeight)
+        # Inductor folds no BatchNorm into codes, and it would stand between a layer and its ReLU.
+        lowered = lower(fold_batch_norm(student, spec), weight, DecomposedActivation)
+    else:
+        lowered = lower(student, stored_weight, RoundedActivation)
+    program = trace(takes(lowered, spec, inputs), example_images(spec, inputs))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     # In memory first: the name of a file would be written into it.

@@ -188,6 +188,7 @@ def test_a_file_that_is_too_far_from_its_student_leaves_what_was_there(finished)
         ((STUDENT, "x.tflite"), "must end with .onnx or .pt2"),
         ((STUDENT, "x.onnx", "--target", "npu"), "target must be one of"),
         ((STUDENT, "x.pt2", "--target", "generic"), "--target is of ONNX files"),
+        ((STUDENT, "x.onnx", "--target", "pt2e"), "'pt2e' reads no ONNX; export NAME.pt2 for it"),
         ((STUDENT, "x.onnx", "--target", "onnxruntime"), "needs some images of the bank"),
         ((STUDENT, "x.pt2", "--inputs", "jpeg"), "inputs: Input should be 'normalized'"),
         ((STUDENT, "x.onnx", "--target", "program"), "--target must be one of generic, onnx"),
