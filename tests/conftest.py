@@ -40,15 +40,17 @@ TINY: dict[str, dict[str, Any]] = {
 
 WIDTHS = ["w4a4", "w2a3"]
 
-# They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
+# Those that take longest, the longest first: none is left to one worker alone at the end.
+# The second, fourth and fifth share a worker, and with it a Prefect server.
 LONG = (
-    "test_pipeline.py", "test_flow.py", "test_sharing.py", "test_resume.py", "test_zoo.py",
-    "test_sweep.py", "test_workspace.py",
+    "test_pipeline.py", "test_flow.py", "test_processes.py", "test_sweep.py", "test_workspace.py",
+    "test_resume.py", "test_interrupt.py", "test_zoo.py", "test_distributed.py", "test_bundle.py",
+    "test_sharing.py", "test_integer_graph.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: (*LONG, item.path.name).index(item.path.name))
 
 
 @pytest.fixture(autouse=True)
