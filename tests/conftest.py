@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,17 @@ TINY: dict[str, dict[str, Any]] = {
 
 WIDTHS = ["w4a4", "w2a3"]
 
-# They run whole pipelines. Begun first, they do not leave one worker busy alone at the end.
+# Those that take longest, the longest first: none is left to one worker alone at the end.
+# The second, fourth and fifth share a worker, and with it a Prefect server.
 LONG = (
-    "test_pipeline.py", "test_flow.py", "test_sharing.py", "test_resume.py", "test_zoo.py",
-    "test_sweep.py", "test_workspace.py",
+    "test_pipeline.py", "test_flow.py", "test_processes.py", "test_sweep.py", "test_workspace.py",
+    "test_resume.py", "test_interrupt.py", "test_zoo.py", "test_distributed.py", "test_bundle.py",
+    "test_sharing.py", "test_integer_graph.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: (*LONG, item.path.name).index(item.path.name))
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +131,29 @@ def begun(finished) -> Path:
         shutil.rmtree(finished / name)
     edit_params(finished, lambda p: p.update(bit_widths=["w4a4"]))
     return finished
+
+
+# Says where it is, and ends with its input.
+_PREFECT = """
+import sys
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+with prefect_test_harness(server_startup_timeout=240):
+    print(PREFECT_API_URL.value(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The environment in which a process finds a real Prefect server, which takes long to start."""
+    quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with started("-c", _PREFECT, environment=quiet, **pipes) as server:
+        url = next(line for line in iter(server.stdout.readline, "") if line.startswith("http"))
+        home = str(tmp_path_factory.mktemp("prefect"))
+        yield quiet | {"PREFECT_API_URL": url.strip(), "PREFECT_HOME": home}
 
 
 def write_params(project: Path, widths: list[str]) -> None:

@@ -71,14 +71,14 @@ def light_project(target: Path) -> Path:
     return project
 
 
-def run_probe(project: Path, code: str, argument: Any, *, path: str = "") -> list[list[Any]]:
-    """Run a program with Prefect, and return what it prints after STATE.
+def run_probe(
+    prefect: dict[str, str], project: Path, code: str, argument: Any, *, path: str = ""
+) -> list[list[Any]]:
+    """Run a program on a Prefect server, and return what it prints after STATE.
 
-    In a process of its own: Prefect's server and settings are global to a process.
+    In a process of its own: Prefect's settings are global to a process.
     """
-    environment = {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    environment = prefect | {
         "HAST_TASKS_PER_DEVICE": "1",
         "PATH": os.pathsep.join(filter(None, [path, child_environment()["PATH"]])),
     }

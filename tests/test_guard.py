@@ -65,7 +65,7 @@ def test_no_process_outlives_the_one_that_asked_for_it(number, asleep):
 
 def test_a_timeout_stops_the_whole_group():
     with stopped_at_exit():
-        outcome = run(["-c", parent_of(CHILD)], timeout=10.0)  # enough for three to start
+        outcome = run(["-c", parent_of(CHILD)], timeout=5.0)  # enough for three to start
     assert outcome.timed_out
     assert not psutil.pid_exists(int(Path("child").read_text()))
 

@@ -79,7 +79,7 @@ def finished(project: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in done}
 
 
-@pytest.mark.parametrize("shards", [0, pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("shards", [pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)] + [3])
 def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(project, whole, shards):
     forget(project, "synthesize")
     shutil.rmtree(project / BANK)
@@ -111,7 +111,12 @@ def test_a_bank_killed_while_dvc_takes_it_over_costs_no_shard(project, whole):
 
 
 @pytest.mark.parametrize(
-    ("stage", "checkpoints"), [("reconstruct", 2), ("quantize", 1), ("quantize", 25)]
+    ("stage", "checkpoints"),
+    [
+        ("reconstruct", 2),
+        pytest.param("quantize", 1, marks=pytest.mark.slow),
+        ("quantize", 25),
+    ],
 )
 def test_a_student_is_the_same_after_kill_9(project, whole, stage, checkpoints):
     student = STUDENTS[stage]

@@ -54,12 +54,10 @@ def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path, monkeypa
     runs.run("report")
     dvc(other, "plots", "show", "--out", str(tmp_path / "plots"))
 
-    assert executed(dvc(other, "repro", "synthesize")) == {"inputs"}
     # A new version of the bank is noticed, and only what depends on it runs again.
     smaller = tmp_path / "smaller"
     filter_bank(other / "shared-bank", smaller, count=16)
     shutil.rmtree(other / "shared-bank")
     shutil.copytree(smaller, other / "shared-bank")
-    assert executed(dvc(other, "repro", "--single-item", "inputs")) == {"inputs"}
-    dvc(other, "repro", "--single-item", "synthesize")
+    assert executed(dvc(other, "repro", "synthesize")) == {"inputs", "synthesize"}
     assert files(other / "artifacts/bank") == files(smaller)

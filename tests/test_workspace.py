@@ -58,13 +58,12 @@ for step in itertools.count():
     assert os.WTERMSIG(status) == signal.SIGKILL
 """
 
-# Flows on a temporary Prefect server, one for each line of standard input: it runs in `folder`, and
-# while it runs somebody writes `edited` to params.yaml there.
+# Flows, one for each line of standard input: it runs in `folder`, and while it runs somebody writes
+# `edited` to params.yaml there.
 FLOWS = """
 import json, os, sys
 from pathlib import Path
 from prefect import flow
-from prefect.testing.utilities import prefect_test_harness
 from flows.workspace import workspace
 
 @flow
@@ -76,23 +75,22 @@ def run(folder, overrides, edited):
             Path("params.yaml").write_text(edited)
     return seen
 
-with prefect_test_harness(server_startup_timeout=240):
-    for line in sys.stdin:
-        print("SEEN", json.dumps(run(**json.loads(line))), flush=True)
+for line in sys.stdin:
+    print("SEEN", json.dumps(run(**json.loads(line))), flush=True)
 """
 
 
-def start(code: str, folder: Path, **pipes: Any) -> "subprocess.Popen[str]":
-    pipes |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return started("-c", code, cwd=folder, environment={"DO_NOT_TRACK": "1"}, **pipes)
+def start(code: str, folder: Path, **options: Any) -> "subprocess.Popen[str]":
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return started("-c", code, cwd=folder, **pipes, **options)
 
 
 @pytest.fixture(scope="module")
-def run_flow(tmp_path_factory):
+def run_flow(prefect, tmp_path_factory):
     """Runs a flow in a clone; returns what it found in params.yaml, and the warnings it logged."""
     folder = tmp_path_factory.mktemp("flows")
     with (folder / "log").open("w") as log, (folder / "log").open() as said:
-        process = start(FLOWS, folder, stderr=log)
+        process = start(FLOWS, folder, environment=prefect, stderr=log)
 
         def run(clone: Path, overrides=None, edited=None) -> tuple[str, list[str]]:
             asked = {"folder": str(clone), "overrides": overrides or {}, "edited": edited}

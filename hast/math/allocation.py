@@ -10,7 +10,6 @@ gets stuck where one large layer competes with many small ones.
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 Sensitivity = Mapping[str, Mapping[int, float]]  # damage by layer and bits
 
@@ -31,6 +30,8 @@ def allocate_bits(
     Raises:
         ValueError: even the smallest candidates exceed the budget.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # half a second; most runs do without
+
     layers = list(sensitivity)
     choices = [(layer, bits) for layer in layers for bits in sorted(sensitivity[layer])]
     damage = np.array([max(sensitivity[layer][bits], 0.0) for layer, bits in choices])

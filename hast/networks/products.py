@@ -136,6 +136,12 @@ class _Recorder(TorchDispatchMode):
         self._states: dict[int, State] = {_memory(image): "full"}  # of what depends on the image
         self._origins: dict[int, tuple[str, ...]] = {}  # of what is computed from parameters
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here. By default torch imports its compiler, which takes seconds, to
+        say so for each operation."""
+        return False
+
     def hooks(
         self, network: nn.Module, sites: Mapping[str, State], placement: Placement
     ) -> Iterator[RemovableHandle]:
