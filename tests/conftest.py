@@ -41,9 +41,9 @@ TINY: dict[str, dict[str, Any]] = {
 WIDTHS = ["w4a4", "w2a3"]
 
 # Those that take longest, the longest first: none is left to one worker alone at the end.
-# The second, fourth and fifth share a worker, and with it a Prefect server.
+# While one worker is at the first, the other takes the next three, which share a Prefect server.
 LONG = (
-    "test_pipeline.py", "test_flow.py", "test_processes.py", "test_sweep.py", "test_workspace.py",
+    "test_pipeline.py", "test_flow.py", "test_sweep.py", "test_workspace.py", "test_processes.py",
     "test_resume.py", "test_interrupt.py", "test_zoo.py", "test_distributed.py", "test_bundle.py",
     "test_sharing.py", "test_integer_graph.py",
 )  # fmt: skip
