@@ -203,7 +203,7 @@ def test_a_bank_left_in_its_files_makes_the_same_student(teacher, spec, bank, tm
     hast.save_bank(bank, tmp_path / "bank")
     answers = [
         hast.quantize(teacher, spec, given, progress=False, **FINETUNING)(bank.images)
-        for given in (bank, StoredBank(tmp_path / "bank"))
+        for given in (hast.open_bank(tmp_path / "bank"), StoredBank(tmp_path / "bank"))
     ]
     assert torch.equal(*answers)
 
