@@ -128,8 +128,8 @@ def decomposed(student: nn.Module, rules: TargetRules) -> nn.Module:
     for module in lowered.modules():
         if isinstance(module, TRANSPOSED) and parametrize.is_parametrized(module, "weight"):
             # Inductor would compute an ordinary convolution, and another answer (torchao 0.18).
-            form: Any = module.parametrizations.weight[0]
-            form.visible = False
+            parametrizations: Any = module.parametrizations
+            parametrizations.weight[0].visible = False
     return lowered
 
 
