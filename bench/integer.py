@@ -75,21 +75,31 @@ def deployed(
     folder: Path,
 ) -> dict[str, Path]:
     """ONNX files by name: full precision, students, and the runtime's own quantization."""
-    made_for = fingerprint(network.state_dict())
-    card = BankCard(samples=len(images), spec=spec, teacher=made_for, synthesis={})
-    bank = Bank(images, torch.zeros(len(images)), card)
+    bank = bank_of(network, spec, images)
     files = {"fp32": export_float_onnx(network, spec, folder / "fp32.onnx")}
     for width in widths:
-        student = hast.calibrate(
-            network, spec, bank, **width._asdict(), layers={"target": target},
-            calibration={"batches": 1, "batch_size": _IMAGES}, progress=False,
-        )  # fmt: skip
+        student = calibrated(network, spec, bank, width, target)
         path = folder / f"{width}.onnx"
         files[f"ours, {width}"] = hast.export_onnx(student, path, images=images)
     files["the runtime's own, w8a8"] = folder / "own.onnx"
     own = files["the runtime's own, w8a8"]
     runtime_quantized(files["fp32"], own, CalibrationReader(bank, batch_size=_IMAGES))
     return files
+
+
+def bank_of(network: nn.Module, spec: ModelSpec, images: Tensor) -> Bank:
+    made_for = fingerprint(network.state_dict())
+    card = BankCard(samples=len(images), spec=spec, teacher=made_for, synthesis={})
+    return Bank(images, torch.zeros(len(images)), card)
+
+
+def calibrated(
+    network: nn.Module, spec: ModelSpec, bank: Bank, width: BitWidth, target: str
+) -> nn.Module:
+    return hast.calibrate(
+        network, spec, bank, **width._asdict(), layers={"target": target},
+        calibration={"batches": 1, "batch_size": _IMAGES}, progress=False,
+    )  # fmt: skip
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -40,7 +40,9 @@ def export(
     ],
     target: Annotated[
         str | None,
-        typer.Option(help=f"What will run it; one of {', '.join(get_args(Target))} (a .pt2)."),
+        typer.Option(
+            help=f"What will run it: {', '.join(get_args(Target))}, which takes NAME.pt2."
+        ),
     ] = None,
     inputs: Annotated[
         str, typer.Option(help="What it takes: normalized images, pixels in [0, 1], or bytes.")

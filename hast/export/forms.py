@@ -1,14 +1,18 @@
 """The modules that stand for quantizers while a student is exported."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hast.config.targets import TargetRules
-from hast.math.quantization import QParams, dequantize, quantize
+from hast.math.quantization import QParams, dequantize, per_channel, quantize
 from hast.networks.codes import Codes, lower
+from hast.networks.plan import TRANSPOSED
 
 _decomposed = torch.ops.quantized_decomposed
 
@@ -99,9 +103,14 @@ class OnnxWeight(_Grid):
 
 
 class DecomposedWeight(OnnxWeight):
-    """The same stored codes, dequantized by the operator that torch's compilers look for."""
+    """The same stored codes, dequantized by the operator that torch's compilers look for, or where
+    they should not find it by a product."""
+
+    visible = True
 
     def forward(self, codes: Tensor) -> Tensor:
+        if not self.visible:
+            return codes.float() * per_channel(self.scale, codes, self.axis)
         limits = torch.iinfo(self.dtype)
         weight: Tensor = _decomposed.dequantize_per_channel(
             codes, self.scale, self.zero_point, self.axis, limits.min, limits.max, self.dtype
@@ -119,6 +128,18 @@ def onnx_weight(
     limits = torch.iinfo(form.dtype)
     codes = (codes * form.factor).clamp(limits.min, limits.max)
     return form, codes.to(form.dtype).contiguous()
+
+
+def decomposed(student: nn.Module, rules: TargetRules) -> nn.Module:
+    """A copy with the quantizers that torch's compilers look for."""
+    weight = partial(onnx_weight, rules=rules, form_of=DecomposedWeight)
+    lowered = lower(student, weight, DecomposedActivation)
+    for module in lowered.modules():
+        if isinstance(module, TRANSPOSED) and parametrize.is_parametrized(module, "weight"):
+            # Inductor would compute an ordinary convolution, and another answer (torchao 0.18).
+            parametrizations: Any = module.parametrizations
+            parametrizations.weight[0].visible = False
+    return lowered
 
 
 class OnnxActivation(_Grid):

@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ from torch import nn
 from hast.config.export import Inputs
 from hast.config.targets import TARGETS, Target
 from hast.errors import InputError, first_line, one_of
-from hast.export.forms import (
-    DecomposedActivation,
-    DecomposedWeight,
-    RoundedActivation,
-    onnx_weight,
-    stored_weight,
-)
+from hast.export.forms import RoundedActivation, decomposed, stored_weight
 from hast.export.inputs import example_images, takes
 from hast.files.placing import write_atomically
 from hast.networks.codes import lower
@@ -56,9 +49,8 @@ def export_program(
     rules = TARGETS[target]
     student = retargeted(student, target)
     if rules.reads_programs:
-        weight = partial(onnx_weight, rules=rules, form_of=DecomposedWeight)
         # Inductor folds no BatchNorm into codes, and it would stand between a layer and its ReLU.
-        lowered = lower(fold_batch_norm(student, spec), weight, DecomposedActivation)
+        lowered = decomposed(fold_batch_norm(student, spec), rules)
     else:
         lowered = lower(student, stored_weight, RoundedActivation)
     program = trace(takes(lowered, spec, inputs), example_images(spec, inputs))
