@@ -29,9 +29,10 @@ class TargetRules(Section):
     """Operators of ONNX with an integer kernel, beside those that only move codes. What they make
     is quantized, to 8 bits where the student does not say otherwise; empty leaves the graph to
     quantize what the student does."""
-    clips_codes: bool = False
-    """A quantizer moves in front of a ReLU or pooling, and what clipped values then clips codes;
-    TensorRT looks for the ReLU itself."""
+    clips: Literal["codes", "values"] | None = None
+    """A quantizer moves in front of a ReLU or pooling; what clipped values then clips `codes`
+    behind it, or once more `values` in front of it, with the range of narrow codes: OpenVINO makes
+    that part of the layer. TensorRT looks for the ReLU itself."""
     spread_to: int | None = None
     """Codes of few bits are multiplied by the largest power of two that leaves them at most this
     far from zero, and their scale divided by it: the same weights, but the runtime rounds biases to
@@ -58,14 +59,14 @@ TARGETS: dict[Target, TargetRules] = {
     "onnxruntime": TargetRules(
         symmetric_weights=True,
         integer_ops=frozenset({*_COMMON, "Mul", "Sigmoid"}),
-        clips_codes=True,
+        clips="codes",
         quantizes_biases=True,
         spread_to=64,
     ),
     "openvino": TargetRules(
         symmetric_weights=True,
         integer_ops=frozenset({*_COMMON, "ConvTranspose", "Mul"}),
-        clips_codes=True,
+        clips="values",
         quantizes_biases=True,
     ),
     "tensorrt": TargetRules(

@@ -10,7 +10,8 @@ addition would stay in floating point, and so would the addition. Two rules comp
     2. Where the target looks for a convolution and its quantizer side by side, the quantizer moves
        in front of the ReLU, clip or pooling that it follows. Rounding is monotone, so
        `quantize(clip(x, a, b)) = clip(quantize(x), quantize(a), quantize(b))`: a clip of codes,
-       which mostly is what the code's own range does anyway.
+       which mostly is what the code's own range does anyway. Or, by the same rule, all clips
+       become one of values in front of the quantizer.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -59,9 +60,9 @@ def complete(model: Any, rules: TargetRules, ranges: Ranges) -> None:
     for name, quantize in shared.items():
         (dequantize,) = quantize.outputs[0].consumers()
         _read_instead(wanted[name], dequantize.outputs[0], except_for=quantize)
-    if rules.clips_codes:
+    if rules.clips:
         for node in [node for node in graph if node.op_type == "QuantizeLinear"]:
-            _move_up(graph, node)
+            _move_up(graph, node, values=rules.clips == "values")
     if rules.quantizes_biases:
         for node in list(graph):
             if node.op_type in WEIGHTED and _is_integer(node, rules):
@@ -189,8 +190,9 @@ def _quantized(graph: Any, value: Any, qparams: QParams, signed: bool) -> Any:
     return codes.producer()
 
 
-def _move_up(graph: Any, quantize: Any) -> None:
-    """Rule 2: move a quantizer in front of what it alone reads, as far as that goes."""
+def _move_up(graph: Any, quantize: Any, *, values: bool) -> None:
+    """Rule 2: move a quantizer in front of what it alone reads, as far as that goes; what is then
+    to be clipped are codes, or the values that it reads."""
     kind = quantize.inputs[2].const_value.numpy().dtype
     low, high = np.iinfo(kind).min, np.iinfo(kind).max
     codes, (reader,) = quantize.outputs[0], quantize.outputs[0].consumers()
@@ -211,12 +213,18 @@ def _move_up(graph: Any, quantize: Any) -> None:
             reader.replace_input_with(0, above.outputs[0])
             above.outputs[0].type = above.outputs[0].shape = None  # those of codes now
             reader = above
-    if (low, high) != (np.iinfo(kind).min, np.iinfo(kind).max):
-        limits = [
-            constant(graph, f"{codes.name}.{name}", np.array(limit, kind))
-            for name, limit in (("low", low), ("high", high))
-        ]
-        reader.replace_input_with(0, append(graph, "Clip", [codes, *limits]))
+    if (low, high) == (np.iinfo(kind).min, np.iinfo(kind).max):
+        return
+    limits = np.array([low, high], kind)
+    if values:
+        scale, zero_point = (value.const_value.numpy() for value in quantize.inputs[1:3])
+        limits = (limits.astype(np.float32) - zero_point.astype(np.float32)) * scale
+    read = quantize.inputs[0] if values else codes
+    ends = [
+        constant(graph, f"{read.name}.{name}", limit)
+        for name, limit in zip(("low", "high"), limits, strict=True)
+    ]
+    (quantize if values else reader).replace_input_with(0, append(graph, "Clip", [read, *ends]))
 
 
 def _alone_above(quantize: Any) -> Any:
