@@ -19,7 +19,7 @@ import hast
 from bench.experiment import Widths, parse_widths
 from bench.machine import describe
 from bench.run import OUT, warmed
-from bench.toolkits import runtime_quantized
+from bench.toolkits import nncf_quantized, runtime_quantized
 from hast.bank.record import Bank, BankCard
 from hast.bank.toolkits import CalibrationReader
 from hast.config.bit_width import BitWidth
@@ -59,7 +59,7 @@ def main(
                 runtime="openvino" if target == "openvino" else "onnxruntime",
             )  # fmt: skip
             rows += [
-                {"network": source, "file": name, "bytes": path.stat().st_size, **found[name]}
+                {"network": source, "file": name, "bytes": size_of(path), **found[name]}
                 for name, path in files.items()
             ]
         show(rows[-len(files) :])
@@ -81,10 +81,18 @@ def deployed(
         student = calibrated(network, spec, bank, width, target)
         path = folder / f"{width}.onnx"
         files[f"ours, {width}"] = hast.export_onnx(student, path, images=images)
-    files["the runtime's own, w8a8"] = folder / "own.onnx"
-    own = files["the runtime's own, w8a8"]
+    files["ONNX Runtime's own, w8a8"] = folder / "own.onnx"
+    own = files["ONNX Runtime's own, w8a8"]
     runtime_quantized(files["fp32"], own, CalibrationReader(bank, batch_size=_IMAGES))
+    if target == "openvino":
+        files["NNCF's own, w8a8"] = folder / "nncf.xml"
+        nncf_quantized(files["fp32"], folder / "nncf.xml", CalibrationReader(bank))
     return files
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a model, with what lies beside it under the same name (OpenVINO's weights)."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
 
 
 def bank_of(network: nn.Module, spec: ModelSpec, images: Tensor) -> Bank:

@@ -110,11 +110,8 @@ def by_onnx_runtime(teacher: Teacher, reader: CalibrationReader, folder: Path) -
 
 def by_nncf(teacher: Teacher, reader: CalibrationReader, folder: Path) -> Predict:
     full = export_float_onnx(teacher.network, teacher.spec, folder / "fp32.onnx")
-    model = nncf.quantize(
-        openvino.Core().read_model(full), nncf.Dataset(reader), subset_size=len(reader)
-    )
-    compiled = openvino.compile_model(model, "CPU")
-    return lambda images: torch.from_numpy(compiled(images.numpy())[0])
+    nncf_quantized(full, folder / "int8.xml", reader)
+    return predictor(folder / "int8.xml", "openvino")
 
 
 def by_pt2e(teacher: Teacher, reader: CalibrationReader, _folder: Path) -> Predict:
@@ -142,6 +139,14 @@ def runtime_quantized(full: Path, small: Path, reader: CalibrationReader) -> Non
         full, small, reader, quant_format=QuantFormat.QDQ, per_channel=True,
         weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
     )  # fmt: skip
+
+
+def nncf_quantized(full: Path, small: Path, reader: CalibrationReader) -> None:
+    """Let NNCF quantize a model for OpenVINO by its own means; writes NAME.xml and NAME.bin."""
+    model = nncf.quantize(
+        openvino.Core().read_model(full), nncf.Dataset(reader), subset_size=len(reader)
+    )
+    openvino.save_model(model, small)
 
 
 if __name__ == "__main__":
