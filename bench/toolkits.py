@@ -61,6 +61,7 @@ def main(
     shape: Shape = "",
     crop_fraction: float = 1.0,
     samples: Annotated[int, typer.Option(help="Images to calibrate with.")] = 96,
+    bank: Annotated[Path | None, typer.Option(help="One that is there; else one is made.")] = None,
     minutes: Annotated[float, typer.Option(help="For a student; the bank takes half.")] = 5.0,
     seed: int = 0,
     out: str = "toolkits",
@@ -68,22 +69,19 @@ def main(
     teacher = open_teacher(source, weights, images, mean, std, "cpu", shape, crop_fraction)
     network, spec = teacher.network, teacher.spec
     spent, rest = drawn_pictures(images, samples)
-    settings = network_settings(
-        network, spec, recipe="best", size="quick", seed=seed, minutes=minutes
-    )  # fmt: skip
     noise = torch.randn(samples, *spec.input_shape, generator=seeded(seed, "bench"))
     rows = []
     with TemporaryDirectory() as folder:
         calibrated_with: dict[str, Bank | StoredBank] = {
             "standard normal noise": bank_of(teacher, noise),
-            "bank": make_samples(network, spec, settings)[1],
+            "bank": StoredBank(bank, spec=spec) if bank else made_bank(teacher, seed, minutes),
             "real images": imported(spent, Path(folder), teacher),
         }
         full = correct_answers(network, teacher)[0][rest].double().mean().item()
         for toolkit, quantized in TOOLKITS.items():
             row: dict[str, Any] = {"toolkit": toolkit, "full precision": full}
-            for name, bank in calibrated_with.items():
-                reader = CalibrationReader(bank, batch_size=1, samples=samples)
+            for name, samples_of in calibrated_with.items():
+                reader = CalibrationReader(samples_of, samples=samples)
                 with TemporaryDirectory() as place:
                     row[name] = top1(quantized(teacher, reader, Path(place)), teacher, rest)
                 print(row, flush=True)
@@ -91,6 +89,14 @@ def main(
     write_json(OUT / f"{out}.json", {"machine": describe(device_of(network)), "rows": rows})
     cells = [[str(r["toolkit"]), *(f"{100 * r[n]:.2f}" for n in r if n != "toolkit")] for r in rows]
     print(markdown_rows([["", *(n for n in rows[0] if n != "toolkit")], *cells], left=1))
+
+
+def made_bank(teacher: Teacher, seed: int, minutes: float) -> Bank:
+    network, spec = teacher.network, teacher.spec
+    settings = network_settings(
+        network, spec, recipe="best", size="quick", seed=seed, minutes=minutes
+    )
+    return make_samples(network, spec, settings)[1]
 
 
 def top1(predict: Predict, teacher: Teacher, rest: torch.Tensor) -> float:
