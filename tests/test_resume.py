@@ -112,11 +112,7 @@ def test_a_bank_killed_while_dvc_takes_it_over_costs_no_shard(project, whole):
 
 @pytest.mark.parametrize(
     ("stage", "checkpoints"),
-    [
-        ("reconstruct", 2),
-        pytest.param("quantize", 1, marks=pytest.mark.slow),
-        ("quantize", 25),
-    ],
+    [("reconstruct", 2), pytest.param("quantize", 1, marks=pytest.mark.slow), ("quantize", 25)],
 )
 def test_a_student_is_the_same_after_kill_9(project, whole, stage, checkpoints):
     student = STUDENTS[stage]

@@ -76,20 +76,15 @@ def project(tmp_path) -> Path:
     return project
 
 
-@pytest.fixture
-def run_sweep(prefect, project):
-    """Runs the flow; tells name, message and result of its state, and the published table."""
-
-    def run(**parameters: Any) -> list[Any]:
-        return run_probe(prefect, project, PROBE, parameters)[0]
-
-    return run
+def run_sweep(prefect: dict[str, str], project: Path, **parameters: Any) -> list[Any]:
+    """Name, message and result of the flow's state, and the published table."""
+    return run_probe(prefect, project, PROBE, parameters)[0]
 
 
-def test_a_sweep_shares_banks_and_tells_mean_and_deviation(project, run_sweep, tmp_path):
+def test_a_sweep_shares_banks_and_tells_mean_and_deviation(prefect, project, tmp_path):
     before = (project / "params.yaml").read_text()
     variants = {"full": {}, "γ = λ = 0": {"synthesize.gamma": 0.0, "quantize.alignment_weight": 0}}
-    name, message, result, table = run_sweep(variants=variants, seeds=[0, 2])
+    name, message, result, table = run_sweep(prefect, project, variants=variants, seeds=[0, 2])
     assert name == "Completed", message
     spread = stdev([0.9, 0.88])
     for variant, mean in (("full", 0.89), ("γ = λ = 0", 0.59)):
@@ -107,8 +102,8 @@ def test_a_sweep_shares_banks_and_tells_mean_and_deviation(project, run_sweep, t
 
 
 @pytest.mark.slow
-def test_a_failed_experiment_fails_the_sweep_and_the_table_shows_the_others(run_sweep):
-    name, message, _, table = run_sweep(variants={"full": {}}, seeds=[1, 13])
+def test_a_failed_experiment_fails_the_sweep_and_the_table_shows_the_others(prefect, project):
+    name, message, _, table = run_sweep(prefect, project, variants={"full": {}}, seeds=[1, 13])
     assert name == "Failed"
     assert message == "1 of 2 experiments failed: error: student: an unlucky number"
     assert json.loads(table) == [{"variant": "full", "W4A4": "89.00% ± 0.00 (1)"}]

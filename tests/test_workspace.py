@@ -118,9 +118,9 @@ def params_of(clone: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def kill_a_run(tmp_path_factory):
+def kill_a_run(prefect, tmp_path_factory):
     """Leaves a clone as a run does that is killed."""
-    process = start(KILLED, tmp_path_factory.mktemp("killed"))
+    process = start(KILLED, tmp_path_factory.mktemp("killed"), environment=prefect)
 
     def kill(clone: Path) -> None:
         process.stdin.write(f"{clone}\n")
