@@ -23,6 +23,7 @@ from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
+import hast
 from bench.experiment import (
     Images,
     Mean,
@@ -51,6 +52,8 @@ from hast.files.tables import write_json
 from hast.pipeline.settings import network_settings
 from hast.report.tables import markdown_rows
 
+Samples = Bank | StoredBank
+
 
 def main(
     source: Source,
@@ -72,7 +75,7 @@ def main(
     noise = torch.randn(samples, *spec.input_shape, generator=seeded(seed, "bench"))
     rows = []
     with TemporaryDirectory() as folder:
-        calibrated_with: dict[str, Bank | StoredBank] = {
+        calibrated_with: dict[str, Samples] = {
             "standard normal noise": bank_of(teacher, noise),
             "bank": StoredBank(bank, spec=spec) if bank else made_bank(teacher, seed, minutes),
             "real images": imported(spent, Path(folder), teacher),
@@ -80,10 +83,10 @@ def main(
         full = correct_answers(network, teacher)[0][rest].double().mean().item()
         for toolkit, quantized in TOOLKITS.items():
             row: dict[str, Any] = {"toolkit": toolkit, "full precision": full}
-            for name, samples_of in calibrated_with.items():
-                reader = CalibrationReader(samples_of, samples=samples)
+            for name, chosen in calibrated_with.items():
                 with TemporaryDirectory() as place:
-                    row[name] = top1(quantized(teacher, reader, Path(place)), teacher, rest)
+                    predict = quantized(teacher, chosen, samples, Path(place))
+                    row[name] = top1(predict, teacher, rest)
                 print(row, flush=True)
             rows.append(row)
     write_json(OUT / f"{out}.json", {"machine": describe(device_of(network)), "rows": rows})
@@ -108,33 +111,42 @@ def top1(predict: Predict, teacher: Teacher, rest: torch.Tensor) -> float:
     return torch.cat(right)[rest].double().mean().item()
 
 
-def by_onnx_runtime(teacher: Teacher, reader: CalibrationReader, folder: Path) -> Predict:
+def by_onnx_runtime(teacher: Teacher, bank: Samples, samples: int, folder: Path) -> Predict:
     full = export_float_onnx(teacher.network, teacher.spec, folder / "fp32.onnx")
-    runtime_quantized(full, folder / "int8.onnx", reader)
+    runtime_quantized(full, folder / "int8.onnx", CalibrationReader(bank, samples=samples))
     return predictor(folder / "int8.onnx")
 
 
-def by_nncf(teacher: Teacher, reader: CalibrationReader, folder: Path) -> Predict:
+def by_nncf(teacher: Teacher, bank: Samples, samples: int, folder: Path) -> Predict:
     full = export_float_onnx(teacher.network, teacher.spec, folder / "fp32.onnx")
-    nncf_quantized(full, folder / "int8.xml", reader)
+    nncf_quantized(full, folder / "int8.xml", CalibrationReader(bank, samples=samples))
     return predictor(folder / "int8.xml", "openvino")
 
 
-def by_pt2e(teacher: Teacher, reader: CalibrationReader, _folder: Path) -> Predict:
+def by_pt2e(teacher: Teacher, bank: Samples, samples: int, _folder: Path) -> Predict:
     network: nn.Module = teacher.network
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
     program = trace(network, torch.zeros(2, *teacher.spec.input_shape)).module()
     prepared = prepare_pt2e(program, quantizer)
-    for batch in reader:
+    for batch in CalibrationReader(bank, samples=samples):
         prepared(torch.from_numpy(batch))
     converted: Predict = convert_pt2e(prepared)
     return converted
 
 
-TOOLKITS: dict[str, Callable[[Teacher, CalibrationReader, Path], Predict]] = {
+def by_us(teacher: Teacher, bank: Samples, samples: int, _folder: Path) -> Predict:
+    return hast.calibrate(
+        teacher.network, teacher.spec, bank, weight_bits=8, act_bits=8,
+        layers={"target": "onnxruntime", "placement": "inputs"}, progress=False,
+        calibration={"images": "bank", "batches": -(-samples // 16), "batch_size": 16},
+    )  # fmt: skip
+
+
+TOOLKITS: dict[str, Callable[[Teacher, Samples, int, Path], Predict]] = {
     "ONNX Runtime, `quantize_static`": by_onnx_runtime,
     "OpenVINO, `nncf.quantize`": by_nncf,
+    "this project, `hast.calibrate`": by_us,
     "PyTorch, PT2E": by_pt2e,
 }
 
