@@ -218,7 +218,7 @@ def test_the_zoo_is_exported(source, target, bits, tmp_path):
     programs = ("onnxruntime", "openvino")
     for program in (PLAIN,) if target == "tensorrt" else programs:  # a CPU has not its kernels
         parity = compare(student(images), predictor(path, program)(images))
-        # Between quantizers of 4 bits, those of 8 move a few values to the next code (docs/export.md).
+        # Between quantizers of 4 bits, those of 8 move values to the next code (docs/export.md).
         limit = 0.5 if bits == "w4a4" else 0.2
         assert parity.mean_difference < limit * parity.logit_spread, program
 
