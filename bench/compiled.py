@@ -22,12 +22,10 @@ from torch._inductor import config as inductor
 
 import hast
 from bench.experiment import Widths, parse_widths
-from bench.integer import NETWORKS, bank_of, calibrated, show
+from bench.integer import NETWORKS, bank_of, built, calibrated, show
 from bench.machine import describe
-from bench.run import OUT, warmed
-from hast.config.spec import ModelSpec
+from bench.run import OUT
 from hast.files.tables import write_json
-from hast.networks.sources import build_network
 
 PATTERNS = "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
 _IMAGES, _CALLS = 16, 25  # to calibrate with; of each network
@@ -41,13 +39,8 @@ def main(
     pixels: int = 224,
 ) -> None:
     import_module(PATTERNS)  # registers them
-    spec = ModelSpec(
-        input_shape=(3, pixels, pixels), num_classes=1000, mean=(0.5,) * 3, std=(0.25,) * 3
-    )
     rows: list[dict[str, Any]] = []
-    for source in networks.split(","):
-        torch.manual_seed(0)
-        network = warmed(build_network(source, {}).network, spec)
+    for source, network, spec in built(networks, pixels):
         bank = bank_of(network, spec, torch.randn(_IMAGES, *spec.input_shape))
         students = {
             f"ours, {width}": calibrated(network, spec, bank, width, "pt2e")

@@ -6,7 +6,7 @@ Calls take turns and the median counts. Weights are random and the statistics of
 noise: good for a speed, and for nothing else. Writes bench/out/integer.json.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -44,13 +44,8 @@ def main(
     target: Annotated[str, typer.Option(help="openvino also measures there.")] = "onnxruntime",
 ) -> None:
     one_of("--target", target, Target)
-    spec = ModelSpec(
-        input_shape=(3, pixels, pixels), num_classes=1000, mean=(0.5,) * 3, std=(0.25,) * 3
-    )
     rows: list[dict[str, Any]] = []
-    for source in networks.split(","):
-        torch.manual_seed(0)
-        network = warmed(build_network(source, {}).network, spec)
+    for source, network, spec in built(networks, pixels):
         images = torch.randn(_IMAGES, *spec.input_shape)
         with TemporaryDirectory() as folder:
             files = deployed(network, spec, images, parse_widths(widths), target, Path(folder))
@@ -64,6 +59,15 @@ def main(
             ]
         show(rows[-len(files) :])
     write_json(OUT / "integer.json", {"machine": describe(torch.device("cpu")), "rows": rows})
+
+
+def built(sources: str, pixels: int) -> Iterator[tuple[str, nn.Module, ModelSpec]]:
+    """Networks with random weights, by source."""
+    shape = (3, pixels, pixels)
+    spec = ModelSpec(input_shape=shape, num_classes=1000, mean=(0.5,) * 3, std=(0.25,) * 3)
+    for source in sources.split(","):
+        torch.manual_seed(0)
+        yield source, warmed(build_network(source, {}).network, spec), spec
 
 
 def deployed(
