@@ -11,7 +11,6 @@ import math
 
 from hast.config.recipes import Settings, merged
 
-COMPILED = 1.5  # synthesis against plain passes, the minutes of the compiler included
 _STUDENT = 0.5
 _IMAGES_A_STEP = 96 / 150
 _BLOCK_STEP = 7  # for an image: quantizers move more memory than the products of a block
@@ -24,22 +23,20 @@ _MOST = {  # the paper's; of images to reconstruct on, what memory holds with th
 _LEAST_FINETUNING = 50  # steps; fewer move a network and leave it there
 
 
-def sizes_within(
-    values: Settings, passes: float, *, units: int, bank_speed: float = 1.0
-) -> Settings:
+def sizes_within(values: Settings, passes: float, *, units: int) -> Settings:
     """Complete parameters with other images and steps.
 
     Args:
         values: sections of a params file, which say what is done at all.
-        passes: forward passes of one image for the bank and one student.
+        passes: plain forward passes of one image for the bank and one student. Compiled code does
+            more in the time, but not everywhere: see EfficientNet-Lite0, seed 2, docs/results.md.
         units: blocks that reconstruction goes through.
-        bank_speed: how much faster synthesis takes them.
     """
     if values["bank"]["source"] is not None:  # made already
         return merged([values, _student_sizes(values, passes, units)[0]])
-    bank = _bank_sizes(values, (1 - _STUDENT) * passes * bank_speed)
+    bank = _bank_sizes(values, (1 - _STUDENT) * passes)
     student, left = _student_sizes(merged([values, bank]), _STUDENT * passes, units)
-    bank = _bank_sizes(values, ((1 - _STUDENT) * passes + left) * bank_speed)
+    bank = _bank_sizes(values, (1 - _STUDENT) * passes + left)
     return merged([values, student, bank])
 
 

@@ -5,10 +5,8 @@ from typing import Any
 from torch import nn
 
 from hast.config.presets import SMALLER, own_network
-from hast.config.sizes import COMPILED, sizes_within
+from hast.config.sizes import sizes_within
 from hast.config.spec import ModelSpec
-from hast.engine.engine import choose_engine
-from hast.engine.runtime import device_of
 from hast.networks.classifier import batch_norm_calls, takes_size
 from hast.networks.plan import WEIGHTED, forward_macs, probe_layers
 from hast.networks.units import find_units
@@ -48,7 +46,4 @@ def network_settings(
     passes = 60 * minutes * measured_speed(network, spec)
     units = len(find_units(network, spec, probe_layers(network, spec, WEIGHTED)))
     widths = values.pop("bit_widths")
-    work = forward_macs(network, spec) * passes
-    speed = COMPILED if choose_engine(device_of(network), work=work).compile else 1.0
-    sizes = sizes_within(values, passes, units=units, bank_speed=speed)
-    return {"bit_widths": widths, **sizes}
+    return {"bit_widths": widths, **sizes_within(values, passes, units=units)}
