@@ -38,8 +38,8 @@ def publish(stage: str) -> None:
 
 def _difficulty(item: str) -> None:
     """The bank's samples by class and difficulty, and how hard they are for both networks."""
-    from hast.report.bank_page import bank_grid
-    from hast.report.figures.difficulty import difficulty_histogram
+    from hast.report.figures.samples import difficulty_histogram
+    from hast.report.page import bank_grid
 
     folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.safetensors")
     if not folder.is_dir() or not store.is_file():

@@ -17,15 +17,14 @@ from hast.loops.layer_errors import LayerError
 from hast.networks.coverage import LayerBits
 
 Row = dict[str, Any]
-_NETWORKS = ("teacher", "calibrated", "student")
 
 
 class Seen(NamedTuple):
     """What the networks say about the N test images."""
 
     labels: Tensor  # (N,)
-    answers: dict[str, Tensor]  # by network, (N,)
-    difficulty: dict[str, Tensor]  # by network, (N,), 1 - p(label)
+    answers: dict[str, Tensor]  # (N,), of `teacher` and `student`
+    difficulty: Tensor  # (N,), 1 - p(label) under the teacher
 
     def correct(self, network: str) -> Tensor:
         return self.answers[network] == self.labels
@@ -84,7 +83,7 @@ def read_run(
                 calibrated=read_json(metrics / f"calibrate/{width}.json"),
                 trained=read_json(metrics / f"quantize/{width}.json"),
                 measured=read_json(metrics / f"evaluate/{width}.json"),
-                seen=read_seen(artifacts / f"predictions/{width}.tsv"),
+                seen=_seen(artifacts / f"predictions/{width}.tsv"),
                 layers=_layers(artifacts, width),
                 curve=_columns(plots / f"quantize/{width}.tsv"),
                 difficulty=load_hardness(artifacts / f"hardness/{width}.safetensors", bank=key),
@@ -95,20 +94,12 @@ def read_run(
     )
 
 
-def read_seen(path: Path) -> Seen:
+def _seen(path: Path) -> Seen:
     """What `evaluate` wrote, one row a test image."""
-    columns = {name: torch.tensor(values) for name, values in _columns(path).items()}
-    if not columns:  # there were no test images
-        columns = {name: torch.empty(0) for n in _NETWORKS for name in ("label", n, _hard(n))}
-    return Seen(
-        columns["label"].long(),
-        {name: columns[name].long() for name in _NETWORKS},
-        {name: columns[_hard(name)] for name in _NETWORKS},
-    )
-
-
-def _hard(network: str) -> str:
-    return f"{network}_difficulty"
+    columns = _columns(path)  # none where there were no test images
+    names = ("label", "teacher", "student", "teacher_difficulty")
+    label, teacher, student, hard = (torch.tensor(columns.get(name, [])) for name in names)
+    return Seen(label.long(), {"teacher": teacher.long(), "student": student.long()}, hard)
 
 
 def _layers(artifacts: Path, width: str) -> list[Row]:

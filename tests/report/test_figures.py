@@ -9,9 +9,13 @@ import torch
 from PIL import Image
 
 from hast.report.figures.canvas import to_png, to_svg
-from hast.report.figures.classes import confusion_change
-from hast.report.figures.difficulty import difficulty_histogram, error_by_difficulty
-from hast.report.figures.samples import choose_samples, sample_grid
+from hast.report.figures.samples import (
+    choose_samples,
+    confusion_change,
+    difficulty_histogram,
+    error_by_difficulty,
+    sample_grid,
+)
 from hast.report.figures.training import bns_gap, fidelity_gap, moving_mean, training_curves
 
 
