@@ -52,12 +52,7 @@ class BankWriter:
     """Builds a bank shard by shard. Several processes may write different shards of one bank."""
 
     def __init__(
-        self,
-        partial_root: Path,
-        card: BankCard,
-        batch_size: int,
-        *,
-        name: str | None = None,
+        self, partial_root: Path, card: BankCard, batch_size: int, *, name: str | None = None
     ) -> None:
         """
         Args:

@@ -13,8 +13,7 @@ from rich.table import Table
 from hast.cli.doctor import Check, examine
 from hast.cli.network import Json, tell
 from hast.errors import InputError
-from hast.files.tables import read_json
-from hast.files.timings import read_latency
+from hast.files.tables import read_json, read_latency
 from hast.report.offline_plots import set_up
 from hast.report.tables import latency_table, results_table, table_of
 

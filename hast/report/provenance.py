@@ -7,7 +7,7 @@ import torch
 
 from hast.config.recipes import recipe_of
 from hast.engine.engine import select_device
-from hast.engine.machine import changed_files, commit, device_name, library_versions
+from hast.engine.machine import changed_files, device_name, git, library_versions
 from hast.report.record import Run
 
 
@@ -16,7 +16,7 @@ def provenance_of(run: Run) -> dict[str, Any]:
     threads = torch.get_num_threads()
     parameters = flattened(run.params)
     return {
-        "commit": commit(Path.cwd()),  # of the project's Git repository
+        "commit": git("rev-parse", "HEAD", folder=Path.cwd()),  # of the project's Git repository
         "uncommitted": bool(changed_files(Path.cwd())),  # whether files differ from it
         "hardware": f"{device_name(select_device())}, {threads} thread{'s' * (threads != 1)}",
         "libraries": library_versions(),

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from hast.config.bit_width import FULL_PRECISION_BITS
-from hast.files.timings import Latency, Timing
+from hast.files.tables import Latency, Timing
 from hast.networks.coverage import LayerBits
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
