@@ -14,9 +14,8 @@ from PIL import Image
 from hast.math.hardness import hard_sample_loss
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.report.figures.canvas import PALETTE, Figure, canvas, to_png
-from hast.report.figures.samples import difficulty_histogram
+from hast.report.figures.samples import bank_grid, difficulty_histogram
 from hast.report.figures.training import bns_gap
-from hast.report.page import bank_grid
 from hast.report.record import Run, read_run
 
 IMAGES = Path(__file__).parent / "images"

@@ -59,7 +59,7 @@ def preview(
 ) -> None:
     """Draw samples in pixel space as PNG: a row a class, from easy to hard."""
     from hast.report.figures.canvas import to_png
-    from hast.report.page import bank_grid
+    from hast.report.figures.samples import bank_grid
 
     found = StoredBank(bank)
     write_atomically(out, to_png(bank_grid(found, classes=classes, columns=columns)))

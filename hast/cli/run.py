@@ -46,8 +46,7 @@ def report(
     hast report --out /tmp/for-the-meeting
     """
     from hast.report.page import render  # needs the extra `report`
-    from hast.report.record import read_run
-    from hast.report.results import results_of, verdict
+    from hast.report.record import read_run, results_of, verdict
 
     run = read_run(params)
     values = results_of(run.widths)

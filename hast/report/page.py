@@ -3,23 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hast.bank.facts import bank_facts, facts_rows
 from hast.bank.stored import StoredBank
+from hast.config.recipes import recipe_of
+from hast.config.section import flattened
+from hast.engine.engine import select_device
+from hast.engine.machine import changed_files, device_name, git, library_versions
 from hast.errors import needs
 from hast.loops.layer_errors import worst_layers
 from hast.report import templates
+from hast.report.figures import samples, training
 from hast.report.figures.canvas import Figure, to_data_uri, to_png, to_svg
-from hast.report.figures.samples import (
-    class_balance,
-    confusion_change,
-    difficulty_histogram,
-    error_by_difficulty,
-    sample_grid,
-)
-from hast.report.figures.training import bns_gap, fidelity_gap, training_curves
-from hast.report.provenance import provenance_of
-from hast.report.record import Row, Run
-from hast.report.results import verdict
+from hast.report.record import Row, Run, verdict
 from hast.report.tables import export_rows
 
 _RATIOS = ("weight_sqnr", "output_sqnr")
@@ -31,7 +28,7 @@ def render(run: Run, results: dict[str, dict[str, Any]]) -> str:
 
     Args:
         run: what the stages wrote.
-        results: see `hast.report.results.results_of`.
+        results: see `hast.report.record.results_of`.
 
     Raises:
         InputError: Jinja2 or matplotlib is not installed.
@@ -47,7 +44,7 @@ def render(run: Run, results: dict[str, dict[str, Any]]) -> str:
         figures=_figures(run) | (_figures_of_test_images(run) if measured else {}),
         layers={width.name: marked(width.layers) for width in run.widths},
         exports=export_rows(run.exports),
-        provenance=provenance_of(run),
+        provenance=_provenance(run),
     )
 
 
@@ -59,14 +56,14 @@ def _figures(run: Run) -> dict[str, Figure]:
         difficulty["test images, teacher"] = seen.difficulty
     curves = {width.name.upper(): width.curve for width in run.widths}
     figures = {
-        "samples": bank_grid(run.bank),
-        "difficulty": difficulty_histogram(difficulty),
-        "curves": training_curves(curves, columns=_CURVES),
-        "bns": bns_gap(run.gaps),
+        "samples": samples.bank_grid(run.bank),
+        "difficulty": samples.difficulty_histogram(difficulty),
+        "curves": training.training_curves(curves, columns=_CURVES),
+        "bns": training.bns_gap(run.gaps),
     }
     if run.generator_curve:
         curve = {"generator": run.generator_curve}
-        figures["generator"] = training_curves(curve, columns=("cross_entropy", "bns"))
+        figures["generator"] = training.training_curves(curve, columns=("cross_entropy", "bns"))
     return figures
 
 
@@ -82,16 +79,10 @@ def _figures_of_test_images(run: Run) -> dict[str, Any]:
         for width in run.widths
     }
     return {
-        "errors": error_by_difficulty(seen.difficulty, wrong),
-        "fidelity": fidelity_gap(agreement),
+        "errors": samples.error_by_difficulty(seen.difficulty, wrong),
+        "fidelity": training.fidelity_gap(agreement),
         "confusion": {
-            width.name: confusion_change(
-                width.seen.labels,
-                width.seen.answers["teacher"],
-                width.seen.answers["student"],
-                num_classes=spec.num_classes,
-                class_names=spec.class_names,
-            )
+            width.name: samples.confusion_change(width.seen.labels, **width.seen.answers, spec=spec)
             for width in run.widths
         },
     }
@@ -108,19 +99,19 @@ def marked(layers: list[Row]) -> list[Row]:
     ]
 
 
-def bank_grid(bank: StoredBank, *, classes: int = 10, columns: int = 8) -> Figure:
-    """Samples in pixel space, a row a class, from easy to hard. Only what is shown is read.
-
-    Args:
-        bank: on disk.
-        classes: rows; of more classes evenly spaced ones are shown.
-        columns: samples of a class.
-    """
-    spec = bank.card.spec
-    return sample_grid(
-        bank.images, bank.labels, bank.difficulty,
-        to_pixels=spec.denormalize, class_names=spec.class_names, classes=classes, columns=columns,
-    )  # fmt: skip
+def _provenance(run: Run) -> dict[str, Any]:
+    """Facts about a run; those of machine and repository are the current ones."""
+    threads = torch.get_num_threads()
+    parameters = flattened(run.params)
+    return {
+        "commit": git("rev-parse", "HEAD", folder=Path.cwd()),  # of the project's Git repository
+        "uncommitted": bool(changed_files(Path.cwd())),  # whether files differ from it
+        "hardware": f"{device_name(select_device())}, {threads} thread{'s' * (threads != 1)}",
+        "libraries": library_versions(),
+        "recipe": recipe_of(run.params),
+        "parameters": parameters,
+        "seeds": {n.removesuffix(".seed"): v for n, v in parameters if n.endswith(".seed")},
+    }
 
 
 def bank_page(bank: StoredBank) -> str:
@@ -129,14 +120,11 @@ def bank_page(bank: StoredBank) -> str:
     Raises:
         InputError: Jinja2 is not installed.
     """
-    spec = bank.card.spec
     figures = {
-        "samples": bank_grid(bank),
-        "difficulty": difficulty_histogram({"bank": bank.difficulty}),
-        "classes": class_balance(
-            bank.labels, num_classes=spec.num_classes, class_names=spec.class_names
-        ),
-        "bns": bns_gap([] if bank.bns_gap is None else bank.bns_gap.tolist()),
+        "samples": samples.bank_grid(bank),
+        "difficulty": samples.difficulty_histogram({"bank": bank.difficulty}),
+        "classes": samples.class_balance(bank.labels, bank.card.spec),
+        "bns": training.bns_gap([] if bank.bns_gap is None else bank.bns_gap.tolist()),
     }
     rows = facts_rows(bank_facts(bank))
     return _fill("bank.html.j2", bank=bank, rows=rows, figures=figures)

@@ -1,11 +1,12 @@
 """Samples: what they look like, how many each class has, how hard they are and what that costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from hast.engine.engine import Images
+from hast.bank.stored import StoredBank
+from hast.config.spec import ModelSpec
 from hast.math.intervals import wilson_interval
 from hast.report.figures.canvas import PALETTE, Axes, Figure, canvas, scale_by_log
 
@@ -39,24 +40,14 @@ def choose_samples(labels: Tensor, difficulty: Tensor, *, classes: int, columns:
     return torch.stack(rows)
 
 
-def sample_grid(
-    images: Images,
-    labels: Tensor,
-    difficulty: Tensor,
-    *,
-    to_pixels: Callable[[Tensor], Tensor] = lambda images: images,
-    class_names: Sequence[str] = (),
-    classes: int = 10,
-    columns: int = 8,
-) -> Figure:
+def bank_grid(bank: StoredBank, *, classes: int = 10, columns: int = 8) -> Figure:
     """Images by class (rows) and difficulty (columns, easy to hard), the difficulty under each.
 
     Args:
-        images: (N, C, H, W); only what is shown is taken.
-        to_pixels: brings images into [0, 1].
-        labels, difficulty, classes, columns: see `choose_samples`.
-        class_names: of all classes, or empty.
+        bank: whose samples are shown; of its images only those are read.
+        classes, columns: see `choose_samples`.
     """
+    labels, difficulty, spec = bank.labels, bank.difficulty, bank.card.spec
     grid = choose_samples(labels, difficulty, classes=classes, columns=columns)
     size = {"width": 0.9 * columns + 0.6, "height": 0.98 * len(grid) + 0.2}
     with canvas(len(grid), columns, **size) as (figure, axes):
@@ -64,13 +55,16 @@ def sample_grid(
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             if index >= 0:
-                _show(ax, to_pixels(images[[index]])[0])
+                _show(ax, spec.denormalize(bank.images[[index]])[0])
                 ax.set_xlabel(f"{difficulty[index]:.2f}", fontsize=7, labelpad=1)
         for ax, row in zip(axes[::columns], grid, strict=True):
-            label = int(labels[row[0]])
-            name = class_names[label] if class_names else str(label)
+            name = _name(spec, int(labels[row[0]]))
             ax.set_ylabel(name[:14], rotation=0, ha="right", va="center")
     return figure
+
+
+def _name(spec: ModelSpec, label: int) -> str:
+    return spec.class_names[label] if spec.class_names else str(label)
 
 
 def _show(ax: Axes, image: Tensor) -> None:
@@ -80,20 +74,20 @@ def _show(ax: Axes, image: Tensor) -> None:
     ax.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
-def class_balance(labels: Tensor, *, num_classes: int, class_names: Sequence[str] = ()) -> Figure:
+def class_balance(labels: Tensor, spec: ModelSpec) -> Figure:
     """Samples by class, with the number that an even share would be.
 
     Args:
         labels: (N,), in [0, K).
-        num_classes: K.
-        class_names: K names, or empty.
+        spec: says what K is, and the names of the classes.
     """
+    num_classes = spec.num_classes
     counts = torch.bincount(labels, minlength=num_classes).tolist()
     with canvas(height=2.6) as (figure, (ax,)):
         ax.bar(range(num_classes), counts, color=PALETTE[0])
         ax.axhline(len(labels) / num_classes, color=PALETTE[1], linewidth=1, label="even share")
-        if class_names and num_classes <= _MOST_NAMES:
-            names = [name[:14] for name in class_names]
+        if spec.class_names and num_classes <= _MOST_NAMES:
+            names = [name[:14] for name in spec.class_names]
             ax.set_xticks(range(num_classes), labels=names, rotation=90, fontsize=7)
         ax.set(xlabel="class", ylabel="samples")
         ax.grid(axis="y")
@@ -107,27 +101,20 @@ def confusion_counts(labels: Tensor, answers: Tensor, *, num_classes: int) -> Te
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def confusion_change(
-    labels: Tensor,
-    teacher: Tensor,
-    student: Tensor,
-    *,
-    num_classes: int,
-    class_names: Sequence[str] = (),
-) -> Figure:
+def confusion_change(labels: Tensor, teacher: Tensor, student: Tensor, spec: ModelSpec) -> Figure:
     """Confusion counts of the student minus those of the teacher, where most changed.
 
     Args:
         labels, teacher, student: (N,), the label and the two answers.
-        num_classes: K; of more than 20 classes those are shown whose row or column changed most.
-        class_names: K names, or empty.
+        spec: says what K is, and the names of the classes; of more than 20 classes those are shown
+            whose row or column changed most.
     """
-    change = confusion_counts(labels, student, num_classes=num_classes)
-    change = change - confusion_counts(labels, teacher, num_classes=num_classes)
+    change = confusion_counts(labels, student, num_classes=spec.num_classes)
+    change = change - confusion_counts(labels, teacher, num_classes=spec.num_classes)
     moved = change.abs().sum(0) + change.abs().sum(1)
     shown = moved.argsort(descending=True, stable=True)[:_MOST_CLASSES].sort().values
     part = change[shown][:, shown]
-    names = [class_names[i] if class_names else str(i) for i in shown.tolist()]
+    names = [_name(spec, label) for label in shown.tolist()]
 
     side = 1.6 + 0.28 * len(shown)
     with canvas(width=side + 0.8, height=side) as (figure, (ax,)):
