@@ -1,4 +1,4 @@
-"""Pictures as pure functions: plain numbers, or a bank, in, a matplotlib figure out; no file is touched.
+"""Pictures as pure functions: numbers or a bank in, a matplotlib figure out; no file is written.
 
     from hast.report.figures.canvas import to_png, to_svg
     from hast.report.figures.samples import difficulty_histogram

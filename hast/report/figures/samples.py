@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,10 +179,7 @@ def error_by_difficulty(
             ax.errorbar(
                 [(b + 0.5) / bins + aside for b in filled],
                 shares,
-                yerr=[
-                    [share - low for share, (low, _) in zip(shares, intervals, strict=True)],
-                    [high - share for share, (_, high) in zip(shares, intervals, strict=True)],
-                ],
+                yerr=np.abs(np.transpose(intervals) - shares),
                 label=name, color=PALETTE[i % len(PALETTE)],
                 marker="o", markersize=4, capsize=2, linestyle="none",
             )  # fmt: skip
