@@ -56,11 +56,8 @@ def track(
             now = time.monotonic()
             if now - told >= every or done == total:
                 told = now
-                tell(
-                    done,
-                    now - start,
-                    " ".join(f"{f}={float(getattr(record, f)):.4g}" for f in fields),
-                )
+                values = " ".join(f"{f}={float(getattr(record, f)):.4g}" for f in fields)
+                tell(done, now - start, values)
             yield record
 
 
