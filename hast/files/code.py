@@ -146,8 +146,10 @@ def _names(nodes: Sequence[ast.AST]) -> Iterator[str]:
 
 
 def _never_runs(node: ast.AST) -> bool:
-    names = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-    return isinstance(node, ast.If) and ast.unparse(node.test) in names
+    match node:
+        case ast.If(ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            return True
+    return False
 
 
 class _Effective(ast.NodeTransformer):

@@ -11,11 +11,7 @@ from hast.networks.coverage import LayerBits
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
-FORMATS = {  # of an export
-    "packed": "packed checkpoint",
-    "onnx": "ONNX",
-    "program": "torch.export",
-}
+_FORMATS = {"packed": "packed checkpoint", "onnx": "ONNX", "program": "torch.export"}
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -63,7 +59,7 @@ def export_rows(exports: Results) -> list[tuple[str, ...]]:
     return [
         (
             width.upper(),
-            FORMATS[name],
+            _FORMATS[name],
             f"{measured['bytes']:,}",
             f"{measured['compression']:.1f}x",
             *(_least_agreement(measured.get(images, {})) for images in ("bank", "test")),
