@@ -13,9 +13,8 @@ from PIL import Image
 
 from hast.math.hardness import hard_sample_loss
 from hast.math.quantization import choose_qparams, fake_quantize
-from hast.report.bank_page import bank_grid
 from hast.report.figures.canvas import PALETTE, Figure, canvas, to_png
-from hast.report.figures.difficulty import difficulty_histogram
+from hast.report.figures.samples import bank_grid, difficulty_histogram
 from hast.report.figures.training import bns_gap
 from hast.report.record import Run, read_run
 
@@ -61,7 +60,7 @@ def of_run(run: Run) -> dict[str, Figure]:
             {
                 "bank, teacher": run.bank.difficulty,
                 **{f"bank, {w.name.upper()} student": w.difficulty for w in run.widths},
-                "test images, teacher": seen.difficulty["teacher"],
+                "test images, teacher": seen.difficulty,
             }
         ),
     }

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from hast.config.presets import SECTIONS
+from hast.config.params import SECTIONS
 from hast.config.recipes import Recipe, method_settings
 from hast.config.section import Section
 

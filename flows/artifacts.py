@@ -38,8 +38,7 @@ def publish(stage: str) -> None:
 
 def _difficulty(item: str) -> None:
     """The bank's samples by class and difficulty, and how hard they are for both networks."""
-    from hast.report.bank_page import bank_grid
-    from hast.report.figures.difficulty import difficulty_histogram
+    from hast.report.figures.samples import bank_grid, difficulty_histogram
 
     folder, store = Path("artifacts/bank"), Path(f"artifacts/hardness/{item}.safetensors")
     if not folder.is_dir() or not store.is_file():

@@ -13,9 +13,9 @@ from prefect import get_run_logger
 from ruamel.yaml import YAML
 
 from hast.config.params import check_params
+from hast.config.section import flattened
 from hast.errors import InputError
 from hast.files.placing import write_atomically
-from hast.report.provenance import flattened
 from stages.entry import PARAMS
 
 _TMP = Path(".dvc/tmp")  # DVC keeps it out of Git

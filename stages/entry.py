@@ -20,8 +20,7 @@ from hast.engine.progress import QUIET
 from hast.engine.runtime import make_deterministic
 from hast.errors import InputError, TransientError, clear_errors, clear_interrupts, first_line
 from hast.files.code import code_fingerprint
-from hast.files.tables import read_json
-from hast.files.timings import record_timing
+from hast.files.tables import read_json, record_timing
 
 In = Annotated[Path, typer.Option(help="Read from here.")]
 Out = Annotated[Path, typer.Option(help="Write here.")]

@@ -26,9 +26,8 @@ from hast.export.latency import latency_of
 from hast.files.checkpoints import load, save
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
-from hast.files.tables import write_json
+from hast.files.tables import Latency, record_latency, write_json
 from hast.files.teachers import load_teacher
-from hast.files.timings import Latency, record_latency
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main

@@ -15,8 +15,7 @@ from rich.console import Console
 from hast.config.params import check_params
 from hast.engine.progress import QUIET
 from hast.errors import INTERRUPTED, InputError, clear_errors
-from hast.files.tables import read_json
-from hast.files.timings import read_latency, read_timings
+from hast.files.tables import read_json, read_latency, read_timings
 from hast.report.offline_plots import set_up
 from hast.report.tables import latency_table, results_table, timings_table
 from stages.entry import PARAMS, Quiet

@@ -9,8 +9,7 @@ from hast.engine.distributed import joined_ranks, launch, launched
 from hast.engine.engine import select_device
 from hast.engine.progress import track
 from hast.files.hardness import load_hardness
-from hast.files.partial import PARTIAL, name_of
-from hast.files.resume import CheckpointFile
+from hast.files.partial import PARTIAL, CheckpointFile, name_of
 from hast.files.students import StudentCard, load_student
 from hast.files.tables import Curve, write_json, write_tsv
 from hast.files.teachers import load_teacher

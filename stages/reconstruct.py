@@ -9,8 +9,7 @@ from hast.config.finetune import FinetuneConfig
 from hast.config.reconstruct import ReconstructionConfig
 from hast.config.section import load_section
 from hast.engine.engine import select_device
-from hast.files.partial import PARTIAL, name_of
-from hast.files.resume import CheckpointFile
+from hast.files.partial import PARTIAL, CheckpointFile, name_of
 from hast.files.students import StudentCard, load_student
 from hast.files.teachers import load_teacher
 from hast.files.weights import load_card, load_state, plain_state, save_with_card

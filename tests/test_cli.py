@@ -12,7 +12,7 @@ import hast
 from hast.bank.tools import save_bank
 from hast.config.recipes import recipe_of
 from hast.config.section import read_yaml
-from hast.files.timings import Timing
+from hast.files.tables import Timing
 from hast.report.tables import markdown_table, results_table, timings_table
 
 RESULTS = {

@@ -5,7 +5,7 @@ import torch
 from pictures import BUILDERS, SPEC, built, make_pictures
 
 import hast
-from hast.report.bank_page import bank_page
+from hast.report.page import bank_page
 
 pytestmark = pytest.mark.filterwarnings("ignore::hast.errors.HastWarning")  # of attention
 

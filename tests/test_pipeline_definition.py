@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-from hast.config.presets import SECTIONS
+from hast.config.params import SECTIONS
 from hast.files.code import stage_names
 
 DEFINITION = YAML(typ="safe").load(ROOT / "dvc.yaml")

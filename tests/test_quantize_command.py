@@ -10,8 +10,7 @@ from own_network import FACTORY, SPEC, make_images, run
 
 import hast
 from hast.bank.stored import StoredBank
-from hast.config.params import check_params
-from hast.config.presets import own_network
+from hast.config.params import check_params, own_network
 from hast.config.recipes import merged
 from hast.config.section import read_yaml, write_yaml
 from hast.config.sizes import sizes_within

@@ -7,8 +7,7 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-from hast.config.params import check_params
-from hast.config.presets import PRESETS, SECTIONS, own_network, preset
+from hast.config.params import PRESETS, SECTIONS, check_params, own_network, preset
 from hast.config.recipes import merged, method_settings, recipe_of, size_settings, with_recipe
 from hast.config.section import Section, load_section, parse_section, read_yaml, write_yaml
 from hast.errors import InputError

@@ -8,7 +8,7 @@ from conftest import ROOT
 from pydantic import Field
 
 from docs import parameters as reference
-from hast.config.presets import SECTIONS
+from hast.config.params import SECTIONS
 from hast.config.section import Section
 
 

@@ -12,7 +12,7 @@ from stage_runs import A, M, run, run_generator, run_student, run_synthesize, ru
 
 from hast.bank import shards
 from hast.config.dataset import DatasetConfig
-from hast.config.presets import SECTIONS
+from hast.config.params import SECTIONS
 from hast.config.section import Section
 from hast.errors import InputError, NonFiniteLossError
 from hast.files.datasets import open_batches

@@ -55,8 +55,7 @@ def facts_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("generator", facts["generator"] or "not used"),
         ("libraries", _listed(facts["libraries"])),
     ]
-    if facts["derived"]:
-        derived = facts["derived"]
+    if derived := facts["derived"]:
         rows.append(("made by", f"{derived['operation']} {_listed(derived['parameters'])}".strip()))
         rows += [
             ("from", f"{parent['digest']}, {parent['samples']:,} samples")

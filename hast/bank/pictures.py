@@ -7,16 +7,14 @@ Nothing is synthesized, so this also serves networks without BatchNorm.
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
 import torch
 import zarr
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hast.bank.pixels import decode, encode
+from hast.bank.pixels import Stored, decode, encode
 from hast.bank.place import check_free
 from hast.bank.record import BankCard, Derivation
 from hast.bank.stored import StoredBank
@@ -61,6 +59,7 @@ def import_pictures(
     files = pictures_in(folder)
     if not files:
         raise InputError(f"{folder}: holds no pictures ({' '.join(SUFFIXES)}); mend the name")
+    told = {"crop_fraction": config.crop_fraction, "pictures": len(files)}
     card = BankCard(
         samples=len(files),
         dtype=config.dtype,
@@ -71,14 +70,7 @@ def import_pictures(
             "hast": __version__, "torch": str(torch.__version__), "zarr": zarr.__version__,
             "pillow": PIL.__version__,
         },
-        derived=Derivation(
-            operation="import",
-            parameters={
-                "crop_fraction": config.crop_fraction,
-                "pictures": len(files),
-                "sha256": digest_of(files),
-            },
-        ),
+        derived=Derivation(operation="import", parameters=told | {"sha256": digest_of(files)}),
     )  # fmt: skip
     size = batch_size_of(card)
     batches = PictureFiles(files, spec, config.crop_fraction, size)
@@ -95,7 +87,7 @@ def _write(
 ) -> Iterator[Profile]:
     """Write each shard when its last batch is measured. Held are the codes of one shard, for a
     batch is read when its record is asked for."""
-    held: list[tuple[NDArray[Any], NDArray[np.float32]]] = []
+    held: list[Stored] = []
 
     def decoded() -> Iterator[tuple[Tensor, None]]:
         for images in batches:
@@ -109,5 +101,6 @@ def _write(
             done.append(profile)
             yield profile
         stored, affine = (np.concatenate(part) for part in zip(*held, strict=True))
-        writer.write_stored(shard, stored, affine, torch.cat([p.labels for p in done]).numpy())
+        labels = torch.cat([profile.labels for profile in done])
+        writer.write_stored(shard, (stored, affine), labels.numpy())
         held.clear()

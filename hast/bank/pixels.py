@@ -21,11 +21,10 @@ from hast.config.bank import Dtype
 from hast.errors import InputError
 
 _LEVELS = 255
+Stored = tuple[NDArray[Any], NDArray[np.float32]]  # as `encode` returns them
 
 
-def encode(
-    images: NDArray[np.float32], dtype: Dtype
-) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
+def encode(images: NDArray[np.float32], dtype: Dtype) -> Stored:
     """Store images (N, C, H, W) as `dtype`.
 
     Returns:

@@ -72,17 +72,14 @@ class StoredBank:
         self.card, layouts = _inspect(store, teacher, spec)
         if verify:
             verify_manifest(store, self.folder / MANIFEST)
-        columns = {
-            name: torch.from_numpy(np.concatenate(layout.maps()))
-            for name, layout in layouts.items()
-            if name != "images"
-        }
+        images = layouts.pop("images")
+        columns = {n: torch.from_numpy(np.concatenate(a.maps())) for n, a in layouts.items()}
         self.labels, self.difficulty = columns["labels"], columns["difficulty"]
         self.bns_gap = columns.get("bns_gap")
         identity = identity_map(len(self.labels), self.card.spec.input_shape[0])
         self._affine = columns.get("affine", torch.from_numpy(identity))
-        self.shard_size = layouts["images"].rows
-        self._files = layouts["images"].maps()
+        self.shard_size = images.rows
+        self._files = images.maps()
         self.images = Pixels(self._files, self._affine)
         if verify:
             self._check_values()

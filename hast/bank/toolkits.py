@@ -62,30 +62,24 @@ class CalibrationReader:
         self.input_name, self.inputs, self.batch_size = input_name, inputs, batch_size
         self._spec = bank.card.spec
         self._images: Images = bank.images if samples is None else bank.images[:samples]
-        self._next = 0  # batch
+        self.rewind()
 
     def __len__(self) -> int:
         """Number of batches."""
         return -(-len(self._images) // self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        return map(self._batch, range(len(self)))
+        for images in self._images.split(self.batch_size):
+            yield as_inputs(images, self._spec, self.inputs).numpy()
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next batch by the name of its input; None when there are no more."""
-        if self._next == len(self):
-            return None
-        self._next += 1
-        return {self.input_name: self._batch(self._next - 1)}
+        batch = next(self._rest, None)
+        return None if batch is None else {self.input_name: batch}
 
     def rewind(self) -> None:
         """Let `get_next` begin again."""
-        self._next = 0
-
-    def _batch(self, number: int) -> NDArray[Any]:
-        start = number * self.batch_size
-        images = self._images[start : start + self.batch_size]
-        return as_inputs(images, self._spec, self.inputs).numpy()
+        self._rest = iter(self)
 
 
 def as_inputs(images: Tensor, spec: ModelSpec, inputs: Inputs) -> Tensor:

@@ -6,7 +6,7 @@ All of them go shard by shard, so memory stays flat, and stored pixels are copie
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -122,7 +122,8 @@ def filter_bank(
     rules = {
         "classes": list(classes), "difficulty": list(difficulty), "count": count, "prefer": prefer,
     }  # fmt: skip
-    card = _derived([bank], "filter", rules, len(index), dtype or bank.card.dtype)
+    how = Derivation(operation="filter", parameters=rules)
+    card = _derived([bank], len(index), dtype or bank.card.dtype, how)
     samples = np.stack([np.zeros_like(index), index], axis=1)
     _write(target, card, [bank], samples, teacher=teacher, overwrite=overwrite)
     return card
@@ -149,18 +150,13 @@ def merge_banks(sources: Sequence[Path], target: Path, *, overwrite: bool = Fals
     for number, bank in enumerate(banks):
         for place, digest in enumerate(_digests(bank)):
             places.setdefault(digest, (number, place))
-    card = _derived(banks, "merge", {}, len(places), first.dtype)
+    card = _derived(banks, len(places), first.dtype, Derivation(operation="merge"))
     _write(target, card, banks, np.array([*places.values()]), overwrite=overwrite)
     return card
 
 
-def _derived(
-    banks: Sequence[StoredBank],
-    operation: Literal["filter", "merge"],
-    rules: dict[str, Any],
-    samples: int,
-    dtype: Dtype,
-) -> BankCard:
+def _derived(banks: Sequence[StoredBank], samples: int, dtype: Dtype, how: Derivation) -> BankCard:
+    """The card of a bank made from others; `how` says all but which."""
     histories = [{name: getattr(bank.card, name) for name in _HISTORY} for bank in banks]
     parents = tuple(
         Parent(digest=bank.digest, samples=len(bank), pictures=bank.card.pictures(), **history)
@@ -173,7 +169,7 @@ def _derived(
         dtype=dtype,
         spec=banks[0].card.spec,
         teacher=banks[0].card.teacher,
-        derived=Derivation(operation=operation, parameters=rules, parents=parents),
+        derived=how.model_copy(update={"parents": parents}),
         **{"synthesis": {}} | same,
     )
 
@@ -212,7 +208,7 @@ def _write(
             ]
             stored, affine, labels, hard = map(torch.cat, zip(*parts, strict=True))
             if card.dtype == banks[0].card.dtype:
-                writer.write_stored(shard, stored.numpy(), affine.numpy(), labels.numpy())
+                writer.write_stored(shard, (stored.numpy(), affine.numpy()), labels.numpy())
             else:
                 images = decode(stored, affine)
                 writer.write(shard, images, labels)

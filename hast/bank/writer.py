@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from hast.bank.manifest import write_manifest
-from hast.bank.pixels import decode, encode, slices
+from hast.bank.pixels import Stored, decode, encode, slices
 from hast.bank.place import check_free, place_bank
 from hast.bank.record import BankCard
 from hast.bank.stored import MANIFEST, STORE
@@ -52,12 +52,7 @@ class BankWriter:
     """Builds a bank shard by shard. Several processes may write different shards of one bank."""
 
     def __init__(
-        self,
-        partial_root: Path,
-        card: BankCard,
-        batch_size: int,
-        *,
-        name: str | None = None,
+        self, partial_root: Path, card: BankCard, batch_size: int, *, name: str | None = None
     ) -> None:
         """
         Args:
@@ -129,17 +124,12 @@ class BankWriter:
         Raises:
             InputError: an image is not finite, or the disk is full.
         """
-        stored, affine = encode(images.float().cpu().numpy(), self._card.dtype)
-        self.write_stored(shard, stored, affine, labels.cpu().numpy())
+        pixels = encode(images.float().cpu().numpy(), self._card.dtype)
+        self.write_stored(shard, pixels, labels.cpu().numpy())
 
-    def write_stored(
-        self,
-        shard: slice,
-        stored: NDArray[Any],
-        affine: NDArray[np.float32],
-        labels: NDArray[np.int64],
-    ) -> None:
+    def write_stored(self, shard: slice, pixels: Stored, labels: NDArray[np.int64]) -> None:
         """As `write`, with the pixels as `encode` made them."""
+        stored, affine = pixels
         columns: dict[str, NDArray[Any]] = {
             "labels": np.ascontiguousarray(labels),
             "affine": np.ascontiguousarray(affine),

@@ -58,8 +58,8 @@ def preview(
     columns: Annotated[int, typer.Option(min=1, help="Samples of a class, easy to hard.")] = 8,
 ) -> None:
     """Draw samples in pixel space as PNG: a row a class, from easy to hard."""
-    from hast.report.bank_page import bank_grid
     from hast.report.figures.canvas import to_png
+    from hast.report.figures.samples import bank_grid
 
     found = StoredBank(bank)
     write_atomically(out, to_png(bank_grid(found, classes=classes, columns=columns)))
@@ -69,7 +69,7 @@ def preview(
 @app.command()
 def card(bank: BankFolder, out: File) -> None:
     """Write one self-contained page: provenance, samples, difficulty, classes, BNS gap."""
-    from hast.report.bank_page import bank_page
+    from hast.report.page import bank_page
 
     write_atomically(out, bank_page(StoredBank(bank)).encode())
     print(out)

@@ -25,8 +25,8 @@ from hast.export.latency import latency_of
 from hast.files.checkpoints import CONFIG, load, save
 from hast.files.placing import write_atomically
 from hast.files.students import load_student
+from hast.files.tables import Latency
 from hast.files.teachers import load_teacher
-from hast.files.timings import Latency
 from hast.networks.provenance import spec_and_plan
 from hast.report.tables import latency_table
 

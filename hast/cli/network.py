@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hast.config import presets
 from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
-from hast.config.presets import PRESETS
+from hast.config.params import PRESETS
+from hast.config.params import preset as preset_values
 from hast.config.recipes import with_recipe
 from hast.config.section import parse_section, read_yaml, write_yaml
 from hast.config.targets import TARGETS
@@ -100,7 +100,7 @@ def preset(
     hast preset digits
     hast preset cifar10_resnet20 --recipe best --data-root data/cifar10
     """
-    values = presets.preset(name, recipe=recipe, size=size, weights=weights, data_root=data_root)
+    values = preset_values(name, recipe=recipe, size=size, weights=weights, data_root=data_root)
     replace_params(out, values, f"hast preset {name} --recipe {recipe} --size {size}")
     print(f"{out}: {name}, recipe {recipe}, size {size}; now run `dvc repro`")
 

@@ -13,8 +13,7 @@ from rich.table import Table
 from hast.cli.doctor import Check, examine
 from hast.cli.network import Json, tell
 from hast.errors import InputError
-from hast.files.tables import read_json
-from hast.files.timings import read_latency
+from hast.files.tables import read_json, read_latency
 from hast.report.offline_plots import set_up
 from hast.report.tables import latency_table, results_table, table_of
 
@@ -47,8 +46,7 @@ def report(
     hast report --out /tmp/for-the-meeting
     """
     from hast.report.page import render  # needs the extra `report`
-    from hast.report.record import read_run
-    from hast.report.results import results_of, verdict
+    from hast.report.record import read_run, results_of, verdict
 
     run = read_run(params)
     values = results_of(run.widths)

@@ -103,6 +103,17 @@ def round_trip() -> YAML:
     return yaml
 
 
+def flattened(values: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested parameters as dotted names and texts."""
+    if not isinstance(values, dict) or not values:
+        return [(name, str(values))]
+    return [
+        pair
+        for key, value in values.items()
+        for pair in flattened(value, f"{name}.{key}" if name else str(key))
+    ]
+
+
 def _describe(name: str, error: Any) -> str:
     # Of a union, pydantic adds the kind that it tried, such as constrained-int.
     parts = [p for p in error["loc"] if isinstance(p, int) or p.isidentifier()]

@@ -150,11 +150,7 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def choose_engine(
-    device: torch.device,
-    *,
-    work: float,
-    precision: Precision = "auto",
-    compile: Switch = "auto",
+    device: torch.device, *, work: float, precision: Precision = "auto", compile: Switch = "auto"
 ) -> Engine:
     """The engine of one loop.
 

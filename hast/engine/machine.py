@@ -34,7 +34,7 @@ def library_versions() -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def git(*arguments: str, folder: Path | None = None) -> str | None:
+def git(*arguments: str, folder: Path) -> str | None:
     """What a Git command prints, or None where it fails or there is no Git."""
     try:
         done = subprocess.run(
@@ -45,12 +45,7 @@ def git(*arguments: str, folder: Path | None = None) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def commit(folder: Path | None = None) -> str | None:
-    """The commit that is checked out."""
-    return git("rev-parse", "HEAD", folder=folder)
-
-
-def changed_files(folder: Path | None = None) -> list[str]:
+def changed_files(folder: Path) -> list[str]:
     """Tracked files that differ from the commit, as Git prints them."""
     return (git("status", "--porcelain", "--untracked-files=no", folder=folder) or "").splitlines()
 

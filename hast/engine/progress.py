@@ -11,17 +11,8 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, TypeVar
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 _SHOWN_EVERY = 0.25  # seconds between updates of the bar; reading a loss waits for the device
@@ -65,11 +56,8 @@ def track(
             now = time.monotonic()
             if now - told >= every or done == total:
                 told = now
-                tell(
-                    done,
-                    now - start,
-                    " ".join(f"{f}={float(getattr(record, f)):.4g}" for f in fields),
-                )
+                values = " ".join(f"{f}={float(getattr(record, f)):.4g}" for f in fields)
+                tell(done, now - start, values)
             yield record
 
 
@@ -84,26 +72,19 @@ def drain(records: Iterable[Any], **options: Any) -> None:
         pass
 
 
-class _Rate(ProgressColumn):
+class _Rate(bars.ProgressColumn):
     """Records in a second, over the last ones."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
 @contextmanager
 def _bar(label: str, total: int | None, done: int) -> Iterator[Tell]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    count = ("{task.description}", bars.BarColumn(), bars.MofNCompleteColumn(), _Rate())
+    time_left = (bars.TimeElapsedColumn(), "left", bars.TimeRemainingColumn())
+    columns = (*count, *time_left, "{task.fields[values]}")
+    with bars.Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total, completed=done, values="")
         yield lambda done, _, values: progress.update(task, completed=done, values=values)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
+_WARN = 1  # of torch's `deterministic_debug_mode`: 0 is off, 2 raises
 _CUDNN: Any = torch.backends.cudnn
 _SETTINGS: list[tuple[Any, str, Any]] = [
     (torch.utils.deterministic, "fill_uninitialized_memory", False),  # nobody reads it
@@ -35,26 +36,27 @@ def make_deterministic() -> None:
     would be measured, and its ranges observed, with other numbers than on a CPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    _use_deterministic_algorithms(True, warn_only=True)
+    _set_determinism(_WARN)
     for owner, name, value in _SETTINGS:
         setattr(owner, name, value)
 
 
 def tell_compiler() -> None:
     """Have compiled code be as deterministic as the rest of the process is."""
-    torch.use_deterministic_algorithms(
-        torch.are_deterministic_algorithms_enabled(),
-        warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    mode = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(mode > 0, warn_only=mode == _WARN)
 
 
-def _use_deterministic_algorithms(mode: bool, *, warn_only: bool) -> None:
-    """As torch's function, which imports the compiler to tell it: two seconds of every stage that
-    compiles nothing. Where something is compiled, `tell_compiler` does so."""
+def _set_determinism(mode: int) -> None:
+    """As torch's `use_deterministic_algorithms`, which imports the compiler to tell it: two seconds
+    of every stage that compiles nothing. Where something is compiled, `tell_compiler` does so.
+
+    Args:
+        mode: torch's `deterministic_debug_mode`.
+    """
+    torch.set_deterministic_debug_mode(mode)
     if "torch._inductor.config" in sys.modules:
-        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
-    else:
-        torch.set_deterministic_debug_mode((1 if warn_only else 2) if mode else 0)
+        tell_compiler()
 
 
 def loop(function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
@@ -108,11 +110,7 @@ def _settings_kept() -> ExitStack:
     stack.callback(_hand_memory_back)
     for owner, name, _ in _SETTINGS:
         stack.callback(setattr, owner, name, getattr(owner, name))
-    stack.callback(
-        _use_deterministic_algorithms,
-        torch.are_deterministic_algorithms_enabled(),
-        warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    stack.callback(_set_determinism, torch.get_deterministic_debug_mode())
     return stack
 
 

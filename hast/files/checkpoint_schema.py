@@ -11,7 +11,7 @@ from pydantic import model_validator
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from hast.config.layers import Bits, Placement
+from hast.config.layers import Bits
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.config.targets import TARGETS, Target
@@ -133,26 +133,19 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
 def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
     """The plan that `describe_plan` wrote down, for the rebuilt network."""
     by_target = {target: g for g in config.config_groups.values() for target in g.targets}
-    weights: dict[str, int] = {}
-    activations: dict[str, int] = {}
-    placement: Placement = "inputs"
-    for name, module in network.named_modules():
-        group = by_target.get(name, by_target.get(_class_of(module)))
-        if group is None or name in config.ignore:
-            continue
-        if group.weights:
-            weights[name] = group.weights.num_bits
-        if group.output_activations:
-            placement = "relu"
+    found = {
+        name: by_target.get(name, by_target.get(_class_of(module)))
+        for name, module in network.named_modules()
+    }
+    groups = {name: g for name, g in found.items() if g and name not in config.ignore}
+    for name, group in groups.items():
         _check_symmetry(name, group, config.target)
-        activation = group.input_activations or group.output_activations
-        if activation:
-            activations[name] = activation.num_bits
+    activations = {n: g.input_activations or g.output_activations for n, g in groups.items()}
     return QuantizationPlan(
-        placement=placement,
+        placement="relu" if any(g.output_activations for g in groups.values()) else "inputs",
         target=config.target,
-        weights=weights,
-        activations=activations,
+        weights={name: g.weights.num_bits for name, g in groups.items() if g.weights},
+        activations={name: scheme.num_bits for name, scheme in activations.items() if scheme},
         skipped=config.ignore,
     )
 

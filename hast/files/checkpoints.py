@@ -181,9 +181,7 @@ def _write_card(
 ) -> None:
     """Complete the checkpoint at `side`, which shall come to `path`, and read it back."""
     student = place(freeze(copy.deepcopy(student)), torch.device("cpu"))
-    network = None
-    if card.source is None:
-        network = remove_quantizers(copy.deepcopy(student))
+    network = remove_quantizers(copy.deepcopy(student)) if card.source is None else None
     noise = torch.randn(2, *card.spec.input_shape, generator=seeded(0, "checkpoint", "twin"))
     way_out = "name the source that made it: hast.save(..., source=..., source_args=...)"
     try:

@@ -74,7 +74,11 @@ def open_batches(
         return []
     if config.name == "digits":
         return _digits_batches(split, spec, at_most)
-    return _folder_batches(config, split, spec, at_most)
+    folder = class_folders(config, split)
+    check_classes(folder, spec.num_classes)
+    files, labels = zip(*(folder.samples[i] for i in _spaced(len(folder), at_most)), strict=True)
+    images = PictureFiles(files, spec, config.crop_fraction, _BATCH_SIZE)
+    return _LabelledFiles(images, torch.tensor(labels))
 
 
 def _spaced(total: int, at_most: int | None) -> range:
@@ -142,13 +146,3 @@ class _LabelledFiles:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(self.images, self.labels.split(_BATCH_SIZE), strict=True)
-
-
-def _folder_batches(
-    config: DatasetConfig, split: Split, spec: ModelSpec, at_most: int | None
-) -> Batches:
-    folder = class_folders(config, split)
-    check_classes(folder, spec.num_classes)
-    files, labels = zip(*(folder.samples[i] for i in _spaced(len(folder), at_most)), strict=True)
-    images = PictureFiles(files, spec, config.crop_fraction, _BATCH_SIZE)
-    return _LabelledFiles(images, torch.tensor(labels))

@@ -28,5 +28,4 @@ def load_generator(folder: Path, teacher: Teacher, device: torch.device) -> Gene
     teacher.require_made_for(card.teacher, folder)
     generator = Generator(teacher.spec, card.latent_dim, card.width)
     load_state(generator, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
-    freeze(generator)
-    return place(generator, device)
+    return place(freeze(generator), device)

@@ -3,19 +3,18 @@
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hast.errors import InputError
-from hast.files.placing import read_errors
+from hast.files.placing import read_errors, write_atomically
 
 _NAME = "student_difficulty"
 
 
 def save_hardness(path: Path, difficulty: Tensor, *, bank: str) -> None:
     """Write difficulties (N,) with the key of the bank they belong to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({_NAME: difficulty.contiguous()}, path, metadata={"bank": bank})
+    write_atomically(path, save({_NAME: difficulty.contiguous()}, {"bank": bank}))
 
 
 def load_hardness(path: Path, *, bank: str) -> Tensor:

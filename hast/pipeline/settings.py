@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from hast.config.presets import SMALLER, own_network
+from hast.config.params import SMALLER, own_network
 from hast.config.sizes import sizes_within
 from hast.config.spec import ModelSpec
 from hast.networks.classifier import batch_norm_calls, takes_size

@@ -1,5 +1,5 @@
 """One self-contained HTML page about a run: what came out, how good it is, how to make it again.
 
-`record` reads what the stages wrote, `results` says it in numbers, `figures` draws it, and `page`
-puts it together. Needs the extra `report`.
+`record` reads what the stages wrote and says it in numbers, `figures` draws it, and `page` puts it
+together. Needs the extra `report`.
 """

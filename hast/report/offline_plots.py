@@ -34,22 +34,16 @@ def set_up(project: Path) -> Path:
     if configured is not None and configured != str(_TEMPLATE):
         return dvc / configured
     if not (dvc / _TEMPLATE).is_file():
-        (dvc / _TEMPLATE).parent.mkdir(exist_ok=True)
+        with needs("'hast[report]'"):
+            import vl_convert
+        vega: str = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]
+        inside = vega.replace("</script", "<\\/script")  # which would end the script
         page = (Path(templates.__file__).parent / "plots.html").read_text()
-        # `</script>` inside a script would end it.
-        (dvc / _TEMPLATE).write_text(
-            page.replace("VEGA", _vega().replace("</script", "<\\/script"))
-        )
+        (dvc / _TEMPLATE).parent.mkdir(exist_ok=True)
+        (dvc / _TEMPLATE).write_text(page.replace("VEGA", inside))
     if configured is None:
         _configure(dvc / "config.local")
     return dvc / _TEMPLATE
-
-
-def _vega() -> str:
-    with needs("'hast[report]'"):
-        import vl_convert
-    bundle: str = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]
-    return bundle
 
 
 def _configure(path: Path) -> None:

@@ -6,16 +6,12 @@ from typing import Any
 from rich.table import Table
 
 from hast.config.bit_width import FULL_PRECISION_BITS
-from hast.files.timings import Latency, Timing
+from hast.files.tables import Latency, Timing
 from hast.networks.coverage import LayerBits
 
 RESULT_COLUMNS = ("network", "top-1", "before fine-tuning", "agreement", "bytes", "smaller")
 EXPORT_COLUMNS = ("network", "format", "bytes", "smaller", "agreement, bank", "agreement, test")
-FORMATS = {  # of an export
-    "packed": "packed checkpoint",
-    "onnx": "ONNX",
-    "program": "torch.export",
-}
+_FORMATS = {"packed": "packed checkpoint", "onnx": "ONNX", "program": "torch.export"}
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -63,7 +59,7 @@ def export_rows(exports: Results) -> list[tuple[str, ...]]:
     return [
         (
             width.upper(),
-            FORMATS[name],
+            _FORMATS[name],
             f"{measured['bytes']:,}",
             f"{measured['compression']:.1f}x",
             *(_least_agreement(measured.get(images, {})) for images in ("bank", "test")),

@@ -12,7 +12,7 @@ from hast.bank.stored import open_bank
 from hast.bank.tools import save_bank
 from hast.bank.writer import BankWriter
 from hast.errors import InputError
-from hast.files.resume import CheckpointFile
+from hast.files.partial import CheckpointFile
 
 SHAPE = (3, 16, 16)
 

@@ -6,12 +6,18 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
+from conftest import spec_of
 from PIL import Image
 
+from hast.bank.record import Bank, BankCard
 from hast.report.figures.canvas import to_png, to_svg
-from hast.report.figures.classes import confusion_change
-from hast.report.figures.difficulty import difficulty_histogram, error_by_difficulty
-from hast.report.figures.samples import choose_samples, sample_grid
+from hast.report.figures.samples import (
+    bank_grid,
+    choose_samples,
+    confusion_change,
+    difficulty_histogram,
+    error_by_difficulty,
+)
 from hast.report.figures.training import bns_gap, fidelity_gap, moving_mean, training_curves
 
 
@@ -30,10 +36,10 @@ def test_of_many_classes_evenly_spaced_ones_are_shown():
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_a_grid_of_any_channels_is_a_picture(channels):
-    figure = sample_grid(
-        torch.rand(12, channels, 8, 8), torch.arange(12) % 3, torch.rand(12),
-        class_names=("cat", "dog", "a very long name of a class"), columns=4,
-    )  # fmt: skip
+    spec = spec_of((channels, 8, 8), 3, class_names=("cat", "dog", "a very long name of a class"))
+    card = BankCard(samples=12, spec=spec, teacher="c" * 64, synthesis={})
+    images, labels = torch.rand(12, *spec.input_shape), torch.arange(12) % 3
+    figure = bank_grid(Bank(images, labels, card, torch.rand(12)), columns=4)
     picture = Image.open(io.BytesIO(to_png(figure, dpi=50)))
     assert picture.width > 100
     assert len(picture.convert("L").getcolors()) > 20
@@ -59,7 +65,7 @@ def test_of_many_classes_those_that_changed_most_are_shown():
     labels = torch.arange(50)
     student = labels.clone()
     student[40] = 41
-    figure = confusion_change(labels, labels, student, num_classes=50)
+    figure = confusion_change(labels, labels, student, spec_of((1, 8, 8), 50))
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert {"40", "41"} <= {*names}
     assert len(names) == 20
@@ -80,7 +86,7 @@ def figures():
         "curves": training_curves({"w4a4": curve, "w3a3": curve}, columns=("loss", "zero")),
         "bns": bns_gap([0.1, 0.01]),
         "fidelity": fidelity_gap({"W4A4": {"bank": 1.0, "test": 1.0}}),
-        "confusion": confusion_change(labels, labels, labels.flip(0), num_classes=4),
+        "confusion": confusion_change(labels, labels, labels.flip(0), spec_of((1, 8, 8), 4)),
     }
 
 

@@ -10,8 +10,7 @@ from stage_runs import run
 
 from hast.errors import InputError
 from hast.files.tables import read_json, read_tsv
-from hast.report.record import read_run
-from hast.report.results import verdict
+from hast.report.record import read_run, verdict
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Pictures as pure functions: plain numbers in, a matplotlib figure out; no file is touched.
+"""Pictures as pure functions: numbers or a bank in, a matplotlib figure out; no file is written.
 
     from hast.report.figures.canvas import to_png, to_svg
-    from hast.report.figures.difficulty import difficulty_histogram
+    from hast.report.figures.samples import difficulty_histogram
 
     to_png(difficulty_histogram({"bank": difficulty}))
 
