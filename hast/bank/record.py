@@ -1,10 +1,9 @@
 """A bank of samples in memory, and the card that says where it comes from."""
 
 import hashlib
-import operator
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from hast.config.bank import Dtype
@@ -24,9 +23,13 @@ class Parent(Section):
     synthesis: dict[str, Any]
     generator: str | None = None
     libraries: dict[str, str] = {}
-    # The imports that its samples come from; no word of them where there are none: then older
-    # programs read the bank.
-    pictures: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=operator.not_)
+    pictures: tuple[dict[str, Any], ...] = ()  # the imports that its samples come from, if any
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No word of pictures where there are none: then older programs read the bank."""
+        values: dict[str, Any] = plain(self)
+        return values if self.pictures else {k: v for k, v in values.items() if k != "pictures"}
 
 
 class Derivation(Section):
