@@ -15,9 +15,9 @@ _TAKES_IN = {"Conv", "Gemm"}
 
 def rewrite(graph: Any) -> None:
     """Rewrite a graph with the quantizers of a student in place."""
-    _transpose_weights(graph)
-    _take_in_batch_norms(graph)
-    _pool_globally(graph)
+    for step in (_transpose_weights, _take_in_batch_norms, _pool_globally):
+        step(graph)
+        graph.sort()
 
 
 def _transpose_weights(graph: Any) -> None:
@@ -34,7 +34,6 @@ def _transpose_weights(graph: Any) -> None:
         weight.type = node.outputs[0].type
         node.outputs[0].replace_all_uses_with(weight)
         graph.remove(node, safe=True)
-    graph.sort()
 
 
 def _take_in_batch_norms(graph: Any) -> None:
@@ -70,7 +69,6 @@ def _take_in_batch_norms(graph: Any) -> None:
         layer.replace_input_with(2, made[2])
         node.outputs[0].replace_all_uses_with(layer.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
-    graph.sort()
 
 
 def _pool_globally(graph: Any) -> None:
@@ -92,7 +90,6 @@ def _pool_globally(graph: Any) -> None:
         made.name, made.type, made.shape = name, mean.type, mean.shape
         mean.replace_all_uses_with(made, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-    graph.sort()
 
 
 def maker(value: Any) -> str:
