@@ -100,8 +100,8 @@ def reconstruct(
     wrapped = Engine(bf16=engine.bf16).wrap(_relative_error, device)
     parts = [place_images(_resized(x, config), device) for x in images.split(_TOGETHER)]
     for index, unit in list(enumerate(units))[first:]:
-        random = seeded(config.seed, "reconstruct", index)
-        samples = _samples(student, teacher, unit, parts)
+        name, random = f"reconstruct {unit.name}", seeded(config.seed, "reconstruct", index)
+        samples = _samples(student, teacher, unit.name, parts)
         gain = None
         if unit.name in norms:
             gain = scale_and_shift(teacher.get_submodule(norms[unit.name]))[0].square()
@@ -121,10 +121,7 @@ def reconstruct(
                 restart_call_counts(module)
                 loss = wrapped(module, x, samples, samples.wanted[drawn], weights)
                 loss.backward()
-                check_finite(
-                    loss, loop=f"reconstruct {unit.name}", step=step, steps=config.steps,
-                    cause=_CAUSE,
-                )  # fmt: skip
+                check_finite(loss, loop=name, step=step, steps=config.steps, cause=_CAUSE)
                 optimizer.step()
                 schedule.step()
                 if step < config.steps - 1:
@@ -148,18 +145,10 @@ def _relative_error(
     return ((answer - wanted).square() * weights).mean()
 
 
-def _samples(
-    student: nn.Module, teacher: nn.Module, unit: Unit, parts: Sequence[Tensor]
-) -> _Samples:
-    behind = [call_of(student, unit.name, x).input for x in parts]
-    exact = [call_of(teacher, unit.name, x) for x in parts]
-    return _Samples(
-        torch.cat(behind),
-        torch.cat([call.input for call in exact]),
-        torch.cat([call.output for call in exact]),
-        exact[0].args,
-        exact[0].kwargs,
-    )
+def _samples(student: nn.Module, teacher: nn.Module, unit: str, parts: list[Tensor]) -> _Samples:
+    behind = [call_of(student, unit, x).input for x in parts]
+    args, kwargs, exact, wanted = zip(*(call_of(teacher, unit, x) for x in parts), strict=True)
+    return _Samples(torch.cat(behind), torch.cat(exact), torch.cat(wanted), args[0], kwargs[0])
 
 
 def _resized(images: Tensor, config: ReconstructionConfig) -> Tensor:
@@ -180,19 +169,14 @@ def _learnable(
     roundings = [RoundingWeightQuantizer(held[0], held.original) for held in lists]
     scales = [p for name, p in module.named_parameters() if name.endswith("log_scale")]
     trained = [p for p in module.parameters() if p.requires_grad]
-    biases = _biases(module, config.bias_rate)
-    learned = {id(p) for group in [*biases, {"params": scales}] for p in group["params"]}
+    others = [{"params": scales, "lr": config.scale_rate}, *_biases(module, config.bias_rate)]
+    learned = {id(p) for group in others for p in group["params"]}
     for parameter in trained:  # the rest stays: its gradients would cost as much as those wanted
         parameter.requires_grad_(id(parameter) in learned)
     for held, rounding in zip(lists, roundings, strict=True):
         held[0] = rounding
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [rounding.logit for rounding in roundings], "lr": config.rounding_rate},
-            {"params": scales, "lr": config.scale_rate},
-            *biases,
-        ]
-    )
+    logits = {"params": [rounding.logit for rounding in roundings], "lr": config.rounding_rate}
+    optimizer = torch.optim.Adam([logits, *others])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     yield roundings, optimizer, schedule
     for parameter in trained:
