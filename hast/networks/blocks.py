@@ -24,14 +24,7 @@ from hast.networks.batch_norm import batch_norms
 from hast.networks.hooks import removed_at_exit, tensors_in
 
 _CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d}
-_ADDITIONS = {
-    torch.add,
-    Tensor.add,
-    Tensor.add_,
-    Tensor.__add__,
-    Tensor.__radd__,
-    Tensor.__iadd__,
-}
+_ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 
 
 def find_blocks(network: nn.Module, spec: ModelSpec, patterns: Sequence[str] = ()) -> list[str]:

@@ -71,17 +71,12 @@ def inspection(
     Raises:
         InputError: a rule is wrong.
     """
-    plan = plan_quantization(network, spec, bits, rules)
+    plans = {w: plan_quantization(network, spec, w, rules) for w in sorted({*_WIDTHS, bits})}
+    sizes = {str(w): packed_size(prepare_student(network, spec, p)) for w, p in plans.items()}
     return Inspection(
         batch_norms=len(batch_norms(network)),
         blocks=find_blocks(network, spec, alignment_modules),
-        layers=layer_table(network, spec, plan),
-        coverage=plan_coverage(network, spec, plan),
-        sizes={"fp32": packed_size(network)}
-        | {
-            str(width): packed_size(
-                prepare_student(network, spec, plan_quantization(network, spec, width, rules))
-            )
-            for width in sorted({*_WIDTHS, bits})
-        },
+        layers=layer_table(network, spec, plans[bits]),
+        coverage=plan_coverage(network, spec, plans[bits]),
+        sizes={"fp32": packed_size(network), **sizes},
     )

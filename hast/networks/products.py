@@ -30,37 +30,15 @@ _aten = torch.ops.aten
 _ADDS = {_aten.addmm, _aten.baddbmm, _aten.addmv}  # their first operand is only added
 _UNREGISTERED = {_aten.mv, _aten.addmv, _aten._trilinear}
 # What copies values of a quantizer's grid or leaves some out; a view shares its tensor's memory.
-_KEEPS = {
-    getattr(_aten, name)
-    for name in [
-        "_to_copy",
-        "adaptive_max_pool2d",
-        "adaptive_max_pool3d",
-        "amax",
-        "cat",
-        "channel_shuffle",
-        "clone",
-        "constant_pad_nd",
-        "flip",
-        "im2col",
-        "index",
-        "index_select",
-        "max_pool1d",
-        "max_pool2d_with_indices",
-        "max_pool3d_with_indices",
-        "native_channel_shuffle",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "reflection_pad2d",
-        "relu",
-        "relu_",
-        "repeat",
-        "replication_pad2d",
-        "roll",
-        "stack",
-        "upsample_nearest2d",
-    ]
-}
+_COPIES = {_aten._to_copy, _aten.cat, _aten.clone, _aten.im2col, _aten.repeat, _aten.stack}
+_SHUFFLES = {_aten.channel_shuffle, _aten.flip, _aten.native_channel_shuffle, _aten.roll}
+_SHUFFLES |= {_aten.pixel_shuffle, _aten.pixel_unshuffle}
+_PADS = {_aten.constant_pad_nd, _aten.reflection_pad2d, _aten.replication_pad2d}
+_PICKS = {_aten.index, _aten.index_select, _aten.upsample_nearest2d}
+_CLIPS = {_aten.relu, _aten.relu_}
+_MAXIMA = {_aten.amax, _aten.max_pool1d, _aten.max_pool2d_with_indices}
+_MAXIMA |= {_aten.max_pool3d_with_indices, _aten.adaptive_max_pool2d, _aten.adaptive_max_pool3d}
+_KEEPS = _COPIES | _SHUFFLES | _PADS | _PICKS | _CLIPS | _MAXIMA
 
 
 class Product(NamedTuple):
@@ -230,19 +208,17 @@ class _Recorder(TorchDispatchMode):
 @contextmanager
 def _nothing_fused(network: nn.Module) -> Iterator[None]:
     """Attention and recurrent layers as the products they are made of."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if any(isinstance(module, nn.RNNBase) for module in network.modules()):
-                stack.enter_context(warnings.catch_warnings())  # of a setting of other machines
-                warnings.simplefilter("ignore")
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    attention = torch.backends.mha
+    with ExitStack() as stack:
+        stack.callback(attention.set_fastpath_enabled, attention.get_fastpath_enabled())
+        attention.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+            # Warnings are of a setting of other machines.
+            stack.enter_context(warnings.catch_warnings(action="ignore"))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
 
 
 def _keeps(func: Any, args: tuple[Any, ...]) -> bool:

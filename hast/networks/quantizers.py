@@ -56,18 +56,16 @@ class WeightQuantizer(nn.Module):
         """What this weight is quantized with: one number an entry of `axis`, 1 elsewhere."""
         dims = tuple(d for d in range(weight.ndim) if d != self.axis)
         current = weight.detach()
-        return choose_qparams(
-            current.amin(dims, keepdim=True),
-            current.amax(dims, keepdim=True),
-            bits=self.bits,
-            symmetric=self.symmetric,
-        )
+        low, high = current.amin(dims, keepdim=True), current.amax(dims, keepdim=True)
+        return choose_qparams(low, high, bits=self.bits, symmetric=self.symmetric)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize(weight, self.qparams_of(weight))
+        return self._fake_quantize(weight, self.qparams_of(weight))
+
+    _fake_quantize = staticmethod(fake_quantize)
 
 
-class FixedWeightQuantizer(nn.Module):
+class FixedWeightQuantizer(WeightQuantizer):
     """Fake-quantizes a weight with scales that were decided elsewhere."""
 
     scale: Tensor
@@ -80,19 +78,15 @@ class FixedWeightQuantizer(nn.Module):
             scale, zero_point: as `per_channel` makes them, the zero points integer-valued floats.
             axis: see `hast.networks.plan.channel_axis`.
         """
-        super().__init__()
-        self.bits, self.axis = bits, axis
+        super().__init__(bits, axis)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
 
-    def qparams_of(self, _weight: Tensor) -> QParams:
+    def qparams_of(self, weight: Tensor) -> QParams:
         return QParams(self.scale, self.zero_point, quant_max_of(self.bits))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize(weight, self.qparams_of(weight))
 
-
-class LearnedWeightQuantizer(nn.Module):
+class LearnedWeightQuantizer(WeightQuantizer):
     """Fake-quantizes a weight per entry of `axis` with scales that are trained.
 
     They start where rounding the given weight costs the least. What is stored is their logarithm:
@@ -101,21 +95,19 @@ class LearnedWeightQuantizer(nn.Module):
 
     zero_point: Tensor
 
+    _fake_quantize = staticmethod(fake_quantize_learned)
+
     def __init__(
-        self, bits: int, weight: Tensor, axis: int = 0, *, symmetric: bool = False
+        self, weight: Tensor, bits: int, axis: int = 0, *, symmetric: bool = False
     ) -> None:
-        super().__init__()
-        self.bits, self.axis = bits, axis
+        super().__init__(bits, axis, symmetric=symmetric)
         rows = weight.detach().movedim(axis, 0).flatten(1)
         start = search_qparams(rows, bits=bits, symmetric=symmetric)
         self.log_scale = nn.Parameter(per_channel(start.scale.log(), weight, axis))
         self.register_buffer("zero_point", per_channel(start.zero_point, weight, axis))
 
-    def qparams_of(self, _weight: Tensor) -> QParams:
+    def qparams_of(self, weight: Tensor) -> QParams:
         return QParams(self.log_scale.exp(), self.zero_point, quant_max_of(self.bits))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize_learned(weight, self.qparams_of(weight))
 
 
 class RoundingWeightQuantizer(nn.Module):
@@ -265,7 +257,6 @@ def _some_of(x: Tensor, *, batch: int) -> Tensor:
     """
     if x.numel() <= _SEEN_OF_A_BATCH:
         return x.flatten()
-    drawn = torch.randint(x.numel(), (_SEEN_OF_A_BATCH,), generator=seeded(0, "observe", batch)).to(
-        x.device
-    )
+    random = seeded(0, "observe", batch)
+    drawn = torch.randint(x.numel(), (_SEEN_OF_A_BATCH,), generator=random).to(x.device)
     return x[torch.unravel_index(drawn, x.shape)]  # whatever its layout: nothing is copied
