@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from hast.config.targets import TargetRules
-from hast.export.graph_rewrites import WEIGHTED, append, constant, maker, rewrite
+from hast.export.graph_rewrites import WEIGHTED, append, constant, constants, maker, rewrite
 from hast.math.quantization import MAX_BITS, QParams, choose_qparams
 
 # A value, node or model below is one of `onnx_ir`, which is an optional package.
@@ -172,11 +172,8 @@ def _read_instead(value: Any, quantized: Any, *, except_for: Any) -> None:
 def _quantized(graph: Any, value: Any, qparams: QParams, signed: bool) -> Any:
     """Insert a quantizer of `value`, which nothing reads yet; returns its QuantizeLinear."""
     kind = np.dtype(np.int8 if signed else np.uint8)
-    zero_point = qparams.zero_point.numpy() + np.iinfo(kind).min
-    parameters = [
-        constant(graph, f"{value.name}.scale", qparams.scale.numpy()),
-        constant(graph, f"{value.name}.zero_point", zero_point.astype(kind)),
-    ]
+    scale, zero_point = qparams.scale.numpy(), qparams.zero_point.numpy() + np.iinfo(kind).min
+    parameters = constants(graph, value.name, scale=scale, zero_point=zero_point.astype(kind))
     codes = append(graph, "QuantizeLinear", [value, *parameters])
     append(graph, "DequantizeLinear", [codes, *parameters])
     return codes.producer()
@@ -212,8 +209,7 @@ def _move_up(graph: Any, quantize: Any, *, values: bool) -> None:
         scale, zero_point = (value.const_value.numpy() for value in quantize.inputs[1:3])
         limits = (limits.astype(np.float32) - zero_point.astype(np.float32)) * scale
     read = quantize.inputs[0] if values else codes
-    names = [f"{read.name}.{end}" for end in ("low", "high")]
-    ends = [constant(graph, name, limit) for name, limit in zip(names, limits, strict=True)]
+    ends = constants(graph, read.name, low=limits[0], high=limits[1])
     (quantize if values else reader).replace_input_with(0, append(graph, "Clip", [read, *ends]))
 
 
@@ -249,10 +245,8 @@ def _quantize_bias(graph: Any, node: Any) -> None:
             name = f"{weight.inputs[index].name}.wider"
             weight.replace_input_with(index, constant(graph, name, array))
     both = np.maximum(step * wider, np.finfo(np.float32).tiny)
-    stored = [
-        constant(graph, f"{bias.name}.codes", np.rint(numbers / both).astype(np.int32)),
-        constant(graph, f"{bias.name}.scale", both),
-    ]
+    sums = np.rint(numbers / both).astype(np.int32)
+    stored = constants(graph, bias.name, codes=sums, scale=both)
     node.replace_input_with(2, append(graph, "DequantizeLinear", stored, axis=0))
 
 

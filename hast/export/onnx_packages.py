@@ -40,7 +40,7 @@ def open_in(program: str, model: Path | bytes) -> Callable[[Any], list[Any]]:
     Args:
         program: `onnxruntime`, with its default optimizations; `onnxruntime without optimizations`;
             `openvino`; or `onnx reference`, ONNX's own evaluator: slow, and the standard itself.
-        model: the file, or its content.
+        model: the file, or, for all but `openvino`, its content.
 
     Raises:
         InputError: a package is missing.

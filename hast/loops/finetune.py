@@ -18,6 +18,7 @@ Source: HAST, section 3.3.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def finetune(
         tap_attention(student, names) as tap_q,
         tap_attention(teacher, names) as tap_f,
         folded_statistics(teacher),
-        wide_layers_in_fp32(student, enabled=engine.bf16),
+        wide_layers_in_fp32(student) if engine.bf16 else nullcontext(),
     ):
 
         def losses_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

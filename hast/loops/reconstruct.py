@@ -102,10 +102,8 @@ def reconstruct(
     for index, unit in list(enumerate(units))[first:]:
         name, random = f"reconstruct {unit.name}", seeded(config.seed, "reconstruct", index)
         samples = _samples(student, teacher, unit.name, parts)
-        gain = None
-        if unit.name in norms:
-            gain = scale_and_shift(teacher.get_submodule(norms[unit.name]))[0].square()
-        weights = _weights(samples.wanted, gain)
+        norm = teacher.get_submodule(norms[unit.name]) if unit.name in norms else None
+        weights = _weights(samples.wanted, norm)
         module = student.get_submodule(unit.name)
         with (
             _learnable(student, unit, config) as (roundings, optimizer, schedule),
@@ -129,11 +127,11 @@ def reconstruct(
         yield ReconstructionStep(index, True, loss.detach())  # now that all is decided
 
 
-def _weights(wanted: Tensor, gain: Tensor | None) -> Tensor:
-    """How much an error of each channel counts, (C, 1, ...): its gain, over what the answer varies
-    by."""
+def _weights(wanted: Tensor, norm: nn.Module | None) -> Tensor:
+    """How much an error of each channel counts, (C, 1, ...): the gain of the BatchNorm that reads
+    it, over what the answer varies by."""
     varies = wanted.var((0, *range(2, wanted.ndim)), correction=0)
-    gain = torch.ones_like(varies) if gain is None else gain
+    gain = scale_and_shift(norm)[0].square() if norm else torch.ones_like(varies)
     share = gain / (gain * varies).mean().clamp(min=torch.finfo(torch.float32).tiny)
     return share.view(-1, *[1] * (wanted.ndim - 2))
 

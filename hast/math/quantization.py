@@ -119,9 +119,7 @@ def search_qparams(
     return QParams(torch.cat(scales), torch.cat(zero_points), quant_max_of(bits))
 
 
-def _search_rows(
-    x: Tensor, choose: Callable[[Tensor, Tensor], QParams], candidates: int
-) -> QParams:
+def _search_rows(x: Tensor, choose: Callable[..., QParams], candidates: int) -> QParams:
     low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
     best = choose(low, high)
     least = torch.full_like(low, torch.inf)

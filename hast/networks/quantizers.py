@@ -97,9 +97,7 @@ class LearnedWeightQuantizer(WeightQuantizer):
 
     _fake_quantize = staticmethod(fake_quantize_learned)
 
-    def __init__(
-        self, weight: Tensor, bits: int, axis: int = 0, *, symmetric: bool = False
-    ) -> None:
+    def __init__(self, weight: Tensor, bits: int, axis: int, *, symmetric: bool = False) -> None:
         super().__init__(bits, axis, symmetric=symmetric)
         rows = weight.detach().movedim(axis, 0).flatten(1)
         start = search_qparams(rows, bits=bits, symmetric=symmetric)

@@ -90,9 +90,7 @@ def remove_quantizers(student: nn.Module) -> nn.Module:
     return student
 
 
-def wide_layers_in_fp32(
-    student: nn.Module, *, enabled: bool = True
-) -> AbstractContextManager[None]:
+def wide_layers_in_fp32(student: nn.Module) -> AbstractContextManager[None]:
     """Let layers whose weights or inputs have `WIDE_BITS` or more compute in fp32 under autocast.
 
     With quantizers behind ReLUs it is not known which layer reads which, so one wide quantizer is
@@ -100,7 +98,7 @@ def wide_layers_in_fp32(
     """
     plan = provenance_of(student).plan
     wide: set[str] = set()
-    if enabled and plan is not None:
+    if plan is not None:
         wide = {name for name, bits in plan.weights.items() if bits >= WIDE_BITS}
         read = {name for name, bits in plan.activations.items() if bits >= WIDE_BITS}
         wide |= read if plan.placement == "inputs" else plan.weights.keys() if read else set()
