@@ -190,14 +190,10 @@ def programs(kind: Format, target: Target) -> list[str]:
     """Names of what runs a format and is compared with the student."""
     if kind == "program":
         return ["torch"]
+    # How a CPU optimizes a file for TensorRT says nothing.
+    optimized = {"openvino": ["openvino", "onnxruntime"], "tensorrt": []}
     exact = ["onnxruntime without optimizations", "onnx reference"]
-    match target:
-        case "openvino":
-            return ["openvino", "onnxruntime", *exact]
-        case "tensorrt":
-            return exact  # how a CPU optimizes it says nothing
-        case _:
-            return ["onnxruntime", *exact]
+    return optimized.get(target, ["onnxruntime"]) + exact
 
 
 def runtime_of(target: Target) -> str | None:

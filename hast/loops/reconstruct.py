@@ -187,12 +187,10 @@ def _learnable(
 def _biases(module: nn.Module, rate: float) -> list[dict[str, Any]]:
     """Biases in the module, each with a rate in the unit of its layer: the norm of a channel's
     weights, which is what the layer makes of inputs of variance 1."""
-    layers = [m for m in module.modules() if isinstance(getattr(m, "bias", None), nn.Parameter)]
-    sizes = [(m.weight.detach().square().sum() / m.bias.numel()).sqrt().item() for m in layers]  # type: ignore[operator]
-    return [
-        {"params": [layer.bias], "lr": rate * size}
-        for layer, size in zip(layers, sizes, strict=True)
-    ]
+    modules: list[Any] = [*module.modules()]
+    layers = [m for m in modules if isinstance(getattr(m, "bias", None), nn.Parameter)]
+    sizes = [(m.weight.detach().square().sum() / m.bias.numel()).sqrt().item() for m in layers]
+    return [{"params": [m.bias], "lr": rate * size} for m, size in zip(layers, sizes, strict=True)]
 
 
 @contextmanager

@@ -48,14 +48,9 @@ def untrained(
     input_shape = input_shape or known.input_shape
     if input_shape is None:
         raise InputError(f"{source} does not know its input shape; give --input-shape CxHxW")
-    channels = input_shape[0]
-    spec = ModelSpec(
-        input_shape=input_shape,
-        num_classes=count_classes(network, input_shape),
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-    )
-    return network, spec
+    mean, std = ((value,) * input_shape[0] for value in (0.0, 1.0))
+    classes = count_classes(network, input_shape)
+    return network, ModelSpec(input_shape=input_shape, num_classes=classes, mean=mean, std=std)
 
 
 def inspection(

@@ -106,11 +106,9 @@ class _Recorder(TorchDispatchMode):
         self.products: list[Product] = []
         self._kind = type(network).__name__
         self._running: list[str] = []
-        self._named: list[tuple[str, Tensor]] = [
-            *network.named_parameters(remove_duplicate=False),
-            *network.named_buffers(remove_duplicate=False),
-        ]
-        self._spans = [(t.data_ptr(), t.data_ptr() + t.nbytes, n) for n, t in self._named]
+        self._named: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
+        self._named |= network.named_buffers(remove_duplicate=False)
+        self._spans = [(t.data_ptr(), t.data_ptr() + t.nbytes, n) for n, t in self._named.items()]
         self._states: dict[int, State] = {_memory(image): "full"}  # of what depends on the image
         self._origins: dict[int, tuple[str, ...]] = {}  # of what is computed from parameters
 
@@ -171,7 +169,7 @@ class _Recorder(TorchDispatchMode):
         weight, shape, name = None, (), module or self._kind
         if constants:
             weight = self._origin(constants[0])
-            shape = tuple((self._tensor(weight) if weight else constants[0]).shape)
+            shape = tuple((self._named[weight[0]] if weight else constants[0]).shape)
             if weight:
                 name = module if weight_name(module) in weight else weight[0]
         self.products.append(Product(name, weight, shape, macs, worst(states)))
@@ -200,9 +198,6 @@ class _Recorder(TorchDispatchMode):
         start = tensor.data_ptr()
         held = (name for low, high, name in self._spans if low <= start < high)
         return tuple(held) or self._origins.get(_memory(tensor), ())
-
-    def _tensor(self, names: tuple[str, ...]) -> Tensor:
-        return next(tensor for name, tensor in self._named if name == names[0])
 
 
 @contextmanager

@@ -178,21 +178,20 @@ class ActivationQuantizer(nn.Module):
     def _set_scale(self, scale: Tensor) -> None:
         self.scale.copy_(scale)
 
+    def _start(self, qparams: QParams) -> None:
+        self.mode = "quantize"
+        self._set_scale(qparams.scale.detach().squeeze())
+        self.zero_point.copy_(qparams.zero_point.squeeze())
+
     def freeze_range(self) -> None:
         """Quantize from now on, with the range observed so far."""
-        self.mode = "quantize"
-        scale, zero_point, _ = choose_qparams(
-            self.minimum, self.maximum, bits=self.bits, symmetric=self.symmetric
-        )
-        self._set_scale(scale)
-        self.zero_point.copy_(zero_point)
+        ends = self.minimum, self.maximum
+        self._start(choose_qparams(*ends, bits=self.bits, symmetric=self.symmetric))
 
     def fix(self, qparams: QParams) -> None:
         """Quantize from now on, with what was decided elsewhere."""
-        self.mode = "quantize"
+        self._start(qparams)
         scale, zero_point, quant_max = qparams
-        self._set_scale(scale.detach())
-        self.zero_point.copy_(zero_point)
         self.minimum.copy_(-zero_point * scale.detach())
         self.maximum.copy_((quant_max - zero_point) * scale.detach())
 
@@ -236,9 +235,7 @@ class LearnedActivationQuantizer(ActivationQuantizer):
         self.mode = "quantize"
         if self._seen:
             seen = torch.cat(self._seen).view(1, -1)
-            start = search_qparams(seen, bits=self.bits, symmetric=self.symmetric)
-            self._set_scale(start.scale.squeeze())
-            self.zero_point.copy_(start.zero_point.squeeze())
+            self._start(search_qparams(seen, bits=self.bits, symmetric=self.symmetric))
         self._seen = []
 
     _fake_quantize = staticmethod(fake_quantize_learned)
