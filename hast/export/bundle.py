@@ -1,7 +1,6 @@
 """All forms of one student in one folder, each compared with the student itself."""
 
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -182,8 +181,8 @@ def write_card(
 
 def bytes_of(folder: Path, files: Mapping[Format, Path]) -> dict[str, int]:
     """Size on disk of every form."""
-    packed = sum(os.path.getsize(folder / name) for name in PACKED)
-    return {"packed": packed} | {name: os.path.getsize(path) for name, path in files.items()}
+    packed = sum((folder / name).stat().st_size for name in PACKED)
+    return {"packed": packed} | {name: path.stat().st_size for name, path in files.items()}
 
 
 def programs(kind: Format, target: Target) -> list[str]:

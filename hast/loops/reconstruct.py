@@ -45,7 +45,7 @@ from hast.networks.call_sites import restart_call_counts
 from hast.networks.folding import foldable
 from hast.networks.hooks import removed_at_exit
 from hast.networks.quantizers import ActivationQuantizer, RoundingWeightQuantizer
-from hast.networks.units import Unit, call_of
+from hast.networks.units import Call, Unit, call_of
 
 _SHARPNESS = 20.0  # at the end: less than a tenth of a code around the middle is undecided
 _TOGETHER = 32  # images in a pass that looks at a block's inputs
@@ -56,16 +56,6 @@ class ReconstructionStep(NamedTuple):
     unit: int
     is_last: bool  # of its unit
     loss: Tensor  # share of the variance of the teacher's answer
-
-
-class _Samples(NamedTuple):
-    """What a unit is given and shall answer, one row an image."""
-
-    quantized: Tensor  # inputs behind the quantized prefix
-    exact: Tensor  # the teacher's inputs
-    wanted: Tensor  # the teacher's outputs
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 @loop
@@ -101,9 +91,9 @@ def reconstruct(
     parts = [place_images(_resized(x, config), device) for x in images.split(_TOGETHER)]
     for index, unit in list(enumerate(units))[first:]:
         name, random = f"reconstruct {unit.name}", seeded(config.seed, "reconstruct", index)
-        samples = _samples(student, teacher, unit.name, parts)
+        behind, exact = _samples(student, teacher, unit.name, parts)
         norm = teacher.get_submodule(norms[unit.name]) if unit.name in norms else None
-        weights = _weights(samples.wanted, norm)
+        weights = _weights(exact.output, norm)
         module = student.get_submodule(unit.name)
         with (
             _learnable(student, unit, config) as (roundings, optimizer, schedule),
@@ -112,12 +102,12 @@ def reconstruct(
             for step in range(config.steps):
                 for rounding in roundings:
                     rounding.sharpness = rounding_sharpness(step / config.steps, last=_SHARPNESS)
-                drawn = torch.randint(len(samples.wanted), (config.batch_size,), generator=random)
-                exact, behind = samples.exact[drawn], samples.quantized[drawn]
-                x = torch.where(_coin(exact, config.drop_probability, random), exact, behind)
+                drawn = torch.randint(len(behind), (config.batch_size,), generator=random)
+                x = exact.input[drawn]
+                x = torch.where(_coin(x, config.drop_probability, random), x, behind[drawn])
                 optimizer.zero_grad()
                 restart_call_counts(module)
-                loss = wrapped(module, x, samples, samples.wanted[drawn], weights)
+                loss = wrapped(module, x, exact, exact.output[drawn], weights)
                 loss.backward()
                 check_finite(loss, loop=name, step=step, steps=config.steps, cause=_CAUSE)
                 optimizer.step()
@@ -137,16 +127,20 @@ def _weights(wanted: Tensor, norm: nn.Module | None) -> Tensor:
 
 
 def _relative_error(
-    module: nn.Module, x: Tensor, samples: _Samples, wanted: Tensor, weights: Tensor
+    module: nn.Module, x: Tensor, call: Call, wanted: Tensor, weights: Tensor
 ) -> Tensor:
-    answer: Tensor = module(x, *samples.args, **samples.kwargs).float()
+    answer: Tensor = module(x, *call.args, **call.kwargs).float()
     return ((answer - wanted).square() * weights).mean()
 
 
-def _samples(student: nn.Module, teacher: nn.Module, unit: str, parts: list[Tensor]) -> _Samples:
-    behind = [call_of(student, unit, x).input for x in parts]
-    args, kwargs, exact, wanted = zip(*(call_of(teacher, unit, x) for x in parts), strict=True)
-    return _Samples(torch.cat(behind), torch.cat(exact), torch.cat(wanted), args[0], kwargs[0])
+def _samples(
+    student: nn.Module, teacher: nn.Module, unit: str, parts: Sequence[Tensor]
+) -> tuple[Tensor, Call]:
+    """What a unit is given behind the quantized prefix, and how the teacher calls it; one row an
+    image."""
+    behind = torch.cat([call_of(student, unit, x).input for x in parts])
+    args, kwargs, inputs, outputs = zip(*(call_of(teacher, unit, x) for x in parts), strict=True)
+    return behind, Call(args[0], kwargs[0], torch.cat(inputs), torch.cat(outputs))
 
 
 def _resized(images: Tensor, config: ReconstructionConfig) -> Tensor:

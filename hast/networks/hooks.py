@@ -1,4 +1,4 @@
-"""Hooks that never outlive their purpose."""
+"""Hooks, and forwards in the place of others, that never outlive their purpose."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -19,7 +19,7 @@ from hast.networks.call_sites import CallSites, attach, detach, restart_call_cou
 from hast.networks.fingerprint import fingerprint
 from hast.networks.hooks import replaced_forwards
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
-from hast.networks.provenance import provenance_of, remember
+from hast.networks.provenance import remember, spec_and_plan
 from hast.networks.quantizers import (
     WIDE_BITS,
     ActivationQuantizer,
@@ -96,12 +96,10 @@ def wide_layers_in_fp32(student: nn.Module) -> AbstractContextManager[None]:
     With quantizers behind ReLUs it is not known which layer reads which, so one wide quantizer is
     reason enough for all layers.
     """
-    plan = provenance_of(student).plan
-    wide: set[str] = set()
-    if plan is not None:
-        wide = {name for name, bits in plan.weights.items() if bits >= WIDE_BITS}
-        read = {name for name, bits in plan.activations.items() if bits >= WIDE_BITS}
-        wide |= read if plan.placement == "inputs" else plan.weights.keys() if read else set()
+    _, plan = spec_and_plan(student)
+    wide = {name for name, bits in plan.weights.items() if bits >= WIDE_BITS}
+    read = {name for name, bits in plan.activations.items() if bits >= WIDE_BITS}
+    wide |= read if plan.placement == "inputs" else plan.weights.keys() if read else set()
     device = device_of(student).type
     layers = [student.get_submodule(name) for name in sorted(wide)]
     return replaced_forwards({m: partial(_without_autocast, m.forward, device) for m in layers})
