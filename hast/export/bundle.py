@@ -1,12 +1,10 @@
 """All forms of one student in one folder, each compared with the student itself."""
 
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from hast.bank.toolkits import as_inputs
@@ -17,13 +15,7 @@ from hast.export.first_difference import first_difference
 from hast.export.inputs import takes
 from hast.export.onnx_graph import export_onnx
 from hast.export.onnx_packages import require_onnx, require_openvino
-from hast.export.parity import (
-    Parity,
-    Predict,
-    compare,
-    logits_of,
-    predictor,
-)
+from hast.export.parity import Parity, compare, logits_of, predictor
 from hast.export.program import export_program
 from hast.files.placing import sha256_of
 from hast.files.tables import write_json
@@ -109,17 +101,16 @@ def compare_formats(
     """
     spec, _ = spec_and_plan(student)
     known = takes(student, spec, config.inputs)
+    whole, few = slice(config.samples), slice(min(config.samples, config.reference_samples))
     for name, normalized in images.items():
-        given = as_inputs(normalized[: config.samples], spec, config.inputs)
-        expected = logits_of(known, given)
-        few = slice(config.reference_samples)
+        given = as_inputs(normalized[whole], spec, config.inputs)
+        expected, right = logits_of(known, given), (labels or {}).get(name)
         for kind, path in files.items():
             for program in programs(kind, target):
-                part = few if program == "onnx reference" else slice(None)
-                found = logits_of(_predictor(program, path), given[part])
-                known_labels = (labels or {}).get(name)
-                right = None if known_labels is None else known_labels[: config.samples][part]
-                parity, begins = compare(expected[part], found, right), None
+                part = few if program == "onnx reference" else whole
+                found = logits_of(predictor(path, program), given[part])
+                answers = None if right is None else right[part]
+                parity, begins = compare(expected[part], found, answers), None
                 if kind == "onnx" and not _is_near(parity, config):
                     limit = config.max_mean_difference
                     begins = first_difference(known, path, program, given[:_FEW], limit)
@@ -190,22 +181,18 @@ def write_card(
 
 def bytes_of(folder: Path, files: Mapping[Format, Path]) -> dict[str, int]:
     """Size on disk of every form."""
-    packed = sum(os.path.getsize(folder / name) for name in PACKED)
-    return {"packed": packed} | {name: os.path.getsize(path) for name, path in files.items()}
+    packed = sum((folder / name).stat().st_size for name in PACKED)
+    return {"packed": packed} | {name: path.stat().st_size for name, path in files.items()}
 
 
 def programs(kind: Format, target: Target) -> list[str]:
     """Names of what runs a format and is compared with the student."""
     if kind == "program":
         return ["torch"]
+    # How a CPU optimizes a file for TensorRT says nothing.
+    optimized = {"openvino": ["openvino", "onnxruntime"], "tensorrt": []}
     exact = ["onnxruntime without optimizations", "onnx reference"]
-    match target:
-        case "openvino":
-            return ["openvino", "onnxruntime", *exact]
-        case "tensorrt":
-            return exact  # how a CPU optimizes it says nothing
-        case _:
-            return ["onnxruntime", *exact]
+    return optimized.get(target, ["onnxruntime"]) + exact
 
 
 def runtime_of(target: Target) -> str | None:
@@ -220,10 +207,3 @@ def require_programs(target: Target) -> None:
     """
     if "openvino" in programs("onnx", target):
         require_openvino()
-
-
-def _predictor(program: str, path: Path) -> Predict:
-    if program != "torch":
-        return predictor(path, program)
-    module: Predict = torch.export.load(path).module()
-    return module

@@ -1,8 +1,9 @@
 """Where in the network a deployed file begins to differ from its student."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,7 @@ def first_difference(
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(read[layer]))
     with TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / path.name))
-        session = open_in(program, Path(folder) / path.name)
-        _, *found = session.run(None, {"images": images.numpy()})
+        _, *found = open_in(program, Path(folder) / path.name)(images.numpy())
     expected = _read_by(student, images)
     for layer, values in zip(read, map(torch.from_numpy, found), strict=True):
         if layer in expected and expected[layer].shape == values.shape:
@@ -63,13 +63,11 @@ def _read_by(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """What every module reads when it is first called, behind its quantizers."""
     read: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, arguments: tuple[Tensor, ...], _output: object) -> None:
-            read.setdefault(name, arguments[0])
-
-        return hook
+    def keep(name: str, _module: nn.Module, arguments: tuple[Tensor, ...], _output: Any) -> None:
+        read.setdefault(name, arguments[0])
 
     layers = [(n, m) for n, m in network.named_modules() if hasattr(m, "weight")]
-    with removed_at_exit([m.register_forward_hook(keep(n)) for n, m in layers]), torch.no_grad():
+    handles = [m.register_forward_hook(partial(keep, n)) for n, m in layers]
+    with removed_at_exit(handles), torch.no_grad():
         network(images)
     return read

@@ -1,6 +1,5 @@
 """The modules that stand for quantizers while a student is exported."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -93,13 +92,8 @@ class OnnxWeight(_Grid):
         self.signed, self.dtype, self.factor = signed, dtype, factor
 
     def forward(self, codes: Tensor) -> Tensor:
-        return _onnx(
-            "DequantizeLinear",
-            (codes, self.scale, self.zero_point),
-            {"axis": self.axis},
-            like=codes,
-            dtype=torch.float32,
-        )
+        grid = self.scale, self.zero_point
+        return _onnx("DequantizeLinear", codes, *grid, dtype=torch.float32, axis=self.axis)
 
 
 class DecomposedWeight(OnnxWeight):
@@ -137,8 +131,8 @@ def decomposed(student: nn.Module, rules: TargetRules) -> nn.Module:
     for module in lowered.modules():
         if isinstance(module, TRANSPOSED) and parametrize.is_parametrized(module, "weight"):
             # Inductor would compute an ordinary convolution, and another answer (torchao 0.18).
-            parametrizations: Any = module.parametrizations
-            parametrizations.weight[0].visible = False
+            form: Any = module.get_submodule("parametrizations.weight.0")
+            form.visible = False
     return lowered
 
 
@@ -158,11 +152,11 @@ class OnnxActivation(_Grid):
         self.register_buffer("high", torch.tensor(low + self.quant_max, dtype=self.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        qparams = (self.scale, self.zero_point)
-        codes = _onnx("QuantizeLinear", (x, *qparams), {}, like=x, dtype=self.dtype)
+        grid = self.scale, self.zero_point
+        codes = _onnx("QuantizeLinear", x, *grid, dtype=self.dtype)
         if self.quant_max < torch.iinfo(torch.uint8).max:
-            codes = _onnx("Clip", (codes, self.low, self.high), {}, like=x, dtype=self.dtype)
-        return _onnx("DequantizeLinear", (codes, *qparams), {}, like=x, dtype=torch.float32)
+            codes = _onnx("Clip", codes, self.low, self.high, dtype=self.dtype)
+        return _onnx("DequantizeLinear", codes, *grid, dtype=torch.float32)
 
 
 class DecomposedActivation(nn.Module):
@@ -188,16 +182,9 @@ class DecomposedActivation(nn.Module):
         return values
 
 
-def _onnx(
-    operator: str,
-    inputs: Sequence[Tensor],
-    attributes: dict[str, int],
-    *,
-    like: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
-    """An operator of ONNX itself, which the exporter writes down as it is."""
-    result: Tensor = torch.onnx.ops.symbolic(
-        operator, inputs, dict(attributes), dtype=dtype, shape=like.shape, version=21
+def _onnx(operator: str, *inputs: Tensor, dtype: torch.dtype, **attributes: int) -> Tensor:
+    """An operator of ONNX itself, which the exporter writes down as it is: one value for each of
+    the first input."""
+    return torch.onnx.ops.symbolic(
+        operator, inputs, dict(attributes), dtype=dtype, shape=inputs[0].shape, version=21
     )
-    return result

@@ -15,9 +15,9 @@ _TAKES_IN = {"Conv", "Gemm"}
 
 def rewrite(graph: Any) -> None:
     """Rewrite a graph with the quantizers of a student in place."""
-    _transpose_weights(graph)
-    _take_in_batch_norms(graph)
-    _pool_globally(graph)
+    for step in (_transpose_weights, _take_in_batch_norms, _pool_globally):
+        step(graph)
+        graph.sort()
 
 
 def _transpose_weights(graph: Any) -> None:
@@ -34,7 +34,6 @@ def _transpose_weights(graph: Any) -> None:
         weight.type = node.outputs[0].type
         node.outputs[0].replace_all_uses_with(weight)
         graph.remove(node, safe=True)
-    graph.sort()
 
 
 def _take_in_batch_norms(graph: Any) -> None:
@@ -58,19 +57,19 @@ def _take_in_batch_norms(graph: Any) -> None:
         signs = np.where(gain < 0, -1, 1).astype(int).reshape(-1, *[1] * (codes.ndim - 1))
         limits = np.iinfo(codes.dtype)
         bias = layer.inputs[2].const_value.numpy() if len(layer.inputs) > 2 else np.float32(0)
-        folded = {
-            "codes": (codes * signs).clip(limits.min, limits.max).astype(codes.dtype),
-            "scale": np.maximum(scale * np.abs(gain), np.finfo(scale.dtype).tiny),
-            "bias": (bias - mean) * gain + beta,
-        }
-        made = [constant(graph, f"{layer.name}.{name}", array) for name, array in folded.items()]
-        inputs = [made[0], made[1], weight.inputs[2]]
+        folded, widened, shifted = constants(
+            graph,
+            layer.name,
+            codes=(codes * signs).clip(limits.min, limits.max).astype(codes.dtype),
+            scale=np.maximum(scale * np.abs(gain), np.finfo(scale.dtype).tiny),
+            bias=(bias - mean) * gain + beta,
+        )
+        inputs = [folded, widened, weight.inputs[2]]
         layer.resize_inputs(3)
         layer.replace_input_with(1, append(graph, "DequantizeLinear", inputs, axis=0))
-        layer.replace_input_with(2, made[2])
+        layer.replace_input_with(2, shifted)
         node.outputs[0].replace_all_uses_with(layer.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
-    graph.sort()
 
 
 def _pool_globally(graph: Any) -> None:
@@ -92,7 +91,6 @@ def _pool_globally(graph: Any) -> None:
         made.name, made.type, made.shape = name, mean.type, mean.shape
         mean.replace_all_uses_with(made, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-    graph.sort()
 
 
 def maker(value: Any) -> str:
@@ -106,11 +104,15 @@ def constant(graph: Any, name: str, array: Any) -> Any:
     while name in graph.initializers:
         name += "_"
     tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    kind = ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, shape=tensor.shape, type=kind, const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def constants(graph: Any, name: str, **arrays: Any) -> list[Any]:
+    """A constant `name.part` for each part."""
+    return [constant(graph, f"{name}.{part}", array) for part, array in arrays.items()]
 
 
 def append(graph: Any, op: str, inputs: Sequence[Any], **attributes: int) -> Any:

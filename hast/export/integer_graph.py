@@ -20,14 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hast.config.targets import TargetRules
-from hast.export.graph_rewrites import WEIGHTED, append, constant, maker, rewrite
+from hast.export.graph_rewrites import WEIGHTED, append, constant, constants, maker, rewrite
 from hast.math.quantization import MAX_BITS, QParams, choose_qparams
 
 # A value, node or model below is one of `onnx_ir`, which is an optional package.
-Array = NDArray[Any]
 Ranges = Callable[[list[str]], Mapping[str, tuple[float, float]]]
 
 _LARGEST_BIAS = np.float32(2**24)
@@ -49,14 +47,10 @@ def complete(model: Any, rules: TargetRules, ranges: Ranges) -> None:
     rewrite(graph)
     wanted = {value.name: value for value in _to_quantize(graph, rules)}
     shared = {name: own for name, value in wanted.items() if (own := _own_quantizer(value))}
-    for name, (low, high) in ranges([name for name in wanted if name not in shared]).items():
-        qparams = choose_qparams(
-            torch.tensor(low),
-            torch.tensor(high),
-            bits=MAX_BITS,
-            symmetric=rules.symmetric_activations,
-        )
-        shared[name] = _quantized(graph, wanted[name], qparams, rules.symmetric_activations)
+    signed = rules.symmetric_activations
+    for name, ends in ranges([name for name in wanted if name not in shared]).items():
+        qparams = choose_qparams(*map(torch.tensor, ends), bits=MAX_BITS, symmetric=signed)
+        shared[name] = _quantized(graph, wanted[name], qparams, signed)
     for name, quantize in shared.items():
         (dequantize,) = quantize.outputs[0].consumers()
         _read_instead(wanted[name], dequantize.outputs[0], except_for=quantize)
@@ -76,10 +70,9 @@ def float_nodes(graph: Any, rules: TargetRules) -> Iterator[Any]:
     for node in graph:
         if node.outputs[0].dtype != floats or node.op_type in ("DequantizeLinear", "Constant"):
             continue
-        makers = [maker(value) for value in node.inputs if value.const_value is None]
+        makers = {maker(value) for value in node.inputs if value.const_value is None}
         readers = {reader.op_type for reader in _end_of(node.outputs[0]).consumers()}
-        reads_codes = bool(makers) and set(makers) == {"DequantizeLinear"}
-        makes_codes = readers == {"QuantizeLinear"}
+        reads_codes, makes_codes = makers == {"DequantizeLinear"}, readers == {"QuantizeLinear"}
         if node.op_type in rules.integer_ops:
             # Without a quantizer behind it, a layer adds integers and answers in floats.
             if reads_codes and (makes_codes or node.op_type in WEIGHTED):
@@ -115,9 +108,8 @@ def _is_integer(node: Any, rules: TargetRules) -> bool:
     if node.op_type in WEIGHTED:
         return not _is_float_layer(node)
     sources = [_source(value) for value in node.inputs]
-    if any(value.const_value is not None for value in node.inputs):
-        return False
-    if any(map(_is_float_layer, sources)):
+    constant_input = any(value.const_value is not None for value in node.inputs)
+    if constant_input or any(map(_is_float_layer, sources)):
         return False
     # Beside an integer layer only: the sums of a transformer are read by none, and are sensitive.
     made_so = any(source is not None and source.op_type in WEIGHTED for source in sources)
@@ -180,11 +172,8 @@ def _read_instead(value: Any, quantized: Any, *, except_for: Any) -> None:
 def _quantized(graph: Any, value: Any, qparams: QParams, signed: bool) -> Any:
     """Insert a quantizer of `value`, which nothing reads yet; returns its QuantizeLinear."""
     kind = np.dtype(np.int8 if signed else np.uint8)
-    zero_point = qparams.zero_point.numpy() + np.iinfo(kind).min
-    parameters = [
-        constant(graph, f"{value.name}.scale", qparams.scale.numpy()),
-        constant(graph, f"{value.name}.zero_point", zero_point.astype(kind)),
-    ]
+    scale, zero_point = qparams.scale.numpy(), qparams.zero_point.numpy() + np.iinfo(kind).min
+    parameters = constants(graph, value.name, scale=scale, zero_point=zero_point.astype(kind))
     codes = append(graph, "QuantizeLinear", [value, *parameters])
     append(graph, "DequantizeLinear", [codes, *parameters])
     return codes.producer()
@@ -220,10 +209,7 @@ def _move_up(graph: Any, quantize: Any, *, values: bool) -> None:
         scale, zero_point = (value.const_value.numpy() for value in quantize.inputs[1:3])
         limits = (limits.astype(np.float32) - zero_point.astype(np.float32)) * scale
     read = quantize.inputs[0] if values else codes
-    ends = [
-        constant(graph, f"{read.name}.{name}", limit)
-        for name, limit in zip(("low", "high"), limits, strict=True)
-    ]
+    ends = constants(graph, read.name, low=limits[0], high=limits[1])
     (quantize if values else reader).replace_input_with(0, append(graph, "Clip", [read, *ends]))
 
 
@@ -259,10 +245,8 @@ def _quantize_bias(graph: Any, node: Any) -> None:
             name = f"{weight.inputs[index].name}.wider"
             weight.replace_input_with(index, constant(graph, name, array))
     both = np.maximum(step * wider, np.finfo(np.float32).tiny)
-    stored = [
-        constant(graph, f"{bias.name}.codes", np.rint(numbers / both).astype(np.int32)),
-        constant(graph, f"{bias.name}.scale", both),
-    ]
+    sums = np.rint(numbers / both).astype(np.int32)
+    stored = constants(graph, bias.name, codes=sums, scale=both)
     node.replace_input_with(2, append(graph, "DequantizeLinear", stored, axis=0))
 
 

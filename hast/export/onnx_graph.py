@@ -28,9 +28,10 @@ from hast.config.targets import TARGETS, Target, onnx_target
 from hast.engine.machine import __version__
 from hast.errors import InputError, one_of
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
+from hast.export.graph_rewrites import constant
 from hast.export.inputs import example_images, takes
 from hast.export.integer_graph import complete
-from hast.export.onnx_packages import open_session, require_onnx
+from hast.export.onnx_packages import open_in, require_onnx
 from hast.export.program import trace
 from hast.files.placing import write_atomically
 from hast.networks.codes import lower
@@ -81,13 +82,9 @@ def export_onnx(
         student, target, images,
         inputs=inputs, fold_batch_norm=fold_batch_norm, min_agreement=min_agreement,
     )  # fmt: skip
-    description = {
-        "target": target,
-        "source": known.source,
-        "teacher": known.teacher,
-        "plan": plan.model_copy(update={"target": target}).model_dump(),
-    }
-    return _write(model, Path(path), spec, inputs, description)
+    plan = plan.model_copy(update={"target": target})
+    made = {"target": target, "source": known.source, "teacher": known.teacher}
+    return _write(model, Path(path), spec, inputs, made | {"plan": plan.model_dump()})
 
 
 def onnx_graph(
@@ -137,9 +134,8 @@ def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:
     """The graph as torch's exporter makes it, an `onnx_ir.Model`."""
     program = trace(network, example_images(spec, inputs))
     # The exporter narrates its steps, and warns of versions of its own parts.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        exported = torch.onnx.export(
+    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
+        exported: Any = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
@@ -147,9 +143,7 @@ def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:
             output_names=["logits"],
             opset_version=OPSET,
         )
-    assert exported is not None
     for value in (*exported.model.graph.inputs, *exported.model.graph.outputs):
-        assert value.shape is not None
         value.shape[0] = "batch"  # torch calls it s34 or so
     names: Counter[str] = Counter()
     for node in exported.model.graph:
@@ -168,7 +162,7 @@ def module_of(node: Any) -> str:
 
 def _narrow(model: Any, lowered: nn.Module) -> None:
     """Give codes of up to four bits, exported as bytes, a type of four bits."""
-    ir = import_module("onnx_ir")
+    types = import_module("onnx_ir").DataType
     weights = {
         f"{name.removesuffix('.0')}.original": module
         for name, module in lowered.named_modules()
@@ -178,20 +172,13 @@ def _narrow(model: Any, lowered: nn.Module) -> None:
         weight = weights.get(node.inputs[0].name) if node.op_type == "DequantizeLinear" else None
         if weight is None or weight.container_bits == 8:
             continue
-        kind = ir.DataType.INT4 if weight.signed else ir.DataType.UINT4
+        kind = (types.INT4 if weight.signed else types.UINT4).numpy()
         layer = node.inputs[0].name.partition(".parametrizations")[0]
         # Equal zero points of several layers are one value, so each layer gets its own again.
         for index, part in ((0, "codes"), (2, "zero_point")):
-            numbers = node.inputs[index].const_value.numpy().astype(kind.numpy())
-            tensor = ir.Tensor(numbers, dtype=kind)
-            value = ir.Value(
-                name=f"{layer}.weight_{part}",
-                shape=tensor.shape,
-                type=ir.TensorType(kind),
-                const_value=tensor,
-            )
-            model.graph.register_initializer(value)
-            node.replace_input_with(index, value)
+            numbers = node.inputs[index].const_value.numpy().astype(kind)
+            narrow = constant(model.graph, f"{layer}.weight_{part}", numbers)
+            node.replace_input_with(index, narrow)
 
 
 def _checked(images: Tensor | None, spec: ModelSpec, target: Target) -> Tensor:
@@ -216,10 +203,10 @@ def _ranges(model: Any, images: Tensor, names: Sequence[str]) -> dict[str, tuple
             edge = f"{name}.{end}"
             proto.graph.node.append(make.make_node(f"Reduce{end}", [name], [edge], keepdims=0))
             proto.graph.output.append(make.make_empty_tensor_value_info(edge))
-    session = open_session(proto.SerializeToString(), optimize=False)
+    compute = open_in("onnxruntime without optimizations", proto.SerializeToString())
     found = dict.fromkeys(names, (np.inf, -np.inf))
     for batch in images.split(_BATCH):
-        _, *edges = session.run(None, {"images": batch.numpy()})
+        _, *edges = compute(batch.numpy())
         for name, low, high in zip(names, edges[::2], edges[1::2], strict=True):
             found[name] = min(found[name][0], low.item()), max(found[name][1], high.item())
     return found
@@ -233,18 +220,15 @@ def _write(
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             del graph.initializers[name]  # it was replaced
-    for part in (graph, *graph.all_nodes(), *graph.inputs, *graph.outputs):
+    values = *graph.inputs, *graph.outputs, *graph.initializers.values()
+    for part in (graph, *graph.all_nodes(), *values):
         part.metadata_props.clear()  # where in the source a node came from: paths of this machine
-    for value in graph.initializers.values():
-        value.metadata_props.clear()
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # a tenth of the file, and any reader infers it again
     proto.producer_name, proto.producer_version = "hast", __version__
     about = {
         "inputs": inputs,
-        "input_shape": spec.input_shape,
-        "mean": spec.mean,
-        "std": spec.std,
+        **spec.model_dump(include={"input_shape", "mean", "std"}),
         "labels": spec.class_names,
         **description,
     }

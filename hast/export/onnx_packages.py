@@ -1,6 +1,6 @@
 """What reads ONNX files, imported when it is needed: none of it is always installed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -34,48 +34,30 @@ def require_openvino() -> ModuleType:
         return import_module("openvino")
 
 
-def open_in(program: str, model: Path) -> Any:
-    """What computes an ONNX file on the CPU, with ONNX Runtime's `run(outputs, inputs)`.
+def open_in(program: str, model: Path | bytes) -> Callable[[Any], list[Any]]:
+    """What computes an ONNX file on the CPU: all its outputs, of images as it takes them.
 
     Args:
         program: `onnxruntime`, with its default optimizations; `onnxruntime without optimizations`;
             `openvino`; or `onnx reference`, ONNX's own evaluator: slow, and the standard itself.
-        model: the file.
+        model: the file, or, for all but `openvino`, its content.
 
     Raises:
         InputError: a package is missing.
     """
-    match program:
-        case "openvino":
-            return _OpenVinoSession(model)
-        case "onnx reference":
-            require_onnx()
-            return import_module("onnx.reference").ReferenceEvaluator(str(model))
-        case _:
-            return open_session(model, optimize=program == "onnxruntime")
-
-
-class _OpenVinoSession:
-    """An ONNX file in OpenVINO, called as an ONNX Runtime session is."""
-
-    def __init__(self, model: Path) -> None:
+    source = model if isinstance(model, bytes) else str(model)
+    if program == "openvino":
         hints = {"PERFORMANCE_HINT": "LATENCY"}
-        self._predict = require_openvino().Core().compile_model(str(model), "CPU", hints)
-
-    def run(self, _outputs: None, inputs: Mapping[str, Any]) -> list[Any]:
-        return [*self._predict(inputs).values()]
-
-
-def open_session(model: Path | bytes, *, optimize: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU, of a file or of its content."""
+        compiled = require_openvino().Core().compile_model(source, "CPU", hints)
+        return lambda images: [*compiled({"images": images}).values()]
     require_onnx()
-    runtime = import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    levels = runtime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    return runtime.InferenceSession(
-        model if isinstance(model, bytes) else str(model),
-        options,
-        providers=["CPUExecutionProvider"],
-    )
+    if program == "onnx reference":
+        session = import_module("onnx.reference").ReferenceEvaluator(source)
+    else:
+        runtime = import_module("onnxruntime")
+        options, levels = runtime.SessionOptions(), runtime.GraphOptimizationLevel
+        options.log_severity_level = 3
+        if program != "onnxruntime":
+            options.graph_optimization_level = levels.ORT_DISABLE_ALL
+        session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})

@@ -6,9 +6,8 @@ the logits are apart.
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,10 +51,9 @@ def logits_of(predict: Predict, images: Tensor) -> Tensor:
 
 
 def predictor(path: Path, program: str = "onnxruntime") -> Predict:
-    """Logits of an ONNX file in a program that `open_in` names."""
-    return partial(_run, open_in(program, path))
-
-
-def _run(program: Any, images: Tensor) -> Tensor:
-    (logits,) = program.run(None, {"images": images.numpy()})
-    return torch.from_numpy(logits)
+    """Logits of a file in `torch`, or of an ONNX file in a program that `open_in` names."""
+    if program == "torch":
+        module: Predict = torch.export.load(path).module()
+        return module
+    compute = open_in(program, path)
+    return lambda images: torch.from_numpy(*compute(images.numpy()))

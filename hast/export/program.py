@@ -58,9 +58,8 @@ def export_program(
         node.meta.pop("stack_trace", None)  # paths of this machine
     # In memory first: the name of a file would be written into it.
     content = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(action="ignore"):
         # It warns of every tensor that is laid out channels-last, and saves it rightly.
-        warnings.simplefilter("ignore")
         torch.export.save(program, content)
     write_atomically(Path(path), content.getvalue())
     return Path(path)
@@ -73,11 +72,9 @@ def trace(network: nn.Module, images: torch.Tensor) -> Any:
         InputError: the network cannot be traced.
     """
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            return torch.export.export(
-                network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
-            )
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            shapes = ({0: torch.export.Dim("batch")},)
+            return torch.export.export(network, (images,), dynamic_shapes=shapes)
     except Exception as error:  # tracing runs any code
         name = type(network).__name__
         raise InputError(f"{name} cannot be exported: {first_line(error)}") from error

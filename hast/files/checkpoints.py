@@ -74,8 +74,8 @@ def save(
     product = _frozen(student)
     if fold_batch_norm:
         product = fold(product, spec)
-    layout = Layout.of(product)
-    tensors = serialize(layout.read(product))
+    layout = Layout(product)
+    tensors = serialize(layout.read())
     card = CheckpointCard(
         format="hast-checkpoint",
         version=1,
@@ -128,14 +128,14 @@ def load(
     network = _architecture(card, path, network, trust_source)
     plan = plan_of(network, card.quantization_config)
     student = prepare_student(network, card.spec, plan)
-    layout = Layout.of(student)
+    layout = Layout(student)
     if layout.key() != card.layout:
         raise InputError(
             f"{path}: {card.source or 'the given network'} has other layers than the checkpoint"
             f" (layout {layout.key()}, expected {card.layout}); was it written with another version"
             f" of the library? It was {card.libraries}"
         )
-    layout.write(student, _read_tensors(path, card))
+    layout.write(_read_tensors(path, card))
     remember(student, source=card.source, source_args=card.source_args, teacher=card.teacher)
     remember(student, batch_norm_folded=card.batch_norm == "folded")
     return place(freeze(student), select_device(str(device or "cpu")))

@@ -68,16 +68,12 @@ def predict(
 
 def joined(parts: Iterable[Predictions]) -> Predictions:
     """Records of several batches as one."""
-    records = [*parts]
-    return Predictions(
-        torch.cat([record.labels for record in records]),
-        {
-            name: Prediction(
-                *map(torch.cat, zip(*(r.by_network[name] for r in records), strict=True))
-            )
-            for name in records[0].by_network
-        },
-    )
+    labels, said = zip(*parts, strict=True)
+    by_network = {
+        name: Prediction(*map(torch.cat, zip(*(part[name] for part in said), strict=True)))
+        for name in said[0]
+    }
+    return Predictions(torch.cat(labels), by_network)
 
 
 def predict_all(

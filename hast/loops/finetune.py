@@ -18,6 +18,7 @@ Source: HAST, section 3.3.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def finetune(
         tap_attention(student, names) as tap_q,
         tap_attention(teacher, names) as tap_f,
         folded_statistics(teacher),
-        wide_layers_in_fp32(student, enabled=engine.bf16),
+        wide_layers_in_fp32(student) if engine.bf16 else nullcontext(),
     ):
 
         def losses_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,56 +107,42 @@ def finetune(
         wrapped = engine.wrap(losses_of, device, recompute=True)
         promote = config.promotion_step > 0
 
-        def gradients(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def gradients(x: Tensor) -> tuple[Tensor, ...]:
             """Of the clean and the promoted images together, into the student's parameters."""
             optimizer.zero_grad()
             x = x.detach().requires_grad_(promote)
             clean = wrapped(x)
             clean[0].backward()  # gives the weights' gradient and, for promotion, the image's
-            if not promote:
-                return *clean, x.new_zeros(())
-            assert x.grad is not None
-            harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
-            promoted = wrapped(harder)[0]
-            promoted.backward()
-            return *clean, promoted
+            promoted = x.new_zeros(())
+            if promote:
+                assert x.grad is not None
+                harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
+                promoted = wrapped(harder)[0]
+                promoted.backward()
+            return tuple(loss.detach() for loss in (*clean, promoted))
 
         every = max(1, config.steps // _LOOKS)
-
-        def look(held: HeldBack) -> Tensor:
-            agrees = state.look(held)
-            tap_q.clear()  # the taps belong to the loss
-            return agrees
-
         for step, batch in zip(range(state.step, config.steps), state.order, strict=False):
             if held and step % every == 0:
-                look(held)
+                state.look(held)
+                tap_q.clear()  # the taps belong to the loss
+            drawn = place_images(images[batch.to(images.device)], device)
             x = random_resized_crop(
-                place_images(images[batch.to(images.device)], device),
-                min_scale=config.min_crop_scale,
-                flip=config.flip,
-                generator=random,
+                drawn, min_scale=config.min_crop_scale, flip=config.flip, generator=random
             )
             x = ranks.share(x)  # after all processes have drawn the same crops
             clean, distillation, alignment, promoted = wrapped.step(gradients, x)
             ranks.average(p.grad for p in student.parameters() if p.grad is not None)
-            loss = (clean + promoted).detach()
+            loss = clean + promoted
             check_finite(loss, loop="quantize", step=step, steps=config.steps, cause=_CAUSE)
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
             schedule.step()
             state.step = step + 1
-            yield FinetuneStep(
-                loss,
-                distillation.detach(),
-                alignment.detach(),
-                promoted.detach(),
-                rate,
-                state.agreement,
-            )
+            yield FinetuneStep(loss, distillation, alignment, promoted, rate, state.agreement)
         check_result(student.parameters(), loop="quantize", steps=config.steps, cause=_CAUSE)
         if held:
-            _judge(look(held), state, undo=config.keep == "best")
+            _judge(state.look(held), state, undo=config.keep == "best")
     student.requires_grad_(False)
 
 

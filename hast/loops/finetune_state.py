@@ -59,19 +59,14 @@ class FinetuneState:
         """A copy as it goes to disk: tensors on the CPU, and plain JSON."""
         tensors = {f"student.{name}": v for name, v in self.student.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {
-                f"optimizer.{index}.{name}": value
-                for name, value in state.items()
-                if isinstance(value, Tensor)
-            }
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         if self.first is not None and self.best is not None:
             tensors |= {"first": self.first, "agrees": self.best.agrees}
             tensors |= {f"best.{name}": value for name, value in self.best.student.items()}
         tensors |= {"random": self.random.get_state(), "epoch": self.order.epoch}
-        rates = [group["lr"] for group in self.optimizer.param_groups]
         numbers = {
             "step": self.step,  # the next one
-            "rates": rates,
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
             "best": self.best and self.best.step,
             "agreement": self.agreement,
         }
@@ -88,8 +83,7 @@ class FinetuneState:
         self.agreement = numbers["agreement"]
         if "first" in tensors:
             self.first = tensors["first"]
-            best = _under("best.", tensors)
-            self.best = Point(numbers["best"], tensors["agrees"], best)
+            self.best = Point(numbers["best"], tensors["agrees"], _under("best.", tensors))
         self._restore_optimizer(tensors)
         for group, rate in zip(self.optimizer.param_groups, numbers["rates"], strict=True):
             group["lr"] = rate

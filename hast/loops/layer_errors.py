@@ -85,14 +85,12 @@ def _activation_range(module: nn.Module) -> tuple[float, float]:
     return min(lows, default=math.nan), max(highs, default=math.nan)
 
 
-def _weight_sqnr(module: nn.Module) -> float:
+def _weight_sqnr(module: Any) -> float:
     if not parametrize.is_parametrized(module, "weight"):
         return math.nan
-    parametrizations: Any = module.parametrizations
     with torch.no_grad():
-        weight: Tensor = parametrizations.weight.original.double()
-        quantized: Any = module.weight
-        error = weight - quantized.double()
+        weight = module.parametrizations.weight.original.double()
+        error = weight - module.weight.double()
     return _decibel(weight.square().sum().item(), error.square().sum().item())
 
 

@@ -45,7 +45,7 @@ from hast.networks.call_sites import restart_call_counts
 from hast.networks.folding import foldable
 from hast.networks.hooks import removed_at_exit
 from hast.networks.quantizers import ActivationQuantizer, RoundingWeightQuantizer
-from hast.networks.units import Unit, call_of
+from hast.networks.units import Call, Unit, call_of
 
 _SHARPNESS = 20.0  # at the end: less than a tenth of a code around the middle is undecided
 _TOGETHER = 32  # images in a pass that looks at a block's inputs
@@ -56,16 +56,6 @@ class ReconstructionStep(NamedTuple):
     unit: int
     is_last: bool  # of its unit
     loss: Tensor  # share of the variance of the teacher's answer
-
-
-class _Samples(NamedTuple):
-    """What a unit is given and shall answer, one row an image."""
-
-    quantized: Tensor  # inputs behind the quantized prefix
-    exact: Tensor  # the teacher's inputs
-    wanted: Tensor  # the teacher's outputs
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 @loop
@@ -100,12 +90,10 @@ def reconstruct(
     wrapped = Engine(bf16=engine.bf16).wrap(_relative_error, device)
     parts = [place_images(_resized(x, config), device) for x in images.split(_TOGETHER)]
     for index, unit in list(enumerate(units))[first:]:
-        random = seeded(config.seed, "reconstruct", index)
-        samples = _samples(student, teacher, unit, parts)
-        gain = None
-        if unit.name in norms:
-            gain = scale_and_shift(teacher.get_submodule(norms[unit.name]))[0].square()
-        weights = _weights(samples.wanted, gain)
+        name, random = f"reconstruct {unit.name}", seeded(config.seed, "reconstruct", index)
+        behind, exact = _samples(student, teacher, unit.name, parts)
+        norm = teacher.get_submodule(norms[unit.name]) if unit.name in norms else None
+        weights = _weights(exact.output, norm)
         module = student.get_submodule(unit.name)
         with (
             _learnable(student, unit, config) as (roundings, optimizer, schedule),
@@ -114,17 +102,14 @@ def reconstruct(
             for step in range(config.steps):
                 for rounding in roundings:
                     rounding.sharpness = rounding_sharpness(step / config.steps, last=_SHARPNESS)
-                drawn = torch.randint(len(samples.wanted), (config.batch_size,), generator=random)
-                exact, behind = samples.exact[drawn], samples.quantized[drawn]
-                x = torch.where(_coin(exact, config.drop_probability, random), exact, behind)
+                drawn = torch.randint(len(behind), (config.batch_size,), generator=random)
+                x = exact.input[drawn]
+                x = torch.where(_coin(x, config.drop_probability, random), x, behind[drawn])
                 optimizer.zero_grad()
                 restart_call_counts(module)
-                loss = wrapped(module, x, samples, samples.wanted[drawn], weights)
+                loss = wrapped(module, x, exact, exact.output[drawn], weights)
                 loss.backward()
-                check_finite(
-                    loss, loop=f"reconstruct {unit.name}", step=step, steps=config.steps,
-                    cause=_CAUSE,
-                )  # fmt: skip
+                check_finite(loss, loop=name, step=step, steps=config.steps, cause=_CAUSE)
                 optimizer.step()
                 schedule.step()
                 if step < config.steps - 1:
@@ -132,34 +117,30 @@ def reconstruct(
         yield ReconstructionStep(index, True, loss.detach())  # now that all is decided
 
 
-def _weights(wanted: Tensor, gain: Tensor | None) -> Tensor:
-    """How much an error of each channel counts, (C, 1, ...): its gain, over what the answer varies
-    by."""
+def _weights(wanted: Tensor, norm: nn.Module | None) -> Tensor:
+    """How much an error of each channel counts, (C, 1, ...): the gain of the BatchNorm that reads
+    it, over what the answer varies by."""
     varies = wanted.var((0, *range(2, wanted.ndim)), correction=0)
-    gain = torch.ones_like(varies) if gain is None else gain
+    gain = scale_and_shift(norm)[0].square() if norm else torch.ones_like(varies)
     share = gain / (gain * varies).mean().clamp(min=torch.finfo(torch.float32).tiny)
     return share.view(-1, *[1] * (wanted.ndim - 2))
 
 
 def _relative_error(
-    module: nn.Module, x: Tensor, samples: _Samples, wanted: Tensor, weights: Tensor
+    module: nn.Module, x: Tensor, call: Call, wanted: Tensor, weights: Tensor
 ) -> Tensor:
-    answer: Tensor = module(x, *samples.args, **samples.kwargs).float()
+    answer: Tensor = module(x, *call.args, **call.kwargs).float()
     return ((answer - wanted).square() * weights).mean()
 
 
 def _samples(
-    student: nn.Module, teacher: nn.Module, unit: Unit, parts: Sequence[Tensor]
-) -> _Samples:
-    behind = [call_of(student, unit.name, x).input for x in parts]
-    exact = [call_of(teacher, unit.name, x) for x in parts]
-    return _Samples(
-        torch.cat(behind),
-        torch.cat([call.input for call in exact]),
-        torch.cat([call.output for call in exact]),
-        exact[0].args,
-        exact[0].kwargs,
-    )
+    student: nn.Module, teacher: nn.Module, unit: str, parts: Sequence[Tensor]
+) -> tuple[Tensor, Call]:
+    """What a unit is given behind the quantized prefix, and how the teacher calls it; one row an
+    image."""
+    behind = torch.cat([call_of(student, unit, x).input for x in parts])
+    args, kwargs, inputs, outputs = zip(*(call_of(teacher, unit, x) for x in parts), strict=True)
+    return behind, Call(args[0], kwargs[0], torch.cat(inputs), torch.cat(outputs))
 
 
 def _resized(images: Tensor, config: ReconstructionConfig) -> Tensor:
@@ -180,19 +161,14 @@ def _learnable(
     roundings = [RoundingWeightQuantizer(held[0], held.original) for held in lists]
     scales = [p for name, p in module.named_parameters() if name.endswith("log_scale")]
     trained = [p for p in module.parameters() if p.requires_grad]
-    biases = _biases(module, config.bias_rate)
-    learned = {id(p) for group in [*biases, {"params": scales}] for p in group["params"]}
+    others = [{"params": scales, "lr": config.scale_rate}, *_biases(module, config.bias_rate)]
+    learned = {id(p) for group in others for p in group["params"]}
     for parameter in trained:  # the rest stays: its gradients would cost as much as those wanted
         parameter.requires_grad_(id(parameter) in learned)
     for held, rounding in zip(lists, roundings, strict=True):
         held[0] = rounding
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [rounding.logit for rounding in roundings], "lr": config.rounding_rate},
-            {"params": scales, "lr": config.scale_rate},
-            *biases,
-        ]
-    )
+    logits = {"params": [rounding.logit for rounding in roundings], "lr": config.rounding_rate}
+    optimizer = torch.optim.Adam([logits, *others])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     yield roundings, optimizer, schedule
     for parameter in trained:
@@ -205,12 +181,10 @@ def _learnable(
 def _biases(module: nn.Module, rate: float) -> list[dict[str, Any]]:
     """Biases in the module, each with a rate in the unit of its layer: the norm of a channel's
     weights, which is what the layer makes of inputs of variance 1."""
-    layers = [m for m in module.modules() if isinstance(getattr(m, "bias", None), nn.Parameter)]
-    sizes = [(m.weight.detach().square().sum() / m.bias.numel()).sqrt().item() for m in layers]  # type: ignore[operator]
-    return [
-        {"params": [layer.bias], "lr": rate * size}
-        for layer, size in zip(layers, sizes, strict=True)
-    ]
+    modules: list[Any] = [*module.modules()]
+    layers = [m for m in modules if isinstance(getattr(m, "bias", None), nn.Parameter)]
+    sizes = [(m.weight.detach().square().sum() / m.bias.numel()).sqrt().item() for m in layers]
+    return [{"params": [m.bias], "lr": rate * size} for m, size in zip(layers, sizes, strict=True)]
 
 
 @contextmanager

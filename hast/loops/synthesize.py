@@ -150,7 +150,7 @@ def _optimise(
     # Fused, because only that Adam takes its rate from the device.
     optimizer = torch.optim.Adam([variables], lr=plateau.rate.clone(), fused=True)
 
-    def gradients(before: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def gradients(before: Tensor) -> tuple[Tensor, ...]:
         optimizer.zero_grad()
         random.set_state(before)
         views = images = see(variables)
@@ -160,25 +160,18 @@ def _optimise(
             )
         losses = losses_of(views, labels)
         losses[0].backward()
-        return *losses, images
+        return tuple(x.detach() for x in (*losses, images))
 
     for step in range(config.steps):
         loss, bns, hard, images = losses_of.step(gradients, random.get_state())
         check_finite(loss, loop=loop, step=step, steps=config.steps, cause=_CAUSE)
         optimizer.step()
         plateau = reduce_on_plateau(
-            plateau, loss.detach(), patience=config.patience, min_rate=config.min_learning_rate
+            plateau, loss, patience=config.patience, min_rate=config.min_learning_rate
         )
         optimizer.param_groups[0]["lr"].copy_(plateau.rate)
-        if step == config.steps - 1:
-            images = see(variables)
+        is_last = step == config.steps - 1
+        if is_last:
+            images = see(variables).detach()
             check_result([images], loop=loop, steps=config.steps, cause=_CAUSE)
-        yield SynthesisStep(
-            index,
-            step == config.steps - 1,
-            images.detach(),
-            labels,
-            loss.detach(),
-            bns.detach(),
-            hard.detach(),
-        )
+        yield SynthesisStep(index, is_last, images, labels, loss, bns, hard)

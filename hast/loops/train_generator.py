@@ -46,9 +46,7 @@ def train_generator(
     device = device_of(teacher)
     num_classes = generator.embedding.num_embeddings
     random = seeded(config.seed, "generator", "batches")
-    optimizer = torch.optim.Adam(
-        generator.parameters(), lr=config.learning_rate, betas=(0.5, 0.999)
-    )
+    optimizer = torch.optim.Adam(generator.parameters(), config.learning_rate, betas=(0.5, 0.999))
     generator.train()
     with tap_batch_norm_inputs(teacher) as tap:
 

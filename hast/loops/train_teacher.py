@@ -35,28 +35,21 @@ def train_teacher(
         labels: (N,).
         config: see `TrainingConfig`; incomplete last batches are dropped.
     """
+    rate, decay = config.learning_rate, config.weight_decay
     optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=config.learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=config.weight_decay,
+        network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay
     )
     steps = total_steps(config, len(images))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=steps
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     generator = seeded(config.seed, "teacher")
     network.to(images.device).train().requires_grad_(True)
 
     order = BatchOrder(len(images), config.batch_size, None, generator)
     for step, batch in zip(range(steps), order, strict=False):
         batch = batch.to(images.device)
+        # Not flipped: a mirrored digit is another sign.
         views = random_resized_crop(
-            images[batch],
-            min_scale=config.min_crop_scale,
-            flip=False,  # a mirrored digit is another sign
-            generator=generator,
+            images[batch], min_scale=config.min_crop_scale, flip=False, generator=generator
         )
         loss = F.cross_entropy(network(views), labels[batch])
         check_finite(loss, loop="teacher", step=step, steps=steps, cause="learning_rate too high")

@@ -115,16 +115,11 @@ def search_qparams(
     blocks = x.split(max(1, _SEARCH_BLOCK // x.shape[1]))
     choose = partial(choose_qparams, bits=bits, symmetric=symmetric)
     found = [_search_rows(block, choose, candidates) for block in blocks]
-    return QParams(
-        torch.cat([qparams.scale for qparams in found]),
-        torch.cat([qparams.zero_point for qparams in found]),
-        quant_max_of(bits),
-    )
+    scales, zero_points, _ = zip(*found, strict=True)
+    return QParams(torch.cat(scales), torch.cat(zero_points), quant_max_of(bits))
 
 
-def _search_rows(
-    x: Tensor, choose: Callable[[Tensor, Tensor], QParams], candidates: int
-) -> QParams:
+def _search_rows(x: Tensor, choose: Callable[..., QParams], candidates: int) -> QParams:
     low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
     best = choose(low, high)
     least = torch.full_like(low, torch.inf)

@@ -60,10 +60,9 @@ def channel_statistics(x: Tensor, *, around: Tensor) -> ChannelStatistics:
     """
     spatial = list(range(2, x.ndim))
     shifted = x.float() - around.view(1, -1, *[1] * len(spatial))
+    moments = shifted, shifted.square()
     # Image by image first, which splits the sum over threads.
-    mean, square = (
-        (m.mean(spatial) if spatial else m).mean(0) for m in (shifted, shifted.square())
-    )
+    mean, square = ((m.mean(spatial) if spatial else m).mean(0) for m in moments)
     return ChannelStatistics(mean + around, square - mean.square())
 
 

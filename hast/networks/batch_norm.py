@@ -1,15 +1,16 @@
 """BatchNorm: its mode, its stored statistics, and a tap on what flows into it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from hast.math.quantization import per_channel
 from hast.math.statistics import BatchNormCall, ChannelStatistics, channel_statistics
-from hast.networks.hooks import copies_input, removed_at_exit
+from hast.networks.hooks import copies_input, removed_at_exit, replaced_forwards
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -42,28 +43,19 @@ def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach()
 
 
-@contextmanager
-def folded_statistics(network: nn.Module) -> Iterator[None]:
+def folded_statistics(network: nn.Module) -> AbstractContextManager[None]:
     """Let the BatchNorm layers of a frozen network compute x * scale + shift, worked out once.
 
     Compiled code otherwise takes a root and a quotient for every few pixels. Equal to rounding.
     Subclasses keep their own `forward`, which may do more than normalize.
     """
-    layers: list[Any] = [m for m in network.modules() if is_plain(m)]
-    for layer in layers:
-        scale, shift = scale_and_shift(layer)
-        layer.forward = partial(_apply, scale=scale, shift=shift)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+    layers = [module for module in network.modules() if is_plain(module)]
+    return replaced_forwards({m: partial(_apply, *scale_and_shift(m)) for m in layers})
 
 
-def _apply(x: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
+def _apply(scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
     """scale, shift: (C,); computed in fp32 as BatchNorm does, answered in the type of `x`."""
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)
+    return (x.float() * per_channel(scale, x, 1) + per_channel(shift, x, 1)).to(x.dtype)
 
 
 @contextmanager
@@ -80,10 +72,7 @@ def tap_batch_norm_inputs(network: nn.Module) -> Iterator[list[BatchNormCall]]:
     def clear(_module: nn.Module, _args: tuple[Any, ...]) -> None:
         tap.clear()
 
-    def read(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(layer, BatchNorm)
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
+    def read(layer: Any, args: tuple[Any, ...]) -> None:
         running = ChannelStatistics(layer.running_mean, layer.running_var)
         batch = channel_statistics(args[0], around=layer.running_mean)
         tap.append(BatchNormCall(batch, running, layer.eps))

@@ -7,7 +7,7 @@ summand. Names of classes and attributes play no role.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -24,14 +24,7 @@ from hast.networks.batch_norm import batch_norms
 from hast.networks.hooks import removed_at_exit, tensors_in
 
 _CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d}
-_ADDITIONS = {
-    torch.add,
-    Tensor.add,
-    Tensor.add_,
-    Tensor.__add__,
-    Tensor.__radd__,
-    Tensor.__iadd__,
-}
+_ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 
 
 def find_blocks(network: nn.Module, spec: ModelSpec, patterns: Sequence[str] = ()) -> list[str]:
@@ -86,13 +79,11 @@ def tap_attention(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str
         yield taken
 
 
-def _matching(
-    network: nn.Module, patterns: Sequence[str], feature_maps: Iterable[str]
-) -> list[str]:
+def _matching(network: nn.Module, patterns: Sequence[str], maps: Iterable[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name, _ in network.named_modules()):
             raise InputError(f"alignment module {pattern!r} matches no module of the network")
-    found = [n for n in feature_maps if any(fnmatchcase(n, p) for p in patterns)]
+    found = [n for n in maps if any(fnmatchcase(n, p) for p in patterns)]
     if not found:
         raise InputError(f"no module matching {list(patterns)} returns an (N, C, H, W) tensor")
     return found
@@ -121,15 +112,13 @@ class Probe(TorchFunctionMode):
         self._producer: dict[int, str] = {}
         self._alive: list[Tensor] = []  # an id is only unique while its tensor lives
 
-    @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[None]:
+    def watching(self, network: nn.Module) -> AbstractContextManager[None]:
         """Note which module runs and which tensor it returned while the context is open."""
         named = [(name, module) for name, module in network.named_modules() if name]
         handles = [m.register_forward_pre_hook(partial(self._note_start, n)) for n, m in named]
         note = self._note_output
         handles += [m.register_forward_hook(partial(note, n), with_kwargs=True) for n, m in named]
-        with removed_at_exit(handles):
-            yield
+        return removed_at_exit(handles)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operands = tensors_in((args, kwargs))
@@ -146,9 +135,7 @@ class Probe(TorchFunctionMode):
     def _note_start(self, name: str, _module: nn.Module, _args: Any) -> None:
         self._running.append(name)
 
-    def _note_output(
-        self, name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any
-    ) -> None:
+    def _note_output(self, name: str, _module: Any, args: Any, kwargs: Any, output: Any) -> None:
         self._running.pop()
         self.calls[name] += 1
         given = tensors_in((args, kwargs))

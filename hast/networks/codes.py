@@ -33,21 +33,21 @@ def weight_codes(student: nn.Module) -> dict[str, Codes]:
 
 def codes_of(module: nn.Module) -> Codes:
     """Codes of the weight of one quantized Conv or Linear."""
-    parametrizations: Any = module.parametrizations
-    quantizer, original = parametrizations.weight[0], parametrizations.weight.original.detach()
-    qparams = QParams(*(_detached(value) for value in quantizer.qparams_of(original)))
+    held: Any = module.get_submodule("parametrizations.weight")
+    quantizer, original = held[0], held.original.detach()
+    scale, zero_point, quant_max = quantizer.qparams_of(original)
+    qparams = QParams(scale.detach(), zero_point, quant_max)
     return Codes(quantize(original, qparams), qparams, quantizer.bits, quantizer.axis)
 
 
 def set_codes(module: nn.Module, codes: Codes) -> None:
     """Let a quantized Conv or Linear compute with these codes from now on."""
-    parametrizations: Any = module.parametrizations
+    held: Any = module.get_submodule("parametrizations.weight")
     scale, zero_point, _ = codes.qparams
-    parametrizations.weight[0] = FixedWeightQuantizer(codes.bits, scale, zero_point, codes.axis)
+    held[0] = FixedWeightQuantizer(codes.bits, scale, zero_point, codes.axis)
     # Not into the old parameter: a layer that is not quantized may share it.
-    trains = parametrizations.weight.original.requires_grad
     values = dequantize(codes.codes, codes.qparams)
-    parametrizations.weight.original = nn.Parameter(values, requires_grad=trains)
+    held.original = nn.Parameter(values, requires_grad=held.original.requires_grad)
 
 
 def activation_sites(student: nn.Module) -> dict[str, CallSites]:
@@ -78,15 +78,11 @@ def lower(
     """
     lowered = copy.deepcopy(student).cpu().eval().requires_grad_(False)
     for name, codes in weight_codes(lowered).items():
-        parametrizations: Any = lowered.get_submodule(name).parametrizations
-        parametrizations.weight[0], stored = weight(codes)
-        parametrizations.weight.original = nn.Parameter(stored, requires_grad=False)
+        held: Any = lowered.get_submodule(f"{name}.parametrizations.weight".lstrip("."))
+        held[0], stored = weight(codes)
+        held.original = nn.Parameter(stored, requires_grad=False)
     for sites in activation_sites(lowered).values():
         for site, quantizer in enumerate(sites):
             qparams: Any = quantizer.qparams
-            sites[site] = activation(QParams(*map(_detached, qparams)))
+            sites[site] = activation(qparams)
     return lowered
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value

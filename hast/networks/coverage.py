@@ -85,18 +85,15 @@ def plan_coverage(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -
         plan: see `plan_quantization`.
     """
     rows = _rows(network, spec, plan)
-    sizes: dict[tuple[str, ...], int] = {}
-    states: dict[tuple[str, ...], State] = {}
+    sharing: dict[tuple[str, ...], list[_Row]] = {}
     macs: Counter[State] = Counter()
     for row in rows:
         macs[row.state] += row.product.macs
         if row.product.weight is not None:
-            key = row.product.weight or (row.product.name,)
-            sizes[key] = row.elements
-            states[key] = worst((states.get(key, "quantized"), row.weight))
+            sharing.setdefault(row.product.weight or (row.product.name,), []).append(row)
     weights: Counter[State] = Counter()
-    for key, size in sizes.items():
-        weights[states[key]] += size
+    for held in sharing.values():
+        weights[worst(row.weight for row in held)] += held[-1].elements
     return Coverage(
         weights=_share(weights),
         multiply_adds=_share(macs),

@@ -15,24 +15,24 @@ DIGITS_SPEC = ModelSpec(
 )
 
 
+def _convolution(ins: int, outs: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    """A convolution that keeps height and width, or divides them by its stride, and its norm."""
+    return nn.Conv2d(ins, outs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outs)
+
+
 class ResidualBlock(nn.Module):
     """relu(body(x) + shortcut(x)), (N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            *_convolution(in_channels, out_channels, 3, stride),
             nn.ReLU(),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            *_convolution(out_channels, out_channels, 3),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
+            self.shortcut = nn.Sequential(*_convolution(in_channels, out_channels, 1, stride))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,11 +45,7 @@ class DigitsResNet(nn.Module):
 
     def __init__(self, num_classes: int = 10, widths: Sequence[int] = (16, 32, 64)) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        )
+        self.stem = nn.Sequential(*_convolution(1, widths[0], 3), nn.ReLU())
         ins, strides = (widths[0], *widths[:-1]), (1, *[2] * (len(widths) - 1))
         self.stages = nn.Sequential(*map(ResidualBlock, ins, widths, strides))
         self.classifier = nn.Linear(widths[-1], num_classes)

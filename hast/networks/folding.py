@@ -6,21 +6,20 @@ takes h, and where g is negative the channel's codes are mirrored: the same inte
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of
 from hast.math.quantization import QParams, per_channel
 from hast.networks.batch_norm import is_plain, scale_and_shift
 from hast.networks.codes import Codes, codes_of, set_codes
-from hast.networks.hooks import removed_at_exit
+from hast.networks.hooks import removed_at_exit, tensors_in
 from hast.networks.plan import TRANSPOSED, WEIGHTED
 
 
@@ -48,27 +47,21 @@ def foldable(network: nn.Module, spec: ModelSpec) -> dict[str, str]:
     calls: Counter[str] = Counter()
     seen = _Uses()
 
-    def made(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _args: Any, output: Tensor) -> None:
-            calls[name] += 1
-            if isinstance(module, nn.Linear) and output.ndim != 2:
-                return  # BatchNorm1d would normalize positions, not the layer's channels
-            seen.kept.append(output)  # so that its identity is not given to another tensor
-            makers[id(output)] = name
+    def made(name: str, module: nn.Module, _args: Any, output: Tensor) -> None:
+        calls[name] += 1
+        if isinstance(module, nn.Linear) and output.ndim != 2:
+            return  # BatchNorm1d would normalize positions, not the layer's channels
+        seen.kept.append(output)  # so that its identity is not given to another tensor
+        makers[id(output)] = name
 
-        return hook
-
-    def read(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            calls[name] += 1
-            if id(args[0]) in makers:
-                pairs[makers[id(args[0])]] = name
-
-        return hook
+    def read(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        calls[name] += 1
+        if id(args[0]) in makers:
+            pairs[makers[id(args[0])]] = name
 
     modules = list(network.named_modules())
-    handles = [m.register_forward_hook(made(n)) for n, m in modules if _takes_in(m)]
-    handles += [m.register_forward_pre_hook(read(n)) for n, m in modules if is_plain(m)]
+    handles = [m.register_forward_hook(partial(made, n)) for n, m in modules if _takes_in(m)]
+    handles += [m.register_forward_pre_hook(partial(read, n)) for n, m in modules if is_plain(m)]
     with removed_at_exit(handles), torch.no_grad(), seen:
         network(torch.zeros(2, *spec.input_shape, device=device_of(network)))
     uses = {makers[key]: count for key, count in seen.counts.items() if key in makers}
@@ -87,16 +80,10 @@ class _Uses(TorchFunctionMode):
         self.counts: Counter[int] = Counter()
         self.kept: list[Any] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # not `x.shape`
-            arguments = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if tensors_in(result):  # not `x.shape`
+            arguments = tensors_in((args, kwargs))
             self.counts.update({id(x) for x in arguments})
             self.kept += arguments
         return result

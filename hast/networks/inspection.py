@@ -48,14 +48,9 @@ def untrained(
     input_shape = input_shape or known.input_shape
     if input_shape is None:
         raise InputError(f"{source} does not know its input shape; give --input-shape CxHxW")
-    channels = input_shape[0]
-    spec = ModelSpec(
-        input_shape=input_shape,
-        num_classes=count_classes(network, input_shape),
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-    )
-    return network, spec
+    mean, std = ((value,) * input_shape[0] for value in (0.0, 1.0))
+    classes = count_classes(network, input_shape)
+    return network, ModelSpec(input_shape=input_shape, num_classes=classes, mean=mean, std=std)
 
 
 def inspection(
@@ -71,17 +66,12 @@ def inspection(
     Raises:
         InputError: a rule is wrong.
     """
-    plan = plan_quantization(network, spec, bits, rules)
+    plans = {w: plan_quantization(network, spec, w, rules) for w in sorted({*_WIDTHS, bits})}
+    sizes = {str(w): packed_size(prepare_student(network, spec, p)) for w, p in plans.items()}
     return Inspection(
         batch_norms=len(batch_norms(network)),
         blocks=find_blocks(network, spec, alignment_modules),
-        layers=layer_table(network, spec, plan),
-        coverage=plan_coverage(network, spec, plan),
-        sizes={"fp32": packed_size(network)}
-        | {
-            str(width): packed_size(
-                prepare_student(network, spec, plan_quantization(network, spec, width, rules))
-            )
-            for width in sorted({*_WIDTHS, bits})
-        },
+        layers=layer_table(network, spec, plans[bits]),
+        coverage=plan_coverage(network, spec, plans[bits]),
+        sizes={"fp32": packed_size(network), **sizes},
     )

@@ -3,14 +3,13 @@
 import copy
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hast.errors import InputError
 from hast.math.packing import pack, packed_bytes, unpack
-from hast.math.quantization import QParams, per_channel, quant_max_of
+from hast.math.quantization import QParams, quant_max_of
 from hast.networks.codes import (
     Codes,
     activation_quantizers,
@@ -21,96 +20,88 @@ from hast.networks.codes import (
 from hast.networks.student import remove_quantizers
 
 
-class Layout(NamedTuple):
-    """What stands where in the tensors of the file."""
+class Layout:
+    """What of a student stands where in the tensors of the file."""
 
-    weights: dict[str, tuple[torch.Size, int]]  # shape and bits of each quantized weight
-    sites: dict[str, int]  # activation quantizers of each module
-    rest: dict[str, torch.Size]  # all other float32 tensors of the network
-    others: dict[str, tuple[torch.Size, torch.dtype]]  # and those of other types
-    axes: dict[str, int]  # see `Codes`; follows from the architecture
-
-    @classmethod
-    def of(cls, student: nn.Module) -> "Layout":
-        codes = weight_codes(student)
+    def __init__(self, student: nn.Module) -> None:
+        self._student = student
+        self._weights, self._sites = weight_codes(student), activation_quantizers(student)
         state = _unquantized(student)
-        return cls(
-            weights={name: (w.codes.shape, w.bits) for name, w in codes.items()},
-            sites={name: len(sites) for name, sites in activation_sites(student).items()},
-            rest={n: t.shape for n, t in state.items() if t.dtype == torch.float32},
-            others={n: (t.shape, t.dtype) for n, t in state.items() if t.dtype != torch.float32},
-            axes={name: w.axis for name, w in codes.items()},
-        )
+        self._rest = {n: t for n, t in state.items() if t.dtype == torch.float32}
+        self._others = {n: t for n, t in state.items() if t.dtype != torch.float32}
 
     def key(self) -> str:
-        parts = (self.weights, self.sites, self.rest, self.others)
+        """The same for students whose tensors are read alike."""
+        parts = (
+            {name: (weight.codes.shape, weight.bits) for name, weight in self._weights.items()},
+            {name: len(sites) for name, sites in activation_sites(self._student).items()},
+            {name: tensor.shape for name, tensor in self._rest.items()},
+            {name: (tensor.shape, tensor.dtype) for name, tensor in self._others.items()},
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
-    def read(self, student: nn.Module) -> dict[str, Tensor]:
+    def read(self) -> dict[str, Tensor]:
         """The tensors of the file."""
-        codes, state = weight_codes(student), _unquantized(student)
-        sites = activation_quantizers(student)
-        packed = [pack(w.codes.contiguous().byte(), w.bits) for w in codes.values()]
-        zero_points = [pack(w.qparams.zero_point.byte(), w.bits) for w in codes.values()]
+        weights, sites = self._weights.values(), self._sites
+        packed = [pack(w.codes.contiguous().byte(), w.bits) for w in weights]
+        zero_points = [pack(w.qparams.zero_point.byte(), w.bits) for w in weights]
         return {
             "weight_packed": _join(packed, torch.uint8),
-            "weight_scale": _join([w.qparams.scale for w in codes.values()], torch.float32),
+            "weight_scale": _join([w.qparams.scale for w in weights], torch.float32),
             "weight_zero_point": _join(zero_points, torch.uint8),
             "activation_scale": _join([s.scale for s in sites], torch.float32),
             "activation_zero_point": _join([s.zero_point for s in sites], torch.uint8),
-            "unquantized": _join([state[name] for name in self.rest], torch.float32),
-            **{f"unquantized.{name}": state[name].contiguous() for name in self.others},
+            "unquantized": _join([*self._rest.values()], torch.float32),
+            **{f"unquantized.{name}": tensor.contiguous() for name, tensor in self._others.items()},
         }
 
     def bytes(self) -> int:
         """Of all tensors of the file, without making them."""
-        total = 5 * sum(self.sites.values())  # a scale in float32 and a zero point of one byte
-        for name, (shape, bits) in self.weights.items():
-            channels = shape[self.axes[name]]
-            total += packed_bytes(shape.numel(), bits) + packed_bytes(channels, bits) + 4 * channels
-        total += sum(4 * shape.numel() for shape in self.rest.values())
-        return total + sum(s.numel() * dtype.itemsize for s, dtype in self.others.values())
+        total = 5 * len(self._sites)  # a scale in float32 and a zero point of one byte
+        for codes, (scale, *_), bits, _ in self._weights.values():
+            channels = scale.numel()
+            total += packed_bytes(codes.numel(), bits) + packed_bytes(channels, bits) + 4 * channels
+        return total + sum(t.nbytes for t in (*self._rest.values(), *self._others.values()))
 
-    def write(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Set codes, scales and all other tensors of `student`."""
+    def write(self, tensors: dict[str, Tensor]) -> None:
+        """Set codes, scales and all other tensors of the student."""
         wanted, found = (
             {name: tensor.numel() for name, tensor in parts.items()}
-            for parts in (self.read(student), tensors)
+            for parts in (self.read(), tensors)
         )
         if found != wanted:
             raise InputError(f"the checkpoint's tensors must have sizes {wanted}, got {found}")
         _check_scales(tensors)
-        self._write_weights(student, tensors)
-        self._write_sites(student, tensors)
+        self._write_weights(tensors)
+        scales, zero_points = tensors["activation_scale"], tensors["activation_zero_point"].float()
+        for quantizer, scale, zero_point in zip(self._sites, scales, zero_points, strict=True):
+            quantizer.fix(QParams(scale, zero_point, quant_max_of(quantizer.bits)))
         take = _from_the_front(tensors["unquantized"])
-        state = {name: take(shape.numel()).view(shape) for name, shape in self.rest.items()}
-        state |= {name: tensors[f"unquantized.{name}"] for name in self.others}
-        own, learned = student.state_dict(), dict(student.named_parameters())
+        state = {name: take(own.numel()).view(own.shape) for name, own in self._rest.items()}
+        state |= {name: tensors[f"unquantized.{name}"] for name in self._others}
+        own, learned = self._student.state_dict(), dict(self._student.named_parameters())
         for name, value in state.items():
             _check_numbers(name, value, finite=name in learned)
             own[name].copy_(value)
 
-    def _write_weights(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
+    def _write_weights(self, tensors: dict[str, Tensor]) -> None:
         scales = _from_the_front(tensors["weight_scale"])
         packed = _from_the_front(tensors["weight_packed"])
         packed_zero_points = _from_the_front(tensors["weight_zero_point"])
-        for name, (shape, bits) in self.weights.items():
-            axis, count = self.axes[name], shape.numel()
-            integers = unpack(packed(packed_bytes(count, bits)), bits, count).float().view(shape)
-            channels = shape[axis]
-            zero_point = unpack(packed_zero_points(packed_bytes(channels, bits)), bits, channels)
-            qparams = QParams(
-                per_channel(scales(channels), integers, axis),
-                per_channel(zero_point.float(), integers, axis),
-                quant_max_of(bits),
-            )
-            set_codes(student.get_submodule(name), Codes(integers, qparams, bits, axis))
 
-    def _write_sites(self, student: nn.Module, tensors: dict[str, Tensor]) -> None:
-        quantizers = activation_quantizers(student)
-        scales, zero_points = tensors["activation_scale"], tensors["activation_zero_point"].float()
-        for quantizer, scale, zero_point in zip(quantizers, scales, zero_points, strict=True):
-            quantizer.fix(QParams(scale, zero_point, quant_max_of(quantizer.bits)))
+        def take(like: Tensor, stream: Callable[[int], Tensor], bits: int) -> Tensor:
+            count = like.numel()
+            return unpack(stream(packed_bytes(count, bits)), bits, count).float().view(like.shape)
+
+        for name, (codes, (scale, zero_point, quant_max), bits, axis) in self._weights.items():
+            integers = take(codes, packed, bits)
+            qparams = QParams(
+                scales(scale.numel()).view(scale.shape),
+                take(zero_point, packed_zero_points, bits),
+                quant_max,
+            )
+            module = self._student.get_submodule(name)
+            set_codes(module, Codes(integers, qparams, bits, axis))
 
 
 def _check_scales(tensors: dict[str, Tensor]) -> None:

@@ -89,14 +89,8 @@ def plan_quantization(
         activations.pop(name, None)
     _check_shared(network, weighted, weights)
     check_target(config.target, activations)
-    return QuantizationPlan(
-        placement=config.placement,
-        quantizer=config.quantizer,
-        target=config.target,
-        weights=weights,
-        activations=activations,
-        skipped=skipped,
-    )
+    how = config.model_dump(include={"placement", "quantizer", "target"})
+    return QuantizationPlan(weights=weights, activations=activations, skipped=skipped, **how)
 
 
 def _quantizable(

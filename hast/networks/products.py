@@ -30,37 +30,15 @@ _aten = torch.ops.aten
 _ADDS = {_aten.addmm, _aten.baddbmm, _aten.addmv}  # their first operand is only added
 _UNREGISTERED = {_aten.mv, _aten.addmv, _aten._trilinear}
 # What copies values of a quantizer's grid or leaves some out; a view shares its tensor's memory.
-_KEEPS = {
-    getattr(_aten, name)
-    for name in [
-        "_to_copy",
-        "adaptive_max_pool2d",
-        "adaptive_max_pool3d",
-        "amax",
-        "cat",
-        "channel_shuffle",
-        "clone",
-        "constant_pad_nd",
-        "flip",
-        "im2col",
-        "index",
-        "index_select",
-        "max_pool1d",
-        "max_pool2d_with_indices",
-        "max_pool3d_with_indices",
-        "native_channel_shuffle",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "reflection_pad2d",
-        "relu",
-        "relu_",
-        "repeat",
-        "replication_pad2d",
-        "roll",
-        "stack",
-        "upsample_nearest2d",
-    ]
-}
+_COPIES = {_aten._to_copy, _aten.cat, _aten.clone, _aten.im2col, _aten.repeat, _aten.stack}
+_SHUFFLES = {_aten.channel_shuffle, _aten.flip, _aten.native_channel_shuffle, _aten.roll}
+_SHUFFLES |= {_aten.pixel_shuffle, _aten.pixel_unshuffle}
+_PADS = {_aten.constant_pad_nd, _aten.reflection_pad2d, _aten.replication_pad2d}
+_PICKS = {_aten.index, _aten.index_select, _aten.upsample_nearest2d}
+_CLIPS = {_aten.relu, _aten.relu_}
+_MAXIMA = {_aten.amax, _aten.max_pool1d, _aten.max_pool2d_with_indices}
+_MAXIMA |= {_aten.max_pool3d_with_indices, _aten.adaptive_max_pool2d, _aten.adaptive_max_pool3d}
+_KEEPS = _COPIES | _SHUFFLES | _PADS | _PICKS | _CLIPS | _MAXIMA
 
 
 class Product(NamedTuple):
@@ -128,11 +106,9 @@ class _Recorder(TorchDispatchMode):
         self.products: list[Product] = []
         self._kind = type(network).__name__
         self._running: list[str] = []
-        self._named: list[tuple[str, Tensor]] = [
-            *network.named_parameters(remove_duplicate=False),
-            *network.named_buffers(remove_duplicate=False),
-        ]
-        self._spans = [(t.data_ptr(), t.data_ptr() + t.nbytes, n) for n, t in self._named]
+        self._named: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
+        self._named |= network.named_buffers(remove_duplicate=False)
+        self._spans = [(t.data_ptr(), t.data_ptr() + t.nbytes, n) for n, t in self._named.items()]
         self._states: dict[int, State] = {_memory(image): "full"}  # of what depends on the image
         self._origins: dict[int, tuple[str, ...]] = {}  # of what is computed from parameters
 
@@ -193,7 +169,7 @@ class _Recorder(TorchDispatchMode):
         weight, shape, name = None, (), module or self._kind
         if constants:
             weight = self._origin(constants[0])
-            shape = tuple((self._tensor(weight) if weight else constants[0]).shape)
+            shape = tuple((self._named[weight[0]] if weight else constants[0]).shape)
             if weight:
                 name = module if weight_name(module) in weight else weight[0]
         self.products.append(Product(name, weight, shape, macs, worst(states)))
@@ -223,26 +199,21 @@ class _Recorder(TorchDispatchMode):
         held = (name for low, high, name in self._spans if low <= start < high)
         return tuple(held) or self._origins.get(_memory(tensor), ())
 
-    def _tensor(self, names: tuple[str, ...]) -> Tensor:
-        return next(tensor for name, tensor in self._named if name == names[0])
-
 
 @contextmanager
 def _nothing_fused(network: nn.Module) -> Iterator[None]:
     """Attention and recurrent layers as the products they are made of."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if any(isinstance(module, nn.RNNBase) for module in network.modules()):
-                stack.enter_context(warnings.catch_warnings())  # of a setting of other machines
-                warnings.simplefilter("ignore")
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    attention = torch.backends.mha
+    with ExitStack() as stack:
+        stack.callback(attention.set_fastpath_enabled, attention.get_fastpath_enabled())
+        attention.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+            # Warnings are of a setting of other machines.
+            stack.enter_context(warnings.catch_warnings(action="ignore"))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
 
 
 def _keeps(func: Any, args: tuple[Any, ...]) -> bool:

@@ -56,18 +56,16 @@ class WeightQuantizer(nn.Module):
         """What this weight is quantized with: one number an entry of `axis`, 1 elsewhere."""
         dims = tuple(d for d in range(weight.ndim) if d != self.axis)
         current = weight.detach()
-        return choose_qparams(
-            current.amin(dims, keepdim=True),
-            current.amax(dims, keepdim=True),
-            bits=self.bits,
-            symmetric=self.symmetric,
-        )
+        low, high = current.amin(dims, keepdim=True), current.amax(dims, keepdim=True)
+        return choose_qparams(low, high, bits=self.bits, symmetric=self.symmetric)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize(weight, self.qparams_of(weight))
+        return self._fake_quantize(weight, self.qparams_of(weight))
+
+    _fake_quantize = staticmethod(fake_quantize)
 
 
-class FixedWeightQuantizer(nn.Module):
+class FixedWeightQuantizer(WeightQuantizer):
     """Fake-quantizes a weight with scales that were decided elsewhere."""
 
     scale: Tensor
@@ -80,19 +78,15 @@ class FixedWeightQuantizer(nn.Module):
             scale, zero_point: as `per_channel` makes them, the zero points integer-valued floats.
             axis: see `hast.networks.plan.channel_axis`.
         """
-        super().__init__()
-        self.bits, self.axis = bits, axis
+        super().__init__(bits, axis)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
 
-    def qparams_of(self, _weight: Tensor) -> QParams:
+    def qparams_of(self, weight: Tensor) -> QParams:
         return QParams(self.scale, self.zero_point, quant_max_of(self.bits))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize(weight, self.qparams_of(weight))
 
-
-class LearnedWeightQuantizer(nn.Module):
+class LearnedWeightQuantizer(WeightQuantizer):
     """Fake-quantizes a weight per entry of `axis` with scales that are trained.
 
     They start where rounding the given weight costs the least. What is stored is their logarithm:
@@ -101,21 +95,17 @@ class LearnedWeightQuantizer(nn.Module):
 
     zero_point: Tensor
 
-    def __init__(
-        self, bits: int, weight: Tensor, axis: int = 0, *, symmetric: bool = False
-    ) -> None:
-        super().__init__()
-        self.bits, self.axis = bits, axis
+    _fake_quantize = staticmethod(fake_quantize_learned)
+
+    def __init__(self, weight: Tensor, bits: int, axis: int, *, symmetric: bool = False) -> None:
+        super().__init__(bits, axis, symmetric=symmetric)
         rows = weight.detach().movedim(axis, 0).flatten(1)
         start = search_qparams(rows, bits=bits, symmetric=symmetric)
         self.log_scale = nn.Parameter(per_channel(start.scale.log(), weight, axis))
         self.register_buffer("zero_point", per_channel(start.zero_point, weight, axis))
 
-    def qparams_of(self, _weight: Tensor) -> QParams:
+    def qparams_of(self, weight: Tensor) -> QParams:
         return QParams(self.log_scale.exp(), self.zero_point, quant_max_of(self.bits))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize_learned(weight, self.qparams_of(weight))
 
 
 class RoundingWeightQuantizer(nn.Module):
@@ -188,21 +178,20 @@ class ActivationQuantizer(nn.Module):
     def _set_scale(self, scale: Tensor) -> None:
         self.scale.copy_(scale)
 
+    def _start(self, qparams: QParams) -> None:
+        self.mode = "quantize"
+        self._set_scale(qparams.scale.detach().squeeze())
+        self.zero_point.copy_(qparams.zero_point.squeeze())
+
     def freeze_range(self) -> None:
         """Quantize from now on, with the range observed so far."""
-        self.mode = "quantize"
-        scale, zero_point, _ = choose_qparams(
-            self.minimum, self.maximum, bits=self.bits, symmetric=self.symmetric
-        )
-        self._set_scale(scale)
-        self.zero_point.copy_(zero_point)
+        ends = self.minimum, self.maximum
+        self._start(choose_qparams(*ends, bits=self.bits, symmetric=self.symmetric))
 
     def fix(self, qparams: QParams) -> None:
         """Quantize from now on, with what was decided elsewhere."""
-        self.mode = "quantize"
+        self._start(qparams)
         scale, zero_point, quant_max = qparams
-        self._set_scale(scale.detach())
-        self.zero_point.copy_(zero_point)
         self.minimum.copy_(-zero_point * scale.detach())
         self.maximum.copy_((quant_max - zero_point) * scale.detach())
 
@@ -246,9 +235,7 @@ class LearnedActivationQuantizer(ActivationQuantizer):
         self.mode = "quantize"
         if self._seen:
             seen = torch.cat(self._seen).view(1, -1)
-            start = search_qparams(seen, bits=self.bits, symmetric=self.symmetric)
-            self._set_scale(start.scale.squeeze())
-            self.zero_point.copy_(start.zero_point.squeeze())
+            self._start(search_qparams(seen, bits=self.bits, symmetric=self.symmetric))
         self._seen = []
 
     _fake_quantize = staticmethod(fake_quantize_learned)
@@ -265,7 +252,6 @@ def _some_of(x: Tensor, *, batch: int) -> Tensor:
     """
     if x.numel() <= _SEEN_OF_A_BATCH:
         return x.flatten()
-    drawn = torch.randint(x.numel(), (_SEEN_OF_A_BATCH,), generator=seeded(0, "observe", batch)).to(
-        x.device
-    )
+    random = seeded(0, "observe", batch)
+    drawn = torch.randint(x.numel(), (_SEEN_OF_A_BATCH,), generator=random).to(x.device)
     return x[torch.unravel_index(drawn, x.shape)]  # whatever its layout: nothing is copied

@@ -13,6 +13,7 @@ from hast.math.quantization import choose_qparams, dequantize, quantize
 from hast.networks.codes import Codes, activation_quantizers, set_codes, weight_codes
 from hast.networks.plan import check_target
 from hast.networks.provenance import remember, spec_and_plan
+from hast.networks.quantizers import WeightQuantizer
 
 
 def retargeted(
@@ -67,7 +68,5 @@ def _becomes_symmetric(own: TargetRules, rules: TargetRules, **kind: Any) -> boo
 
 def _symmetric(codes: Codes) -> Codes:
     weight = dequantize(codes.codes, codes.qparams)
-    others = tuple(d for d in range(weight.ndim) if d != codes.axis)
-    low, high = weight.amin(others, keepdim=True), weight.amax(others, keepdim=True)
-    qparams = choose_qparams(low, high, bits=codes.bits, symmetric=True)
+    qparams = WeightQuantizer(codes.bits, codes.axis, symmetric=True).qparams_of(weight)
     return Codes(quantize(weight, qparams), qparams, codes.bits, codes.axis)

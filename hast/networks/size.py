@@ -12,4 +12,4 @@ def packed_size(network: nn.Module) -> int:
     scale, each activation quantizer a float32 scale and a one-byte zero point. All else (biases,
     BatchNorm) has its own type. Without quantizers it is the size in full precision.
     """
-    return Layout.of(network).bytes()
+    return Layout(network).bytes()

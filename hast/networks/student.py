@@ -1,8 +1,8 @@
 """The student: a copy of the teacher whose weights and activations are quantized in place."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,9 @@ from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.networks.call_sites import CallSites, attach, detach, restart_call_counts
 from hast.networks.fingerprint import fingerprint
+from hast.networks.hooks import replaced_forwards
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
-from hast.networks.provenance import provenance_of, remember
+from hast.networks.provenance import remember, spec_and_plan
 from hast.networks.quantizers import (
     WIDE_BITS,
     ActivationQuantizer,
@@ -30,11 +31,7 @@ from hast.networks.quantizers import (
 
 
 def prepare_student(
-    teacher: nn.Module,
-    spec: ModelSpec,
-    plan: QuantizationPlan,
-    *,
-    range_momentum: float = 0.9,
+    teacher: nn.Module, spec: ModelSpec, plan: QuantizationPlan, *, range_momentum: float = 0.9
 ) -> nn.Module:
     """Copy `teacher` and attach quantizers. The activation ranges are not set yet.
 
@@ -54,14 +51,11 @@ def prepare_student(
     calls = probe_layers(student, spec, (nn.Module,))
     learned = plan.quantizer == "learned"
     rules = TARGETS[plan.target]
-    activation_quantizer = LearnedActivationQuantizer if learned else ActivationQuantizer
+    kind = LearnedActivationQuantizer if learned else ActivationQuantizer
     for name, bits in plan.activations.items():
         symmetric = rules.is_symmetric(weight=False, bits=bits)
-        quantizers = [
-            activation_quantizer(bits, range_momentum, symmetric=symmetric)
-            for _ in range(calls[name])
-        ]
-        attach(student.get_submodule(name), CallSites(quantizers), plan.placement)
+        sites = [kind(bits, range_momentum, symmetric=symmetric) for _ in range(calls[name])]
+        attach(student.get_submodule(name), CallSites(sites), plan.placement)
     quantizers_of: dict[int, nn.Module] = {}  # one for a weight that several layers share
     for name, bits in plan.weights.items():
         module = student.get_submodule(name)
@@ -72,13 +66,9 @@ def prepare_student(
                 " from the network first, or name the layer in `skip`"
             )
         if id(weight) not in quantizers_of:
-            axis = channel_axis(module)
+            make = partial(LearnedWeightQuantizer, weight) if learned else WeightQuantizer
             symmetric = rules.is_symmetric(weight=True, bits=bits)
-            quantizers_of[id(weight)] = (
-                LearnedWeightQuantizer(bits, weight, axis, symmetric=symmetric)
-                if learned
-                else WeightQuantizer(bits, axis, symmetric=symmetric)
-            )
+            quantizers_of[id(weight)] = make(bits, channel_axis(module), symmetric=symmetric)
         parametrize.register_parametrization(module, "weight", quantizers_of[id(weight)])
     student.to(device_of(teacher))  # the quantizers' own numbers
     student.register_forward_pre_hook(restart_call_counts)
@@ -92,8 +82,7 @@ def remove_quantizers(student: nn.Module) -> nn.Module:
     for module in list(student.modules()):
         if parametrize.is_parametrized(module, "weight"):
             # torch's own removal would delete `weight` from the class that deep copies share.
-            parametrizations: Any = module.parametrizations
-            original = parametrizations.weight.original
+            original = module.get_parameter("parametrizations.weight.original")
             del module.parametrizations
             module.__class__ = type(module).__bases__[0]
             module.register_parameter("weight", original)
@@ -101,28 +90,19 @@ def remove_quantizers(student: nn.Module) -> nn.Module:
     return student
 
 
-@contextmanager
-def wide_layers_in_fp32(student: nn.Module, *, enabled: bool = True) -> Iterator[None]:
+def wide_layers_in_fp32(student: nn.Module) -> AbstractContextManager[None]:
     """Let layers whose weights or inputs have `WIDE_BITS` or more compute in fp32 under autocast.
 
     With quantizers behind ReLUs it is not known which layer reads which, so one wide quantizer is
     reason enough for all layers.
     """
-    plan = provenance_of(student).plan
-    wide: set[str] = set()
-    if enabled and plan is not None:
-        wide = {name for name, bits in plan.weights.items() if bits >= WIDE_BITS}
-        read = {name for name, bits in plan.activations.items() if bits >= WIDE_BITS}
-        wide |= read if plan.placement == "inputs" else plan.weights.keys() if read else set()
+    _, plan = spec_and_plan(student)
+    wide = {name for name, bits in plan.weights.items() if bits >= WIDE_BITS}
+    read = {name for name, bits in plan.activations.items() if bits >= WIDE_BITS}
+    wide |= read if plan.placement == "inputs" else plan.weights.keys() if read else set()
     device = device_of(student).type
-    layers: list[Any] = [student.get_submodule(name) for name in sorted(wide)]
-    for layer in layers:
-        layer.forward = partial(_without_autocast, layer.forward, device)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+    layers = [student.get_submodule(name) for name in sorted(wide)]
+    return replaced_forwards({m: partial(_without_autocast, m.forward, device) for m in layers})
 
 
 def _without_autocast(
