@@ -22,7 +22,7 @@ _MAY_PASS = re.compile(
     rf"exited with {TRY_AGAIN}\b|{_KILLED}"
     r"|Unable to acquire lock|is busy, it is being blocked by"
     r"|failed to (push|pull|fetch|transfer|download|upload)|unable to (connect|access)"
-    r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect",
+    r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect"
 )
 
 # Prefect keeps at most 50 delays of a task.

@@ -12,13 +12,7 @@ from stages.entry import PARAMS, Device, In, Out, Params, main
 
 
 def run(
-    *,
-    inputs: In,
-    teacher: In,
-    bank: In,
-    out: Out,
-    params: Params = PARAMS,
-    device: Device = "auto",
+    *, inputs: In, teacher: In, bank: In, out: Out, params: Params = PARAMS, device: Device = "auto"
 ) -> None:
     """Write them to OUT; INPUTS only says when to do it again."""
     del inputs

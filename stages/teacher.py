@@ -23,12 +23,7 @@ from stages.entry import PARAMS, Device, In, Out, Params, main
 
 
 def run(
-    *,
-    inputs: In,
-    out: Out,
-    metrics: Out,
-    params: Params = PARAMS,
-    device: Device = "auto",
+    *, inputs: In, out: Out, metrics: Out, params: Params = PARAMS, device: Device = "auto"
 ) -> None:
     """Write the teacher's weights and card to OUT; INPUTS only says when to do it again."""
     del inputs

@@ -14,13 +14,7 @@ from hast.config.export import ExportConfig, Format
 from hast.config.section import parse_section
 from hast.config.targets import TARGETS, Target, onnx_target
 from hast.errors import InputError, one_of
-from hast.export.bundle import (
-    check,
-    compare_formats,
-    require_programs,
-    runtime_of,
-    write_format,
-)
+from hast.export.bundle import check, compare_formats, require_programs, runtime_of, write_format
 from hast.export.latency import latency_of
 from hast.files.checkpoints import CONFIG, load, save
 from hast.files.placing import write_atomically

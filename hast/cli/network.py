@@ -85,8 +85,7 @@ def inspect(
 
 def preset(
     name: Annotated[
-        str,
-        typer.Argument(help=f"One of {', '.join(PRESETS)}.", autocompletion=lambda: [*PRESETS]),
+        str, typer.Argument(help=f"One of {', '.join(PRESETS)}.", autocompletion=lambda: [*PRESETS])
     ],
     recipe: Recipe = "hast",
     size: Size = "quick",
