@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from dvc.repo import Repo
 from prefect import State
@@ -18,7 +18,7 @@ from hast.errors import TRY_AGAIN, HastError, clear_errors
 _DVC = ("-m", "dvc", "--wait-for-lock")
 
 _KILLED = r"exited with (-9|-15|137|143)\b"  # out of memory, or the machine goes down
-_MAY_PASS = re.compile(
+_PASSING = re.compile(
     rf"exited with {TRY_AGAIN}\b|{_KILLED}"
     r"|Unable to acquire lock|is busy, it is being blocked by"
     r"|failed to (push|pull|fetch|transfer|download|upload)|unable to (connect|access)"
@@ -32,10 +32,7 @@ Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds
 _LONGEST_DELAY = 3600.0
 
 
-class MayPass(NamedTuple):
-    """Data of a failed state: the same may pass when it is tried again."""
-
-    reason: str
+MAY_PASS = "may pass"  # data of a failed state: the same may pass when it is tried again
 
 
 def dvc(*arguments: str, **options: Any) -> Outcome:
@@ -48,10 +45,8 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
     if outcome.timed_out:
         return Failed(name="TimedOut", message=f"{name}: stopped after {timeout:g} s")
     if outcome.code:
-        reason = _reason(outcome.lines)
-        if any(_MAY_PASS.search(line) for line in outcome.lines):
-            return Failed(message=reason, data=MayPass(reason))
-        return Failed(message=reason)
+        passing = any(_PASSING.search(line) for line in outcome.lines)
+        return Failed(message=_reason(outcome.lines), data=MAY_PASS if passing else None)
     if any(f"Stage '{name}'" in line and "skipping" in line for line in outcome.lines):
         return Completed(name="Cached", message=f"{name} was up to date")
     return Completed(message=f"{name} was built")
@@ -59,7 +54,7 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
 
 def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     """Whether Prefect should try again."""
-    return isinstance(state.data, MayPass)
+    return state.data == MAY_PASS
 
 
 # Options of every task.
@@ -99,8 +94,5 @@ def has_remote() -> bool:
 
 def _reason(lines: Sequence[str]) -> str:
     """The first line that says what is wrong: the stage's own, else DVC's."""
-    for start in ("error:", "ERROR:"):
-        found = [line for line in lines if line.startswith(start)]
-        if found:
-            return found[0]
-    return lines[-1] if lines else "no output"
+    said = (line for start in ("error:", "ERROR:") for line in lines if line.startswith(start))
+    return next(said, lines[-1] if lines else "no output")
