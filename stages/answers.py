@@ -15,7 +15,6 @@ def run(
     *, inputs: In, teacher: In, bank: In, out: Out, params: Params = PARAMS, device: Device = "auto"
 ) -> None:
     """Write them to OUT; INPUTS only says when to do it again."""
-    del inputs
     config = load_section(params, "dataset", DatasetConfig)
     source = load_teacher(teacher, select_device(device))
     samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)

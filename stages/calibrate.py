@@ -62,14 +62,8 @@ def run(
     if not is_quiet():
         Console(stderr=True).print(layers_table(table, title=f"Layers of {width}"))
     write_tsv(layers, LayerBits._fields, table)
-    write_json(
-        metrics,
-        {
-            "size_bytes": packed_size(student),
-            "low_bit_weights": covered.weights,
-            "low_bit_multiply_adds": covered.multiply_adds,
-        },
-    )
+    shares = {"low_bit_weights": covered.weights, "low_bit_multiply_adds": covered.multiply_adds}
+    write_json(metrics, {"size_bytes": packed_size(student), **shares})
 
 
 def _allocate(

@@ -7,8 +7,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,8 +77,12 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
     _add_common_options(command)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    with clear_errors(stage), _full_memory_may_pass():
-        app()
+    with clear_errors(stage):
+        try:
+            app()
+        except torch.OutOfMemoryError as error:
+            way_out = "Free the device, or set a smaller batch_size"
+            raise TransientError(f"{first_line(error)} {way_out}") from None
 
 
 def _check_code(stage: str, seen: Path) -> None:
@@ -89,15 +92,6 @@ def _check_code(stage: str, seen: Path) -> None:
             f"its code is not the one that {seen} stands for; run `dvc repro inputs`, then this"
             " again"
         )
-
-
-@contextmanager
-def _full_memory_may_pass() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        way_out = "Free the device, or set a smaller batch_size"
-        raise TransientError(f"{first_line(error)} {way_out}") from None
 
 
 def _add_common_options(command: Any) -> None:

@@ -43,7 +43,6 @@ def run(
 
     INPUTS only says when to do it again.
     """
-    del inputs
     config = load_section(params, "dataset", DatasetConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)

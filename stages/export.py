@@ -50,7 +50,6 @@ def run(
 
     Milliseconds are kept outside DVC, with the wall times. INPUTS only says when to do it again.
     """
-    del inputs
     config = load_section(params, "export", ExportConfig)
     source = load_teacher(teacher, select_device(device))
     save(load_student(student, source, select_device(device)), out,

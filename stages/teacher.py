@@ -26,34 +26,21 @@ def run(
     *, inputs: In, out: Out, metrics: Out, params: Params = PARAMS, device: Device = "auto"
 ) -> None:
     """Write the teacher's weights and card to OUT; INPUTS only says when to do it again."""
-    del inputs
     config = load_section(params, "teacher", TeacherConfig)
-    network, spec = load_classifier(
-        config.source,
-        weights=config.weights,
-        weights_entry=config.weights_entry,
-        source_args=config.source_args,
-        spec=config.spec,
-        seed=config.training.seed,
-    )
+    named = config.model_dump(exclude={"training"})
+    network, spec = load_classifier(**named, seed=config.training.seed)
     if config.weights is None and is_trained_here(config.source):
         _train(network, spec, config.training, select_device(device))
     _check_it_can_be_rebuilt(network, spec, config)
 
+    identity = fingerprint(network.state_dict())
     card = TeacherCard(
-        source=config.source,
-        source_args=config.source_args,
-        spec=spec,
-        fingerprint=fingerprint(network.state_dict()),
+        source=config.source, source_args=config.source_args, spec=spec, fingerprint=identity
     )
     save_with_card(out, network, card)
-    write_json(
-        metrics,
-        {
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "batch_norm_layers": len(batch_norms(network)),
-        },
-    )
+    parameters = sum(p.numel() for p in network.parameters())
+    layers = len(batch_norms(network))
+    write_json(metrics, {"parameters": parameters, "batch_norm_layers": layers})
 
 
 def _train(
