@@ -4,13 +4,14 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from dvc.repo import Repo
 from prefect import State
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows.devices import environment_of
 from flows.processes import Outcome, run
+from flows.progress import Output
 from hast.errors import TRY_AGAIN, HastError, clear_errors
 
 # Without the option DVC gives up after three seconds where another command holds the lock of the
@@ -35,9 +36,17 @@ _LONGEST_DELAY = 3600.0
 MAY_PASS = "may pass"  # data of a failed state: the same may pass when it is tried again
 
 
-def dvc(*arguments: str, **options: Any) -> Outcome:
-    """Run a DVC command in the current folder's project; options as of `flows.processes.run`."""
-    return run([*_DVC, *arguments], **options)
+def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = None) -> Outcome:
+    """Run a DVC command in the current folder's project, and show what it prints.
+
+    Args:
+        arguments: such as repro, STAGE.
+        devices: tags of those that its stages may use.
+        timeout: seconds after which it is stopped.
+    """
+    show = Output().show
+    environment = environment_of(devices)
+    return run([*_DVC, *arguments], environment=environment, timeout=timeout, on_line=show)
 
 
 def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> State[Any]:
@@ -84,12 +93,6 @@ def retrying(retries: int, delay: float) -> dict[str, Any]:
     longest = max(delay, _LONGEST_DELAY)
     delays = [min(delay * 2**n, longest) for n in range(retries)]
     return {"retries": retries, "retry_delay_seconds": delays}
-
-
-def has_remote() -> bool:
-    """Whether the project shares what it makes: it has a default remote."""
-    with Repo() as repo:
-        return bool(repo.config["core"].get("remote"))
 
 
 def _reason(lines: Sequence[str]) -> str:
