@@ -50,7 +50,7 @@ def run(
     if config.images == "bank":
         samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec).images
     else:
-        made_by = load_generator(generator, source, where)
+        made_by = load_generator(generator, source)
     student, plan, covered = calibrate_student(
         source.network, source.spec, width, rules, config,
         images=samples, generator=made_by, allocation=allocation,

@@ -6,19 +6,17 @@ measures on the bank say how far the student's fidelity carries beyond what it w
 
 from typing import Any
 
-from hast.bank.stored import StoredBank
 from hast.config.dataset import DatasetConfig
 from hast.config.section import load_section
-from hast.engine.engine import select_device
 from hast.files.answers import TEACHER, TOGETHER, load_answers
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
-from hast.files.teachers import load_teacher
 from hast.loops.evaluate import Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.opened import teacher_and_bank
 
 _COMPARED = 256  # images of the bank on which layers are compared
 
@@ -44,12 +42,10 @@ def run(
     INPUTS only says when to do it again.
     """
     config = load_section(params, "dataset", DatasetConfig)
-    where = select_device(device)
-    source = load_teacher(teacher, where)
-    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    source, samples = teacher_and_bank(teacher, bank, device)
     networks = {
-        "calibrated": load_student(calibrated, source, where),
-        "student": load_student(student, source, where),
+        "calibrated": load_student(calibrated, source),
+        "student": load_student(student, source),
     }
 
     images = open_batches(config, "test", source.spec)

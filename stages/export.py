@@ -5,11 +5,9 @@ from typing import Any
 
 import torch
 
-from hast.bank.stored import StoredBank
 from hast.config.dataset import DatasetConfig
 from hast.config.export import ExportConfig
 from hast.config.section import load_section
-from hast.engine.engine import select_device
 from hast.engine.progress import track
 from hast.errors import first_line, warn
 from hast.export.bundle import (
@@ -27,11 +25,11 @@ from hast.files.checkpoints import load, save
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
 from hast.files.tables import write_json
-from hast.files.teachers import load_teacher
 from hast.files.timings import Latency, record_latency
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
 from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.opened import teacher_and_bank
 
 
 def run(
@@ -51,11 +49,9 @@ def run(
     Milliseconds are kept outside DVC, with the wall times. INPUTS only says when to do it again.
     """
     config = load_section(params, "export", ExportConfig)
-    source = load_teacher(teacher, select_device(device))
-    save(load_student(student, source, select_device(device)), out,
-         fold_batch_norm=config.fold_batch_norm)  # fmt: skip
+    source, samples = teacher_and_bank(teacher, bank, device)
+    save(load_student(student, source), out, fold_batch_norm=config.fold_batch_norm)
     product = load(out, trust_source=True)
-    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
     images = {"bank": samples.images[: config.samples]}
     files = write_formats(product, out, config, images["bank"])
 

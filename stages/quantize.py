@@ -69,7 +69,7 @@ def run(
         engine = engine_for(
             config, source.network, source.spec, precision=precision, compile=compile
         )
-        student = load_student(reconstructed, source, where)
+        student = load_student(reconstructed, source)
         samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, bank=samples.card.key())
         difficulty = difficulty[: config.trained_on(len(difficulty))]

@@ -85,7 +85,7 @@ def run(
         return
     require_batch_norm(source.network, source.spec.input_shape)
     work = work_of(config, source.network, source.spec)
-    init = first_images(generator, source, config, where)
+    init = first_images(generator, source, config)
 
     card = bank_card(
         source.card.fingerprint, source.spec, config, kind.dtype, init, zarr=zarr.__version__

@@ -134,4 +134,4 @@ def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
         return load(folder, trust_source=trust_source)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a packed checkpoint or a student")
-    return load_student(folder, load_teacher(teacher, torch.device("cpu")), torch.device("cpu"))
+    return load_student(folder, load_teacher(teacher, torch.device("cpu")))
