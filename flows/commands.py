@@ -1,17 +1,19 @@
-"""DVC as a process: one stage, or what goes to and from the remote, and what an end means."""
+"""DVC as a process: one stage, or what goes to and from the remote, what it shows, and what an end
+means."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
+from uuid import UUID
 
-from prefect import State
+from prefect import State, get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.devices import environment_of
 from flows.processes import Outcome, run
-from flows.progress import Output
 from hast.errors import TRY_AGAIN, HastError, clear_errors
 
 # Without the option DVC gives up after three seconds where another command holds the lock of the
@@ -26,14 +28,16 @@ _PASSING = re.compile(
     r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect"
 )
 
+_MAY_PASS = "may pass"  # data of a failed state: the same may pass when it is tried again
+
+# As the loops print it where there is no terminal.
+_PROGRESS = re.compile(r"(?P<label>[\w @.-]+): (?P<done>\d+)/(?P<total>\d+), (?P<rest>.*)")
+
 # Prefect keeps at most 50 delays of a task.
 Retries = Annotated[int, Field(ge=0, le=50)]
 Delay = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # seconds
 Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds
 _LONGEST_DELAY = 3600.0
-
-
-MAY_PASS = "may pass"  # data of a failed state: the same may pass when it is tried again
 
 
 def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = None) -> Outcome:
@@ -44,9 +48,33 @@ def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = No
         devices: tags of those that its stages may use.
         timeout: seconds after which it is stopped.
     """
-    show = Output().show
     environment = environment_of(devices)
-    return run([*_DVC, *arguments], environment=environment, timeout=timeout, on_line=show)
+    return run([*_DVC, *arguments], environment=environment, timeout=timeout, on_line=_shown())
+
+
+def _shown() -> Callable[[str], None]:
+    """What shows one line of output after the other: in the log of the task run, and as a bar where
+    it is one of a loop, such as `synthesize: 3/8, …`."""
+    bars: dict[str, UUID] = {}
+    logger = get_run_logger()
+
+    def show(line: str) -> None:
+        if line:
+            logger.info(line)
+        found = _PROGRESS.fullmatch(line)
+        if not found:
+            return
+        label, percent = found["label"], 100 * int(found["done"]) / int(found["total"])
+        text = f"{label}: {found['done']} of {found['total']}, {found['rest']}"
+        if label in bars:
+            update_progress_artifact(bars[label], percent, description=text)
+        else:
+            key = "progress-" + re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
+            bar = create_progress_artifact(percent, key=key, description=text)
+            assert isinstance(bar, UUID)  # a coroutine only in an asynchronous task
+            bars[label] = bar
+
+    return show
 
 
 def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> State[Any]:
@@ -55,7 +83,7 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
         return Failed(name="TimedOut", message=f"{name}: stopped after {timeout:g} s")
     if outcome.code:
         passing = any(_PASSING.search(line) for line in outcome.lines)
-        return Failed(message=_reason(outcome.lines), data=MAY_PASS if passing else None)
+        return Failed(message=_reason(outcome.lines), data=_MAY_PASS if passing else None)
     if any(f"Stage '{name}'" in line and "skipping" in line for line in outcome.lines):
         return Completed(name="Cached", message=f"{name} was up to date")
     return Completed(message=f"{name} was built")
@@ -63,7 +91,7 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
 
 def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     """Whether Prefect should try again."""
-    return state.data == MAY_PASS
+    return state.data == _MAY_PASS
 
 
 # Options of every task.
