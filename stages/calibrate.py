@@ -23,7 +23,7 @@ from hast.networks.plan import fixed_layers, weight_of
 from hast.networks.size import packed_size
 from hast.pipeline.calibrate import calibrate_student
 from hast.report.tables import layers_table
-from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.entry import PARAMS, Bits, Device, In, Out, main
 
 
 def run(
@@ -36,12 +36,11 @@ def run(
     out: Out,
     layers: Out,
     metrics: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
     """Write the calibrated, untrained student to OUT and its bits by layer to LAYERS."""
-    rules = load_section(params, "layers", PlanConfig)
-    config = load_section(params, "calibrate", CalibrationConfig)
+    rules = load_section(PARAMS, "layers", PlanConfig)
+    config = load_section(PARAMS, "calibrate", CalibrationConfig)
     width = BitWidth.parse(bits)
     where = select_device(device)
     source = load_teacher(teacher, where)

@@ -45,7 +45,6 @@ Checkpoint = Annotated[
 Code = Annotated[
     Path | None, typer.Option(exists=True, help="Refuse to run other code than this stands for.")
 ]
-Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
 KEPT = "what earlier stages made is kept; the same command goes on with this one"
 

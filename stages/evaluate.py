@@ -15,7 +15,7 @@ from hast.files.tables import write_json, write_tsv
 from hast.loops.evaluate import Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
-from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.entry import PARAMS, Bits, Device, In, Out, main
 from stages.opened import teacher_and_bank
 
 _COMPARED = 256  # images of the bank on which layers are compared
@@ -33,7 +33,6 @@ def run(
     predictions: Out,
     layers: Out,
     metrics: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
     """Write accuracy, agreement and size of each network to METRICS, one row a test image to
@@ -41,7 +40,7 @@ def run(
 
     INPUTS only says when to do it again.
     """
-    config = load_section(params, "dataset", DatasetConfig)
+    config = load_section(PARAMS, "dataset", DatasetConfig)
     source, samples = teacher_and_bank(teacher, bank, device)
     networks = {
         "calibrated": load_student(calibrated, source),

@@ -28,7 +28,7 @@ from hast.files.tables import write_json
 from hast.files.timings import Latency, record_latency
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
-from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.entry import PARAMS, Bits, Device, In, Out, main
 from stages.opened import teacher_and_bank
 
 
@@ -41,21 +41,20 @@ def run(
     student: In,
     out: Out,
     metrics: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
     """Write the packed checkpoint and the formats to OUT, sizes and agreement to METRICS.
 
     Milliseconds are kept outside DVC, with the wall times. INPUTS only says when to do it again.
     """
-    config = load_section(params, "export", ExportConfig)
+    config = load_section(PARAMS, "export", ExportConfig)
     source, samples = teacher_and_bank(teacher, bank, device)
     save(load_student(student, source), out, fold_batch_norm=config.fold_batch_norm)
     product = load(out, trust_source=True)
     images = {"bank": samples.images[: config.samples]}
     files = write_formats(product, out, config, images["bank"])
 
-    dataset = load_section(params, "dataset", DatasetConfig)
+    dataset = load_section(PARAMS, "dataset", DatasetConfig)
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
     labels = {}
     if len(batches):

@@ -1,7 +1,5 @@
 """generator: train the class-conditional generator against the teacher."""
 
-from pathlib import Path
-
 from hast.config.bank import BankConfig
 from hast.config.calibrate import CalibrationConfig
 from hast.config.generator import GeneratorConfig
@@ -16,7 +14,7 @@ from hast.files.weights import save_with_card
 from hast.loops.train_generator import GeneratorStep, build_generator, train_generator
 from hast.networks.classifier import require_batch_norm
 from hast.pipeline.work import engine_for
-from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, main
+from stages.entry import PARAMS, Compile, Device, In, Out, Precision, main
 
 _SHOWN = ("loss", "cross_entropy", "bns")
 
@@ -27,19 +25,18 @@ def run(
     out: Out,
     metrics: Out,
     curve: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
 ) -> None:
     """Write the generator to OUT; a note instead where nothing will use it."""
-    if not _is_used(params):
+    if not _is_used():
         reason = "neither synthesize.init nor calibrate.images is `generator`"
         write_json(out / "not-trained.json", {"reason": reason})
         write_tsv(curve, ("step", *_SHOWN), [])
         write_json(metrics, {})
         return
-    config = load_section(params, "generator", GeneratorConfig)
+    config = load_section(PARAMS, "generator", GeneratorConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
     require_batch_norm(source.network, source.spec.input_shape)
@@ -59,11 +56,11 @@ def run(
     write_json(metrics, {name: float(getattr(step, name)) for name in _SHOWN})
 
 
-def _is_used(params: Path) -> bool:
+def _is_used() -> bool:
     """Whether its images start a synthesis, or set activation ranges."""
-    calibrates = load_section(params, "calibrate", CalibrationConfig).images == "generator"
-    starts = load_section(params, "synthesize", SynthesisConfig).init == "generator"
-    return calibrates or (starts and load_section(params, "bank", BankConfig).source is None)
+    calibrates = load_section(PARAMS, "calibrate", CalibrationConfig).images == "generator"
+    starts = load_section(PARAMS, "synthesize", SynthesisConfig).init == "generator"
+    return calibrates or (starts and load_section(PARAMS, "bank", BankConfig).source is None)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from stages.entry import (
     Device,
     In,
     Out,
-    Params,
     Precision,
     Workers,
     main,
@@ -47,7 +46,6 @@ def run(
     out: Out,
     metrics: Out,
     curve: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
@@ -60,7 +58,7 @@ def run(
     With several workers each computes its part of every batch, and the first one writes.
     """
     options = dict(locals())
-    config = load_section(params, "quantize", FinetuneConfig)
+    config = load_section(PARAMS, "quantize", FinetuneConfig)
     if workers > 1 and not launched():
         launch(workers, "stages.quantize", [f"--{name}={value}" for name, value in options.items()])
         return

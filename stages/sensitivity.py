@@ -6,15 +6,13 @@ from hast.engine.progress import track
 from hast.files.tables import write_json
 from hast.loops.sensitivity import measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
-from stages.entry import PARAMS, Device, In, Out, Params, main
+from stages.entry import PARAMS, Device, In, Out, main
 from stages.opened import teacher_and_bank
 
 
-def run(
-    *, teacher: In, bank: In, out: Out, params: Params = PARAMS, device: Device = "auto"
-) -> None:
+def run(*, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:
     """Write the damage by layer and bits to OUT; nothing where it is switched off."""
-    config = load_section(params, "sensitivity", SensitivityConfig)
+    config = load_section(PARAMS, "sensitivity", SensitivityConfig)
     damage: dict[str, dict[int, float]] = {}
     if config.enabled:
         source, samples = teacher_and_bank(teacher, bank, device)

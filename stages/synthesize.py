@@ -35,7 +35,6 @@ from stages.entry import (
     In,
     Out,
     Overwrite,
-    Params,
     Precision,
     Store,
     Workers,
@@ -51,7 +50,6 @@ def run(
     out: Out,
     metrics: Out,
     profile: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
@@ -66,10 +64,10 @@ def run(
     With several workers Dask leads them: processes of this machine, or those of CLUSTER.
     """
     check_free(out, overwrite=overwrite)
-    config = load_section(params, "synthesize", SynthesisConfig)
+    config = load_section(PARAMS, "synthesize", SynthesisConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
-    kind = load_section(params, "bank", BankConfig)
+    kind = load_section(PARAMS, "bank", BankConfig)
     if kind.source is not None:
         noted = read_json(inputs)
         if noted["pictures"]:

@@ -19,14 +19,12 @@ from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network, is_trained_here
-from stages.entry import PARAMS, Device, In, Out, Params, main
+from stages.entry import PARAMS, Device, In, Out, main
 
 
-def run(
-    *, inputs: In, out: Out, metrics: Out, params: Params = PARAMS, device: Device = "auto"
-) -> None:
+def run(*, inputs: In, out: Out, metrics: Out, device: Device = "auto") -> None:
     """Write the teacher's weights and card to OUT; INPUTS only says when to do it again."""
-    config = load_section(params, "teacher", TeacherConfig)
+    config = load_section(PARAMS, "teacher", TeacherConfig)
     named = config.model_dump(exclude={"training"})
     network, spec = load_classifier(**named, seed=config.training.seed)
     if config.weights is None and is_trained_here(config.source):
