@@ -1,17 +1,16 @@
 """answers: what the teacher says about the test images and the bank, for all widths at once."""
 
 from hast.config.dataset import DatasetConfig
-from hast.config.section import load_section
 from hast.files.answers import TEACHER, TOGETHER, save_answers
 from hast.files.datasets import open_batches
 from hast.loops.evaluate import predict_all
-from stages.entry import PARAMS, Device, In, Out, main
+from stages.entry import Device, In, Out, main, section
 from stages.opened import teacher_and_bank
 
 
 def run(*, inputs: In, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:
     """Write them to OUT; INPUTS only says when to do it again."""
-    config = load_section(PARAMS, "dataset", DatasetConfig)
+    config = section("dataset", DatasetConfig)
     source, samples = teacher_and_bank(teacher, bank, device)
 
     networks = {TEACHER: source.network}

@@ -8,7 +8,6 @@ from hast.bank.stored import StoredBank
 from hast.config.bit_width import BitWidth
 from hast.config.calibrate import CalibrationConfig
 from hast.config.layers import PlanConfig
-from hast.config.section import load_section
 from hast.engine.engine import select_device
 from hast.engine.progress import is_quiet
 from hast.errors import InputError
@@ -23,7 +22,7 @@ from hast.networks.plan import fixed_layers, weight_of
 from hast.networks.size import packed_size
 from hast.pipeline.calibrate import calibrate_student
 from hast.report.tables import layers_table
-from stages.entry import PARAMS, Bits, Device, In, Out, main
+from stages.entry import Bits, Device, In, Out, main, section
 
 
 def run(
@@ -39,8 +38,8 @@ def run(
     device: Device = "auto",
 ) -> None:
     """Write the calibrated, untrained student to OUT and its bits by layer to LAYERS."""
-    rules = load_section(PARAMS, "layers", PlanConfig)
-    config = load_section(PARAMS, "calibrate", CalibrationConfig)
+    rules = section("layers", PlanConfig)
+    config = section("calibrate", CalibrationConfig)
     width = BitWidth.parse(bits)
     where = select_device(device)
     source = load_teacher(teacher, where)

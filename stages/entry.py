@@ -1,4 +1,4 @@
-"""What all stages share at the edge: command line, errors in one line, wall time."""
+"""What all stages share at the edge: command line, parameters, errors in one line, wall time."""
 
 import atexit
 import functools
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from hast.config.section import SectionT, load_section
 from hast.engine import engine
 from hast.engine.progress import QUIET
 from hast.engine.runtime import make_deterministic
@@ -47,6 +48,11 @@ Code = Annotated[
 ]
 PARAMS = Path("params.yaml")
 KEPT = "what earlier stages made is kept; the same command goes on with this one"
+
+
+def section(name: str, kind: type[SectionT]) -> SectionT:
+    """A section of the parameters, checked; see `load_section`."""
+    return load_section(PARAMS, name, kind)
 
 
 def main(run: Callable[..., None], *, kept: str = KEPT) -> None:

@@ -7,7 +7,6 @@ measures on the bank say how far the student's fidelity carries beyond what it w
 from typing import Any
 
 from hast.config.dataset import DatasetConfig
-from hast.config.section import load_section
 from hast.files.answers import TEACHER, TOGETHER, load_answers
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
@@ -15,7 +14,7 @@ from hast.files.tables import write_json, write_tsv
 from hast.loops.evaluate import Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
-from stages.entry import PARAMS, Bits, Device, In, Out, main
+from stages.entry import Bits, Device, In, Out, main, section
 from stages.opened import teacher_and_bank
 
 _COMPARED = 256  # images of the bank on which layers are compared
@@ -40,7 +39,7 @@ def run(
 
     INPUTS only says when to do it again.
     """
-    config = load_section(PARAMS, "dataset", DatasetConfig)
+    config = section("dataset", DatasetConfig)
     source, samples = teacher_and_bank(teacher, bank, device)
     networks = {
         "calibrated": load_student(calibrated, source),

@@ -7,7 +7,6 @@ import torch
 
 from hast.config.dataset import DatasetConfig
 from hast.config.export import ExportConfig
-from hast.config.section import load_section
 from hast.engine.progress import track
 from hast.errors import first_line, warn
 from hast.export.bundle import (
@@ -28,7 +27,7 @@ from hast.files.tables import write_json
 from hast.files.timings import Latency, record_latency
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
-from stages.entry import PARAMS, Bits, Device, In, Out, main
+from stages.entry import Bits, Device, In, Out, main, section
 from stages.opened import teacher_and_bank
 
 
@@ -47,14 +46,14 @@ def run(
 
     Milliseconds are kept outside DVC, with the wall times. INPUTS only says when to do it again.
     """
-    config = load_section(PARAMS, "export", ExportConfig)
+    config = section("export", ExportConfig)
     source, samples = teacher_and_bank(teacher, bank, device)
     save(load_student(student, source), out, fold_batch_norm=config.fold_batch_norm)
     product = load(out, trust_source=True)
     images = {"bank": samples.images[: config.samples]}
     files = write_formats(product, out, config, images["bank"])
 
-    dataset = load_section(PARAMS, "dataset", DatasetConfig)
+    dataset = section("dataset", DatasetConfig)
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
     labels = {}
     if len(batches):

@@ -3,7 +3,6 @@
 from hast.config.bank import BankConfig
 from hast.config.calibrate import CalibrationConfig
 from hast.config.generator import GeneratorConfig
-from hast.config.section import load_section
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import select_device
 from hast.engine.progress import track
@@ -14,7 +13,7 @@ from hast.files.weights import save_with_card
 from hast.loops.train_generator import GeneratorStep, build_generator, train_generator
 from hast.networks.classifier import require_batch_norm
 from hast.pipeline.work import engine_for
-from stages.entry import PARAMS, Compile, Device, In, Out, Precision, main
+from stages.entry import Compile, Device, In, Out, Precision, main, section
 
 _SHOWN = ("loss", "cross_entropy", "bns")
 
@@ -36,7 +35,7 @@ def run(
         write_tsv(curve, ("step", *_SHOWN), [])
         write_json(metrics, {})
         return
-    config = load_section(PARAMS, "generator", GeneratorConfig)
+    config = section("generator", GeneratorConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
     require_batch_norm(source.network, source.spec.input_shape)
@@ -58,9 +57,9 @@ def run(
 
 def _is_used() -> bool:
     """Whether its images start a synthesis, or set activation ranges."""
-    calibrates = load_section(PARAMS, "calibrate", CalibrationConfig).images == "generator"
-    starts = load_section(PARAMS, "synthesize", SynthesisConfig).init == "generator"
-    return calibrates or (starts and load_section(PARAMS, "bank", BankConfig).source is None)
+    calibrates = section("calibrate", CalibrationConfig).images == "generator"
+    starts = section("synthesize", SynthesisConfig).init == "generator"
+    return calibrates or (starts and section("bank", BankConfig).source is None)
 
 
 if __name__ == "__main__":

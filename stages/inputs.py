@@ -12,7 +12,6 @@ from pathlib import Path
 from hast.config.bank import BankConfig
 from hast.config.dataset import DatasetConfig
 from hast.config.params import check_params
-from hast.config.section import load_section
 from hast.config.teacher import TeacherConfig
 from hast.errors import InputError
 from hast.files.code import code_fingerprint, stage_names
@@ -20,7 +19,7 @@ from hast.files.datasets import class_folders
 from hast.files.placing import sha256_of
 from hast.files.tables import write_json
 from hast.files.weights import is_checkpoint
-from stages.entry import PARAMS, Out, main
+from stages.entry import PARAMS, Out, main, section
 
 
 def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out) -> None:
@@ -31,7 +30,7 @@ def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out) -> None:
         if stage != "inputs":  # runs anyway
             write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"stages.{stage}")})
     check_params(PARAMS)
-    config = load_section(PARAMS, "teacher", TeacherConfig)
+    config = section("teacher", TeacherConfig)
     checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
     write_json(
         teacher,
@@ -40,11 +39,11 @@ def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out) -> None:
             "factory": _factory(config.source),
         },
     )
-    images = load_section(PARAMS, "dataset", DatasetConfig)
+    images = section("dataset", DatasetConfig)
     if images.name == "folder":
         class_folders(images, "test")
     write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
-    source = load_section(PARAMS, "bank", BankConfig).source
+    source = section("bank", BankConfig).source
     write_json(bank, _bank(source) if source else {"manifest": None, "pictures": None})
 
 

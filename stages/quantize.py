@@ -4,7 +4,6 @@ import torch
 
 from hast.bank.stored import StoredBank
 from hast.config.finetune import FinetuneConfig
-from hast.config.section import load_section
 from hast.engine.distributed import joined_ranks, launch, launched
 from hast.engine.engine import select_device
 from hast.engine.progress import track
@@ -21,7 +20,6 @@ from hast.networks.fingerprint import fingerprint
 from hast.pipeline.finetune import held_back_part
 from hast.pipeline.work import engine_for
 from stages.entry import (
-    PARAMS,
     Bits,
     Checkpoint,
     Compile,
@@ -31,6 +29,7 @@ from stages.entry import (
     Precision,
     Workers,
     main,
+    section,
 )
 
 _SHOWN = ("loss", "distillation", "alignment")
@@ -58,7 +57,7 @@ def run(
     With several workers each computes its part of every batch, and the first one writes.
     """
     options = dict(locals())
-    config = load_section(PARAMS, "quantize", FinetuneConfig)
+    config = section("quantize", FinetuneConfig)
     if workers > 1 and not launched():
         launch(workers, "stages.quantize", [f"--{name}={value}" for name, value in options.items()])
         return

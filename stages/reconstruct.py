@@ -6,7 +6,6 @@ import torch
 
 from hast.config.finetune import FinetuneConfig
 from hast.config.reconstruct import ReconstructionConfig
-from hast.config.section import load_section
 from hast.engine.runtime import device_of
 from hast.files.partial import PARTIAL, name_of
 from hast.files.resume import CheckpointFile
@@ -15,7 +14,7 @@ from hast.files.weights import load_card, load_state, plain_state, save_with_car
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
-from stages.entry import PARAMS, Bits, Checkpoint, Device, In, Out, Precision, main
+from stages.entry import Bits, Checkpoint, Device, In, Out, Precision, main, section
 from stages.opened import teacher_and_bank
 
 
@@ -32,13 +31,13 @@ def run(
 ) -> None:
     """Write the reconstructed student to OUT; with 0 steps that is the calibrated one. A run that
     was killed goes on with the block at which it was."""
-    config = load_section(PARAMS, "reconstruct", ReconstructionConfig)
+    config = section("reconstruct", ReconstructionConfig)
     if not config.steps:
         shutil.copytree(calibrated, out, dirs_exist_ok=True)
         return
     source, samples = teacher_and_bank(teacher, bank, device)
     student = load_student(calibrated, source)
-    trained_on = load_section(PARAMS, "quantize", FinetuneConfig).trained_on(len(samples))
+    trained_on = section("quantize", FinetuneConfig).trained_on(len(samples))
     engine = engine_for(config, source.network, source.spec, precision=precision)
     name = name_of(
         "stages.reconstruct", config.model_dump_json(), source.card.fingerprint, samples.digest,

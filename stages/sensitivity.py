@@ -1,18 +1,17 @@
 """sensitivity: measure on the bank how much each layer suffers from each weight width."""
 
-from hast.config.section import load_section
 from hast.config.sensitivity import SensitivityConfig
 from hast.engine.progress import track
 from hast.files.tables import write_json
 from hast.loops.sensitivity import measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
-from stages.entry import PARAMS, Device, In, Out, main
+from stages.entry import Device, In, Out, main, section
 from stages.opened import teacher_and_bank
 
 
 def run(*, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:
     """Write the damage by layer and bits to OUT; nothing where it is switched off."""
-    config = load_section(PARAMS, "sensitivity", SensitivityConfig)
+    config = section("sensitivity", SensitivityConfig)
     damage: dict[str, dict[int, float]] = {}
     if config.enabled:
         source, samples = teacher_and_bank(teacher, bank, device)

@@ -15,7 +15,6 @@ from hast.bank.tools import batch_size_of
 from hast.bank.transfer import files_at, pull_bank
 from hast.bank.writer import BankWriter
 from hast.config.bank import BankConfig
-from hast.config.section import load_section
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import select_device
 from hast.engine.progress import drain, track
@@ -28,7 +27,6 @@ from hast.networks.classifier import require_batch_norm
 from hast.pipeline.bank import bank_card
 from hast.pipeline.work import work_of
 from stages.entry import (
-    PARAMS,
     Cluster,
     Compile,
     Device,
@@ -39,6 +37,7 @@ from stages.entry import (
     Store,
     Workers,
     main,
+    section,
 )
 
 
@@ -64,10 +63,10 @@ def run(
     With several workers Dask leads them: processes of this machine, or those of CLUSTER.
     """
     check_free(out, overwrite=overwrite)
-    config = load_section(PARAMS, "synthesize", SynthesisConfig)
+    config = section("synthesize", SynthesisConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
-    kind = load_section(PARAMS, "bank", BankConfig)
+    kind = section("bank", BankConfig)
     if kind.source is not None:
         noted = read_json(inputs)
         if noted["pictures"]:

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from hast.config.section import load_section
 from hast.config.spec import ModelSpec
 from hast.config.teacher import TeacherConfig, TrainingConfig
 from hast.engine.engine import place, select_device
@@ -19,14 +18,20 @@ from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network, is_trained_here
-from stages.entry import PARAMS, Device, In, Out, main
+from stages.entry import Device, In, Out, main, section
 
 
 def run(*, inputs: In, out: Out, metrics: Out, device: Device = "auto") -> None:
     """Write the teacher's weights and card to OUT; INPUTS only says when to do it again."""
-    config = load_section(PARAMS, "teacher", TeacherConfig)
-    named = config.model_dump(exclude={"training"})
-    network, spec = load_classifier(**named, seed=config.training.seed)
+    config = section("teacher", TeacherConfig)
+    network, spec = load_classifier(
+        config.source,
+        weights=config.weights,
+        weights_entry=config.weights_entry,
+        source_args=config.source_args,
+        spec=config.spec,
+        seed=config.training.seed,
+    )
     if config.weights is None and is_trained_here(config.source):
         _train(network, spec, config.training, select_device(device))
     _check_it_can_be_rebuilt(network, spec, config)
