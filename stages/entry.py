@@ -40,7 +40,7 @@ Store = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option(envvar=QUIET, help="Show no progress.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace what is at OUT.")]
-Checkpoint = Annotated[
+Seconds = Annotated[
     float, typer.Option(envvar="HAST_CHECKPOINT", min=0, help="Seconds between checkpoints.")
 ]
 Code = Annotated[

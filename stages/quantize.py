@@ -19,18 +19,7 @@ from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.finetune import held_back_part
 from hast.pipeline.work import engine_for
-from stages.entry import (
-    Bits,
-    Checkpoint,
-    Compile,
-    Device,
-    In,
-    Out,
-    Precision,
-    Workers,
-    main,
-    section,
-)
+from stages.entry import Bits, Compile, Device, In, Out, Precision, Seconds, Workers, main, section
 
 _SHOWN = ("loss", "distillation", "alignment")
 
@@ -49,7 +38,7 @@ def run(
     precision: Precision = "auto",
     compile: Compile = "auto",
     workers: Workers = 0,
-    checkpoint: Checkpoint = 60.0,
+    checkpoint: Seconds = 60.0,
 ) -> None:
     """Write the student as the last step leaves it to OUT. A run that was killed goes on from its
     last checkpoint and ends with the same student.

@@ -14,7 +14,7 @@ from hast.files.weights import load_card, load_state, plain_state, save_with_car
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
-from stages.entry import Bits, Checkpoint, Device, In, Out, Precision, main, section
+from stages.entry import Bits, Device, In, Out, Precision, Seconds, main, section
 from stages.opened import teacher_and_bank
 
 
@@ -27,7 +27,7 @@ def run(
     out: Out,
     device: Device = "auto",
     precision: Precision = "auto",
-    checkpoint: Checkpoint = 60.0,
+    checkpoint: Seconds = 60.0,
 ) -> None:
     """Write the reconstructed student to OUT; with 0 steps that is the calibrated one. A run that
     was killed goes on with the block at which it was."""
