@@ -31,14 +31,9 @@ def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out) -> None:
             write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"stages.{stage}")})
     check_params(PARAMS)
     config = section("teacher", TeacherConfig)
-    checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
-    write_json(
-        teacher,
-        {
-            "weights": _sha256(Path(checkpoint)) if checkpoint else None,
-            "factory": _factory(config.source),
-        },
-    )
+    named = config.weights
+    weights = _sha256(Path(named)) if named and is_checkpoint(named) else None
+    write_json(teacher, {"weights": weights, "factory": _factory(config.source)})
     images = section("dataset", DatasetConfig)
     if images.name == "folder":
         class_folders(images, "test")

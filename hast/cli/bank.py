@@ -163,8 +163,7 @@ def push(
     overwrite: Overwrite = False,
 ) -> None:
     """Send a bank to a URL and verify it there. Run again, it goes on where it stopped."""
-    total = files_at(bank)
-    drain(push_bank(bank, url, overwrite=overwrite), total=total, label="push")
+    drain(push_bank(bank, url, overwrite=overwrite), total=files_at(bank), label="push")
     print(f"{url}: good, verified at the far end")
 
 

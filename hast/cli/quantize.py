@@ -12,14 +12,8 @@ import typer
 from rich.console import Console
 from torch import nn
 
+from hast.api import zero_shot
 from hast.api.students import quantize as make_student
-from hast.api.zero_shot import (
-    arguments_of,
-    held_back_drop,
-    make_samples,
-    quantize_within,
-    top1_drop,
-)
 from hast.bank.pictures import import_pictures
 from hast.bank.record import Bank
 from hast.bank.stored import StoredBank
@@ -109,16 +103,16 @@ def quantize(
     many = "" if max_drop is None else f"; at most {attempts} students"
     print(f"{source}: {network.said_of_sizes(values)}{many}", file=sys.stderr)
     with _samples(teacher, spec, values) as (generator, samples):
-        arguments = {"generator": generator, **arguments_of(values)}
-        held_back = held_back_drop(teacher, samples, arguments)
+        arguments = {"generator": generator, **zero_shot.arguments_of(values)}
+        held_back = zero_shot.held_back_drop(teacher, samples, arguments)
         trials: tuple[Trial, ...] = ()
         if width is not None:
             candidate = Candidate(width)
             student = make_student(teacher, spec, samples, **width._asdict(), **arguments)
         else:
-            found = quantize_within(
-                teacher, spec, samples, max_drop=allowed, attempts=attempts,
-                drop=top1_drop(teacher, images) if len(images) else held_back, **arguments,
+            found = zero_shot.quantize_within(
+                teacher, spec, samples, max_drop=allowed, attempts=attempts, **arguments,
+                drop=zero_shot.top1_drop(teacher, images) if len(images) else held_back,
             )  # fmt: skip
             candidate, student, trials = found.best.candidate, found.best.student, found.trials
         lost, margin = held_back(student)
@@ -154,7 +148,7 @@ def _samples(
     """A generator, where something uses it, and the bank: given, of pictures, or synthesized."""
     config = parse_section(values["bank"], BankConfig, name="bank")
     if config.source is None:
-        yield make_samples(teacher, spec, values)
+        yield zero_shot.make_samples(teacher, spec, values)
     elif source_digests(config.source)["manifest"]:
         identity = fingerprint(teacher.state_dict())
         yield None, StoredBank(config.source, teacher=identity, spec=spec)
