@@ -57,15 +57,12 @@ def run(
     )
     write_tsv(predictions, *_table(test))
     networks = {TEACHER: source.network, **networks}
-    write_json(
-        metrics,
-        {
-            name: _measures(test, name)
-            | {"size_bytes": packed_size(network), "samples": len(test.labels)}
-            for name, network in networks.items()
-        }
-        | {"bank": {name: _measures(on_bank, name) for name in networks}},
-    )
+    measured: dict[str, Any] = {}
+    for name, network in networks.items():
+        size = {"size_bytes": packed_size(network), "samples": len(test.labels)}
+        measured[name] = _measures(test, name) | size
+    on_samples = {name: _measures(on_bank, name) for name in networks}
+    write_json(metrics, measured | {"bank": on_samples})
     errors = measure_layer_errors(source.network, networks["student"], samples.images[:_COMPARED])
     write_tsv(layers, LayerError._fields, errors)
 
@@ -80,11 +77,10 @@ def _measures(seen: Predictions, name: str) -> dict[str, float]:
 
 def _table(seen: Predictions) -> tuple[list[str], Any]:
     """The label, then every network's answer and its difficulty, one row an image."""
-    columns, names = [seen.labels], ["label"]
+    columns = {"label": seen.labels}
     for name, said in seen.by_network.items():
-        columns += [said.answer, said.difficulty]
-        names += [name, f"{name}_difficulty"]
-    return names, zip(*(column.tolist() for column in columns), strict=True)
+        columns |= {name: said.answer, f"{name}_difficulty": said.difficulty}
+    return [*columns], zip(*(column.tolist() for column in columns.values()), strict=True)
 
 
 if __name__ == "__main__":
