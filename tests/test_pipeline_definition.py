@@ -63,7 +63,7 @@ def test_the_options_of_the_command_are_the_stage_functions_parameters(stage):
     options = set(re.findall(r"--(\w+)", STAGES[stage]["cmd"]))
     tree = ast.parse((ROOT / f"stages/{stage}.py").read_text())
     (run,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run"]
-    without_influence = {"params", "device", "precision", "compile", "workers", "cluster", "store"}
+    without_influence = {"device", "precision", "compile", "workers", "cluster", "store"}
     without_influence |= {"overwrite", "checkpoint"}
     assert (
         options - {"code"} == {argument.arg for argument in run.args.kwonlyargs} - without_influence

@@ -75,9 +75,8 @@ def export(
     kind = cast(Format | None, {".onnx": "onnx", ".pt2": "program"}.get(out.suffix))
     if target is not None:
         one_of("--target", target, Target)
-        if kind != "onnx" and not (
-            kind == "program" and TARGETS[cast(Target, target)].reads_programs
-        ):
+        reads_programs = TARGETS[cast(Target, target)].reads_programs
+        if not (kind == "onnx" or (kind == "program" and reads_programs)):
             raise InputError(
                 f"--target is of ONNX files, or pt2e of NAME.pt2, and {out} is neither; name one,"
                 " or leave it out"
