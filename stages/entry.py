@@ -32,14 +32,7 @@ Compile = Annotated[engine.Switch, typer.Option(envvar="HAST_COMPILE", help="Com
 Workers = Annotated[
     int, typer.Option(envvar="HAST_WORKERS", min=0, help="Processes; 0 decides by the GPUs.")
 ]
-Cluster = Annotated[
-    str, typer.Option(envvar="HAST_CLUSTER", help="Dask scheduler, such as tcp://host:8786.")
-]
-Store = Annotated[
-    str, typer.Option(envvar="HAST_STORE", help="Folder or URL that all workers of it reach.")
-]
 Quiet = Annotated[bool, typer.Option(envvar=QUIET, help="Show no progress.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is at OUT.")]
 Seconds = Annotated[
     float, typer.Option(envvar="HAST_CHECKPOINT", min=0, help="Seconds between checkpoints.")
 ]

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
+import typer
 import zarr
 from torch import Tensor
 
@@ -26,19 +28,15 @@ from hast.loops.synthesize import batch_sizes
 from hast.networks.classifier import require_batch_norm
 from hast.pipeline.bank import bank_card
 from hast.pipeline.work import work_of
-from stages.entry import (
-    Cluster,
-    Compile,
-    Device,
-    In,
-    Out,
-    Overwrite,
-    Precision,
-    Store,
-    Workers,
-    main,
-    section,
-)
+from stages.entry import Compile, Device, In, Out, Precision, Workers, main, section
+
+Cluster = Annotated[
+    str, typer.Option(envvar="HAST_CLUSTER", help="Dask scheduler, such as tcp://host:8786.")
+]
+Store = Annotated[
+    str, typer.Option(envvar="HAST_STORE", help="Folder or URL that all workers of it reach.")
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is at OUT.")]
 
 
 def run(
