@@ -27,8 +27,8 @@ def sections_loaded_by(stage: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id.startswith("load_section"):
-                found.add(ast.literal_eval(node.args[1]))
+            if node.func.id == "section":
+                found.add(ast.literal_eval(node.args[0]))
             if node.func.id == "read_run":  # the report shows the whole file
                 found |= {"bit_widths", *SECTIONS}
     return found
