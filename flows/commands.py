@@ -1,15 +1,18 @@
-"""DVC as a process: one stage, or what goes to and from the remote, and what an end means."""
+"""DVC as a process: one stage, or what goes to and from the remote, what it shows, and what an end
+means."""
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+from uuid import UUID
 
-from dvc.repo import Repo
-from prefect import State
+from prefect import State, get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows.devices import environment_of
 from flows.processes import Outcome, run
 from hast.errors import TRY_AGAIN, HastError, clear_errors
 
@@ -18,12 +21,17 @@ from hast.errors import TRY_AGAIN, HastError, clear_errors
 _DVC = ("-m", "dvc", "--wait-for-lock")
 
 _KILLED = r"exited with (-9|-15|137|143)\b"  # out of memory, or the machine goes down
-_MAY_PASS = re.compile(
+_PASSING = re.compile(
     rf"exited with {TRY_AGAIN}\b|{_KILLED}"
     r"|Unable to acquire lock|is busy, it is being blocked by"
     r"|failed to (push|pull|fetch|transfer|download|upload)|unable to (connect|access)"
-    r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect",
+    r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect"
 )
+
+_MAY_PASS = "may pass"  # data of a failed state: the same may pass when it is tried again
+
+# As the loops print it where there is no terminal.
+_PROGRESS = re.compile(r"(?P<label>[\w @.-]+): (?P<done>\d+)/(?P<total>\d+), (?P<rest>.*)")
 
 # Prefect keeps at most 50 delays of a task.
 Retries = Annotated[int, Field(ge=0, le=50)]
@@ -32,15 +40,41 @@ Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds
 _LONGEST_DELAY = 3600.0
 
 
-class MayPass(NamedTuple):
-    """Data of a failed state: the same may pass when it is tried again."""
+def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = None) -> Outcome:
+    """Run a DVC command in the current folder's project, and show what it prints.
 
-    reason: str
+    Args:
+        arguments: such as repro, STAGE.
+        devices: tags of those that its stages may use.
+        timeout: seconds after which it is stopped.
+    """
+    environment = environment_of(devices)
+    return run([*_DVC, *arguments], environment=environment, timeout=timeout, on_line=_shown())
 
 
-def dvc(*arguments: str, **options: Any) -> Outcome:
-    """Run a DVC command in the current folder's project; options as of `flows.processes.run`."""
-    return run([*_DVC, *arguments], **options)
+def _shown() -> Callable[[str], None]:
+    """What shows one line of output after the other: in the log of the task run, and as a bar where
+    it is one of a loop, such as `synthesize: 3/8, …`."""
+    bars: dict[str, UUID] = {}
+    logger = get_run_logger()
+
+    def show(line: str) -> None:
+        if line:
+            logger.info(line)
+        found = _PROGRESS.fullmatch(line)
+        if not found:
+            return
+        label, percent = found["label"], 100 * int(found["done"]) / int(found["total"])
+        text = f"{label}: {found['done']} of {found['total']}, {found['rest']}"
+        if label in bars:
+            update_progress_artifact(bars[label], percent, description=text)
+        else:
+            key = "progress-" + re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
+            bar = create_progress_artifact(percent, key=key, description=text)
+            assert isinstance(bar, UUID)  # a coroutine only in an asynchronous task
+            bars[label] = bar
+
+    return show
 
 
 def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> State[Any]:
@@ -48,10 +82,8 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
     if outcome.timed_out:
         return Failed(name="TimedOut", message=f"{name}: stopped after {timeout:g} s")
     if outcome.code:
-        reason = _reason(outcome.lines)
-        if any(_MAY_PASS.search(line) for line in outcome.lines):
-            return Failed(message=reason, data=MayPass(reason))
-        return Failed(message=reason)
+        passing = any(_PASSING.search(line) for line in outcome.lines)
+        return Failed(message=_reason(outcome.lines), data=_MAY_PASS if passing else None)
     if any(f"Stage '{name}'" in line and "skipping" in line for line in outcome.lines):
         return Completed(name="Cached", message=f"{name} was up to date")
     return Completed(message=f"{name} was built")
@@ -59,7 +91,7 @@ def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> St
 
 def may_pass(task: Any, run: Any, state: State[Any]) -> bool:
     """Whether Prefect should try again."""
-    return isinstance(state.data, MayPass)
+    return state.data == _MAY_PASS
 
 
 # Options of every task.
@@ -91,16 +123,7 @@ def retrying(retries: int, delay: float) -> dict[str, Any]:
     return {"retries": retries, "retry_delay_seconds": delays}
 
 
-def has_remote() -> bool:
-    """Whether the project shares what it makes: it has a default remote."""
-    with Repo() as repo:
-        return bool(repo.config["core"].get("remote"))
-
-
 def _reason(lines: Sequence[str]) -> str:
     """The first line that says what is wrong: the stage's own, else DVC's."""
-    for start in ("error:", "ERROR:"):
-        found = [line for line in lines if line.startswith(start)]
-        if found:
-            return found[0]
-    return lines[-1] if lines else "no output"
+    said = (line for start in ("error:", "ERROR:") for line in lines if line.startswith(start))
+    return next(said, lines[-1] if lines else "no output")

@@ -53,14 +53,11 @@ def _stop_when_left(group: int, left: threading.Event) -> None:
 
 def _alive(group: int) -> bool:
     """Whether a process of the group runs; one that ended and is not yet reaped does not count."""
-    return any(_runs_in(process, group) for process in psutil.process_iter())
-
-
-def _runs_in(process: psutil.Process, group: int) -> bool:
-    try:
-        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return False
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 if __name__ == "__main__":

@@ -12,21 +12,10 @@ from prefect.runtime import task_run
 from prefect.states import Failed
 
 from flows.artifacts import publish
-from flows.commands import (
-    TASK,
-    Delay,
-    Retries,
-    Timeout,
-    dvc,
-    has_remote,
-    retrying,
-    run_here,
-    state_of,
-)
-from flows.devices import environment_of, shared_out
-from flows.plan import Stage, stages_in_order
+from flows.commands import TASK, Delay, Retries, Timeout, dvc, retrying, run_here, state_of
+from flows.devices import shared_out
+from flows.plan import Stage, has_remote, stages_in_order
 from flows.processes import stopped_at_exit
-from flows.progress import Output
 from flows.workspace import workspace
 from hast.config.params import check_params
 from hast.errors import InputError
@@ -51,16 +40,13 @@ def run_stage(
         share: take what others have made from the remote first, and give it what was made here.
         timeout_seconds: after which the stage is stopped.
     """
-    show = Output().show
     options = ["--force"] * force + ["--pull", "--allow-missing"] * share
-    outcome = dvc(
-        "repro", "--single-item", *options, stage,
-        environment=environment_of(devices), timeout=timeout_seconds, on_line=show,
-    )  # fmt: skip
+    command = ("repro", "--single-item", *options, stage)
+    outcome = dvc(*command, devices=devices, timeout=timeout_seconds)
     state = state_of(outcome, name=stage, timeout=timeout_seconds)
     if state.is_completed():
         for transfer in _transfers(stage, state) if share else []:
-            moved = dvc(*transfer, on_line=show)
+            moved = dvc(*transfer)
             if moved.code:
                 return state_of(moved, name=f"{transfer[0]} of {stage}")
         _publish(stage)

@@ -1,4 +1,5 @@
-"""What a flow has to know about the stages, read from dvc.yaml and from the stages themselves."""
+"""What a flow has to know about the project: its stages, from dvc.yaml and from themselves, and
+whether it has a remote."""
 
 import importlib
 import inspect
@@ -62,6 +63,12 @@ def stages_in_order(targets: Sequence[str] = ()) -> list[Stage]:
             ]
     except DvcException as error:
         raise InputError(str(error)) from None
+
+
+def has_remote() -> bool:
+    """Whether the project shares what it makes: it has a default remote."""
+    with Repo() as repo:
+        return bool(repo.config["core"].get("remote"))
 
 
 def _computes(command: str) -> bool:

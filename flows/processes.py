@@ -70,14 +70,7 @@ def run(
         timeout: seconds after which the process and its children are stopped.
         on_line: called with every line of output.
     """
-    process = guarded(
-        arguments,
-        {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        errors="replace",
-    )
-    _GROUP.get().add(process)
+    shown = {"PYTHONUNBUFFERED": "1"} | dict(environment or {})
     timed_out = threading.Event()
 
     def give_up() -> None:
@@ -85,28 +78,29 @@ def run(
         stop(process)
 
     timer = threading.Timer(timeout or 0, give_up)
-    if timeout:
-        timer.start()
     lines: list[str] = []
-    try:
-        assert process.stdout is not None
-        with process.stdout as output:
-            for line in output:
+    with guarded(
+        arguments, shown, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+    ) as process:  # leaving the block stops it
+        _GROUP.get().add(process)
+        if timeout:
+            timer.start()
+        try:
+            for line in process.stdout or ():
                 lines.append(line.rstrip())
                 on_line(lines[-1])
-        process.wait()
-    finally:
-        timer.cancel()
-        stop(process)
-        process.wait()
-    return Outcome(process.returncode, lines, timed_out.is_set())
+            code = process.wait()
+        finally:
+            timer.cancel()
+    return Outcome(code, lines, timed_out.is_set())
 
 
 def guarded(
     arguments: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
     """Start `python arguments…` under `flows.guard`: it lives no longer than this process, and ends
-    with `stop`. `options` are those of `subprocess.Popen`."""
+    with `stop`, or with the block that it is the context of. `options` are those of
+    `subprocess.Popen`."""
     # `python` on the stages' command lines must be the one that runs here.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.Popen(

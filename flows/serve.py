@@ -8,8 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGINT, SIGTERM, signal
 from typing import Annotated
@@ -18,7 +17,7 @@ from urllib.request import urlopen
 import typer
 from ruamel.yaml import YAML
 
-from flows.processes import guarded, stop
+from flows.processes import guarded
 from hast.errors import HastError, InputError, clear_errors
 
 _HOST = "127.0.0.1"
@@ -33,7 +32,7 @@ def serve(
 ) -> None:
     """Run until Ctrl-C."""
     for number in (SIGINT, SIGTERM):
-        signal(number, _leave)
+        signal(number, lambda *_: sys.exit(0))
     api = f"http://{_HOST}:{port}/api"
     if _answers(f"{api}/health"):
         raise InputError(f"something serves on port {port} already; set --port")
@@ -41,19 +40,18 @@ def serve(
     with ExitStack() as stack:
 
         def start(*arguments: str) -> "subprocess.Popen[str]":
-            return stack.enter_context(_running(arguments))
+            return stack.enter_context(guarded(["-m", *arguments]))
 
         processes = [start("prefect", "server", "start", "--host", _HOST, "--port", str(port))]
         _wait_for(f"{api}/health", processes[0])
-        pool = _work_pool()
+        pool = str(YAML(typ="safe").load(_DEFINITION)["definitions"]["pool"]["name"])
         _call("work-pool", "create", "--type", "process", "--overwrite", pool)
         _call("--no-prompt", "deploy", "--all")
         name = f"{platform.node()}-{os.getpid()}"
         worker = ("prefect", "worker", "start", "--pool", pool, "--name", name)
         processes.append(start(*worker, "--limit", str(limit)))
-        processes.append(
-            start("http.server", str(report_port), "--bind", _HOST, "--directory", "report")
-        )
+        pages = ("http.server", str(report_port), "--bind", _HOST, "--directory", "report")
+        processes.append(start(*pages))
         print(
             f"\nPrefect: http://{_HOST}:{port}   (pages: Deployments, Runs, Artifacts)\n"
             f"Start a run: PREFECT_API_URL={api} prefect deployment run hast-pipeline/on-demand\n"
@@ -82,29 +80,11 @@ def _environment(api: str, report_port: int) -> dict[str, str]:
     }
 
 
-@contextmanager
-def _running(arguments: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
-    """A `python -m` program that ends with the block, or with this process however it ends."""
-    process = guarded(["-m", *arguments])
-    try:
-        yield process
-    finally:
-        stop(process)
-        process.wait()
-
-
 def _call(*arguments: str) -> None:
     command = [sys.executable, "-m", "prefect", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HastError(f"prefect {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())
-
-
-def _work_pool() -> str:
-    """The pool of the deployments; one in prefect.yaml."""
-    deployments = YAML(typ="safe").load(_DEFINITION)["deployments"]
-    (pool,) = {deployment["work_pool"]["name"] for deployment in deployments}
-    return str(pool)
 
 
 def _wait_for(url: str, server: "subprocess.Popen[str]") -> None:
@@ -121,10 +101,6 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def _leave(*_: object) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,9 @@ from prefect.states import Failed
 
 from flows.commands import TASK, Delay, Retries, retrying, run_here, state_of
 from flows.commands import dvc as run_dvc
-from flows.devices import environment_of, shared_out
+from flows.devices import shared_out
 from flows.plan import Stage, stages_in_order
 from flows.processes import stopped_at_exit
-from flows.progress import Output
 from flows.workspace import check_overrides, workspace
 from hast.errors import InputError
 from hast.files.tables import write_json
@@ -63,11 +62,8 @@ def run_experiment(
     """One DVC experiment in a temporary workspace."""
     settings = [f"--set-param=++{key}={json.dumps(value)}" for key, value in overrides.items()]
     copies = [f"--copy-paths={path}" for path in copy_paths]
-    outcome = run_dvc(
-        "exp", "run", "--temp", "--name", name, *settings, *copies, *targets,
-        environment=environment_of(devices), on_line=Output().show,
-    )  # fmt: skip
-    return state_of(outcome, name=name)
+    command = ("exp", "run", "--temp", "--name", name, *settings, *copies, *targets)
+    return state_of(run_dvc(*command, devices=devices), name=name)
 
 
 @flow(name="hast-sweep")

@@ -95,16 +95,6 @@ def clear_errors(program: str) -> Iterator[None]:
     """End the program with one line and exit code 2 where the user can mend something, or
     `TRY_AGAIN`; anything else is our own error and keeps its traceback. A `HastWarning` is one line
     too."""
-    try:
-        with _clear_warnings(program):
-            yield
-    except HastError as error:
-        print(f"error: {program}: {error}", file=sys.stderr)
-        raise SystemExit(TRY_AGAIN if isinstance(error, TransientError) else 2) from None
-
-
-@contextmanager
-def _clear_warnings(program: str) -> Iterator[None]:
     usual = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -113,6 +103,10 @@ def _clear_warnings(program: str) -> Iterator[None]:
         else:
             usual(message, category, *place, **more)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    except HastError as error:
+        print(f"error: {program}: {error}", file=sys.stderr)
+        raise SystemExit(TRY_AGAIN if isinstance(error, TransientError) else 2) from None

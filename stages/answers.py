@@ -1,30 +1,17 @@
 """answers: what the teacher says about the test images and the bank, for all widths at once."""
 
-from hast.bank.stored import StoredBank
 from hast.config.dataset import DatasetConfig
-from hast.config.section import load_section
-from hast.engine.engine import select_device
 from hast.files.answers import TEACHER, TOGETHER, save_answers
 from hast.files.datasets import open_batches
-from hast.files.teachers import load_teacher
 from hast.loops.evaluate import predict_all
-from stages.entry import PARAMS, Device, In, Out, Params, main
+from stages.entry import Device, In, Out, main, section
+from stages.opened import teacher_and_bank
 
 
-def run(
-    *,
-    inputs: In,
-    teacher: In,
-    bank: In,
-    out: Out,
-    params: Params = PARAMS,
-    device: Device = "auto",
-) -> None:
+def run(*, inputs: In, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:
     """Write them to OUT; INPUTS only says when to do it again."""
-    del inputs
-    config = load_section(params, "dataset", DatasetConfig)
-    source = load_teacher(teacher, select_device(device))
-    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    config = section("dataset", DatasetConfig)
+    source, samples = teacher_and_bank(teacher, bank, device)
 
     networks = {TEACHER: source.network}
     images = open_batches(config, "test", source.spec)

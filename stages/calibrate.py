@@ -8,7 +8,6 @@ from hast.bank.stored import StoredBank
 from hast.config.bit_width import BitWidth
 from hast.config.calibrate import CalibrationConfig
 from hast.config.layers import PlanConfig
-from hast.config.section import load_section
 from hast.engine.engine import select_device
 from hast.engine.progress import is_quiet
 from hast.errors import InputError
@@ -23,7 +22,7 @@ from hast.networks.plan import fixed_layers, weight_of
 from hast.networks.size import packed_size
 from hast.pipeline.calibrate import calibrate_student
 from hast.report.tables import layers_table
-from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.entry import Bits, Device, In, Out, main, section
 
 
 def run(
@@ -36,12 +35,11 @@ def run(
     out: Out,
     layers: Out,
     metrics: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
     """Write the calibrated, untrained student to OUT and its bits by layer to LAYERS."""
-    rules = load_section(params, "layers", PlanConfig)
-    config = load_section(params, "calibrate", CalibrationConfig)
+    rules = section("layers", PlanConfig)
+    config = section("calibrate", CalibrationConfig)
     width = BitWidth.parse(bits)
     where = select_device(device)
     source = load_teacher(teacher, where)
@@ -50,7 +48,7 @@ def run(
     if config.images == "bank":
         samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec).images
     else:
-        made_by = load_generator(generator, source, where)
+        made_by = load_generator(generator, source)
     student, plan, covered = calibrate_student(
         source.network, source.spec, width, rules, config,
         images=samples, generator=made_by, allocation=allocation,
@@ -62,14 +60,8 @@ def run(
     if not is_quiet():
         Console(stderr=True).print(layers_table(table, title=f"Layers of {width}"))
     write_tsv(layers, LayerBits._fields, table)
-    write_json(
-        metrics,
-        {
-            "size_bytes": packed_size(student),
-            "low_bit_weights": covered.weights,
-            "low_bit_multiply_adds": covered.multiply_adds,
-        },
-    )
+    shares = {"low_bit_weights": covered.weights, "low_bit_multiply_adds": covered.multiply_adds}
+    write_json(metrics, {"size_bytes": packed_size(student), **shares})
 
 
 def _allocate(

@@ -1,4 +1,4 @@
-"""What all stages share at the edge: command line, errors in one line, wall time."""
+"""What all stages share at the edge: command line, parameters, errors in one line, wall time."""
 
 import atexit
 import functools
@@ -7,14 +7,14 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
+from hast.config.section import SectionT, load_section
 from hast.engine import engine
 from hast.engine.progress import QUIET
 from hast.engine.runtime import make_deterministic
@@ -31,23 +31,20 @@ Compile = Annotated[engine.Switch, typer.Option(envvar="HAST_COMPILE", help="Com
 Workers = Annotated[
     int, typer.Option(envvar="HAST_WORKERS", min=0, help="Processes; 0 decides by the GPUs.")
 ]
-Cluster = Annotated[
-    str, typer.Option(envvar="HAST_CLUSTER", help="Dask scheduler, such as tcp://host:8786.")
-]
-Store = Annotated[
-    str, typer.Option(envvar="HAST_STORE", help="Folder or URL that all workers of it reach.")
-]
 Quiet = Annotated[bool, typer.Option(envvar=QUIET, help="Show no progress.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is at OUT.")]
-Checkpoint = Annotated[
+Seconds = Annotated[
     float, typer.Option(envvar="HAST_CHECKPOINT", min=0, help="Seconds between checkpoints.")
 ]
 Code = Annotated[
     Path | None, typer.Option(exists=True, help="Refuse to run other code than this stands for.")
 ]
-Params = Annotated[Path, typer.Option(help="Parameter file.")]
 PARAMS = Path("params.yaml")
 KEPT = "what earlier stages made is kept; the same command goes on with this one"
+
+
+def section(name: str, kind: type[SectionT]) -> SectionT:
+    """A section of the parameters, checked; see `load_section`."""
+    return load_section(PARAMS, name, kind)
 
 
 def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
@@ -77,8 +74,12 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
     _add_common_options(command)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    with clear_errors(stage), _full_memory_may_pass():
-        app()
+    with clear_errors(stage):
+        try:
+            app()
+        except torch.OutOfMemoryError as error:
+            way_out = "Free the device, or set a smaller batch_size"
+            raise TransientError(f"{first_line(error)} {way_out}") from None
 
 
 def _check_code(stage: str, seen: Path) -> None:
@@ -88,15 +89,6 @@ def _check_code(stage: str, seen: Path) -> None:
             f"its code is not the one that {seen} stands for; run `dvc repro inputs`, then this"
             " again"
         )
-
-
-@contextmanager
-def _full_memory_may_pass() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        way_out = "Free the device, or set a smaller batch_size"
-        raise TransientError(f"{first_line(error)} {way_out}") from None
 
 
 def _add_common_options(command: Any) -> None:

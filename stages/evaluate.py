@@ -6,19 +6,16 @@ measures on the bank say how far the student's fidelity carries beyond what it w
 
 from typing import Any
 
-from hast.bank.stored import StoredBank
 from hast.config.dataset import DatasetConfig
-from hast.config.section import load_section
-from hast.engine.engine import select_device
 from hast.files.answers import TEACHER, TOGETHER, load_answers
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
-from hast.files.teachers import load_teacher
 from hast.loops.evaluate import Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
-from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.entry import Bits, Device, In, Out, main, section
+from stages.opened import teacher_and_bank
 
 _COMPARED = 256  # images of the bank on which layers are compared
 
@@ -35,7 +32,6 @@ def run(
     predictions: Out,
     layers: Out,
     metrics: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
     """Write accuracy, agreement and size of each network to METRICS, one row a test image to
@@ -43,14 +39,11 @@ def run(
 
     INPUTS only says when to do it again.
     """
-    del inputs
-    config = load_section(params, "dataset", DatasetConfig)
-    where = select_device(device)
-    source = load_teacher(teacher, where)
-    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    config = section("dataset", DatasetConfig)
+    source, samples = teacher_and_bank(teacher, bank, device)
     networks = {
-        "calibrated": load_student(calibrated, source, where),
-        "student": load_student(student, source, where),
+        "calibrated": load_student(calibrated, source),
+        "student": load_student(student, source),
     }
 
     images = open_batches(config, "test", source.spec)
@@ -64,15 +57,12 @@ def run(
     )
     write_tsv(predictions, *_table(test))
     networks = {TEACHER: source.network, **networks}
-    write_json(
-        metrics,
-        {
-            name: _measures(test, name)
-            | {"size_bytes": packed_size(network), "samples": len(test.labels)}
-            for name, network in networks.items()
-        }
-        | {"bank": {name: _measures(on_bank, name) for name in networks}},
-    )
+    measured: dict[str, Any] = {}
+    for name, network in networks.items():
+        size = {"size_bytes": packed_size(network), "samples": len(test.labels)}
+        measured[name] = _measures(test, name) | size
+    on_samples = {name: _measures(on_bank, name) for name in networks}
+    write_json(metrics, measured | {"bank": on_samples})
     errors = measure_layer_errors(source.network, networks["student"], samples.images[:_COMPARED])
     write_tsv(layers, LayerError._fields, errors)
 
@@ -87,11 +77,10 @@ def _measures(seen: Predictions, name: str) -> dict[str, float]:
 
 def _table(seen: Predictions) -> tuple[list[str], Any]:
     """The label, then every network's answer and its difficulty, one row an image."""
-    columns, names = [seen.labels], ["label"]
+    columns = {"label": seen.labels}
     for name, said in seen.by_network.items():
-        columns += [said.answer, said.difficulty]
-        names += [name, f"{name}_difficulty"]
-    return names, zip(*(column.tolist() for column in columns), strict=True)
+        columns |= {name: said.answer, f"{name}_difficulty": said.difficulty}
+    return [*columns], zip(*(column.tolist() for column in columns.values()), strict=True)
 
 
 if __name__ == "__main__":

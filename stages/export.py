@@ -5,32 +5,20 @@ from typing import Any
 
 import torch
 
-from hast.bank.stored import StoredBank
 from hast.config.dataset import DatasetConfig
 from hast.config.export import ExportConfig
-from hast.config.section import load_section
-from hast.engine.engine import select_device
 from hast.engine.progress import track
 from hast.errors import first_line, warn
-from hast.export.bundle import (
-    Compared,
-    bytes_of,
-    check,
-    compare_formats,
-    programs,
-    runtime_of,
-    write_card,
-    write_formats,
-)
+from hast.export import bundle
 from hast.export.latency import latency_of
 from hast.files.checkpoints import load, save
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
 from hast.files.tables import Latency, record_latency, write_json
-from hast.files.teachers import load_teacher
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
-from stages.entry import PARAMS, Bits, Device, In, Out, Params, main
+from stages.entry import Bits, Device, In, Out, main, section
+from stages.opened import teacher_and_bank
 
 
 def run(
@@ -42,43 +30,39 @@ def run(
     student: In,
     out: Out,
     metrics: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
 ) -> None:
     """Write the packed checkpoint and the formats to OUT, sizes and agreement to METRICS.
 
     Milliseconds are kept outside DVC, with the wall times. INPUTS only says when to do it again.
     """
-    del inputs
-    config = load_section(params, "export", ExportConfig)
-    source = load_teacher(teacher, select_device(device))
-    save(load_student(student, source, select_device(device)), out,
-         fold_batch_norm=config.fold_batch_norm)  # fmt: skip
+    config = section("export", ExportConfig)
+    source, samples = teacher_and_bank(teacher, bank, device)
+    save(load_student(student, source), out, fold_batch_norm=config.fold_batch_norm)
     product = load(out, trust_source=True)
-    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
     images = {"bank": samples.images[: config.samples]}
-    files = write_formats(product, out, config, images["bank"])
+    files = bundle.write_formats(product, out, config, images["bank"])
 
-    dataset = load_section(params, "dataset", DatasetConfig)
+    dataset = section("dataset", DatasetConfig)
     batches = open_batches(dataset, "test", source.spec, at_most=config.samples)
     labels = {}
     if len(batches):
         images["test"], labels["test"] = map(torch.cat, zip(*batches, strict=True))
     _, plan = spec_and_plan(product)
-    compared = compare_formats(product, files, images, config, plan.target, labels)
-    total = len(images) * sum(len(programs(name, plan.target)) for name in files)
+    compared = bundle.compare_formats(product, files, images, config, plan.target, labels)
+    total = len(images) * sum(len(bundle.programs(name, plan.target)) for name in files)
     results = [*track(compared, total=total, label=f"export {bits}")]
     for result in results:
-        check(result, config, plan)
+        bundle.check(result, config, plan)
 
     if "onnx" in files:
         # In what its target is judged by first, on the test images where there are some: the last.
-        first = programs("onnx", plan.target)[0]
+        first = bundle.programs("onnx", plan.target)[0]
         *_, nearest = (result for result in results if result.program == first)
-        write_card(out, product, config, dataset.crop_fraction, nearest)
-    exported = _measures(bytes_of(out, files), packed_size(source.network), results)
+        bundle.write_card(out, product, config, dataset.crop_fraction, nearest)
+    exported = _measures(bundle.bytes_of(out, files), packed_size(source.network), results)
     write_json(metrics, exported)
-    if "onnx" in files and (runtime := runtime_of(plan.target)):
+    if "onnx" in files and (runtime := bundle.runtime_of(plan.target)):
         try:
             found = latency_of(product, files["onnx"], inputs=config.inputs, runtime=runtime)
             record_latency(bits, exported, Latency(runtime, found))
@@ -87,7 +71,7 @@ def run(
 
 
 def _measures(
-    sizes: dict[str, int], full: int, results: Iterable[Compared]
+    sizes: dict[str, int], full: int, results: Iterable[bundle.Compared]
 ) -> dict[str, dict[str, Any]]:
     """By format: bytes, compression against fp32, and agreement by images and program."""
     table: dict[str, dict[str, Any]] = {

@@ -1,11 +1,8 @@
 """generator: train the class-conditional generator against the teacher."""
 
-from pathlib import Path
-
 from hast.config.bank import BankConfig
 from hast.config.calibrate import CalibrationConfig
 from hast.config.generator import GeneratorConfig
-from hast.config.section import load_section
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import select_device
 from hast.engine.progress import track
@@ -16,7 +13,7 @@ from hast.files.weights import save_with_card
 from hast.loops.train_generator import GeneratorStep, build_generator, train_generator
 from hast.networks.classifier import require_batch_norm
 from hast.pipeline.work import engine_for
-from stages.entry import PARAMS, Compile, Device, In, Out, Params, Precision, main
+from stages.entry import Compile, Device, In, Out, Precision, main, section
 
 _SHOWN = ("loss", "cross_entropy", "bns")
 
@@ -27,19 +24,18 @@ def run(
     out: Out,
     metrics: Out,
     curve: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
 ) -> None:
     """Write the generator to OUT; a note instead where nothing will use it."""
-    if not _is_used(params):
+    if not _is_used():
         reason = "neither synthesize.init nor calibrate.images is `generator`"
         write_json(out / "not-trained.json", {"reason": reason})
         write_tsv(curve, ("step", *_SHOWN), [])
         write_json(metrics, {})
         return
-    config = load_section(params, "generator", GeneratorConfig)
+    config = section("generator", GeneratorConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
     require_batch_norm(source.network, source.spec.input_shape)
@@ -59,11 +55,11 @@ def run(
     write_json(metrics, {name: float(getattr(step, name)) for name in _SHOWN})
 
 
-def _is_used(params: Path) -> bool:
+def _is_used() -> bool:
     """Whether its images start a synthesis, or set activation ranges."""
-    calibrates = load_section(params, "calibrate", CalibrationConfig).images == "generator"
-    starts = load_section(params, "synthesize", SynthesisConfig).init == "generator"
-    return calibrates or (starts and load_section(params, "bank", BankConfig).source is None)
+    calibrates = section("calibrate", CalibrationConfig).images == "generator"
+    starts = section("synthesize", SynthesisConfig).init == "generator"
+    return calibrates or (starts and section("bank", BankConfig).source is None)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 from hast.config.bank import BankConfig
 from hast.config.dataset import DatasetConfig
 from hast.config.params import check_params
-from hast.config.section import load_section
 from hast.config.teacher import TeacherConfig
 from hast.errors import InputError
 from hast.files.code import code_fingerprint, stage_names
@@ -20,31 +19,26 @@ from hast.files.datasets import class_folders
 from hast.files.placing import sha256_of
 from hast.files.tables import write_json
 from hast.files.weights import is_checkpoint
-from stages.entry import PARAMS, Out, Params, main
+from stages.entry import PARAMS, Out, main, section
 
 
-def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out, params: Params = PARAMS) -> None:
+def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out) -> None:
     """Write the hashes of the teacher's files to TEACHER, of the test images to DATASET, of a bank
     that others made, or of pictures, to BANK, and of each stage's code to a file in STAGES."""
     # First, for DVC has removed them, and they stand whatever the parameters say.
     for stage in stage_names():
         if stage != "inputs":  # runs anyway
             write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"stages.{stage}")})
-    check_params(params)
-    config = load_section(params, "teacher", TeacherConfig)
-    checkpoint = config.weights if config.weights and is_checkpoint(config.weights) else None
-    write_json(
-        teacher,
-        {
-            "weights": _sha256(Path(checkpoint)) if checkpoint else None,
-            "factory": _factory(config.source),
-        },
-    )
-    images = load_section(params, "dataset", DatasetConfig)
+    check_params(PARAMS)
+    config = section("teacher", TeacherConfig)
+    named = config.weights
+    weights = _sha256(Path(named)) if named and is_checkpoint(named) else None
+    write_json(teacher, {"weights": weights, "factory": _factory(config.source)})
+    images = section("dataset", DatasetConfig)
     if images.name == "folder":
         class_folders(images, "test")
     write_json(dataset, {"test": _listing(images.root / "test") if images.root else None})
-    source = load_section(params, "bank", BankConfig).source
+    source = section("bank", BankConfig).source
     write_json(bank, _bank(source) if source else {"manifest": None, "pictures": None})
 
 

@@ -36,8 +36,7 @@ def run(
         os.environ[QUIET] = "1"
     check_params(PARAMS)
     start = time.time()
-    repro = ["repro", *(["--quiet"] if quiet else []), *(arguments or [])]
-    code = _run_dvc(repro)
+    code = _run_dvc(["repro", *["--quiet"] * quiet, *(arguments or [])])
     if code:
         raise SystemExit(code)
     if (REPORT / "index.html").is_file():  # a single stage may have been asked for
@@ -55,10 +54,8 @@ def _run_dvc(arguments: list[str]) -> int:
     # A handler, not SIG_IGN, which DVC would inherit.
     before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", *arguments], env=os.environ | {"PATH": path}
-        )
-        code = process.wait()
+        command = [sys.executable, "-m", "dvc", *arguments]
+        code = subprocess.call(command, env=os.environ | {"PATH": path})
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupts and code:

@@ -4,7 +4,6 @@ import torch
 
 from hast.bank.stored import StoredBank
 from hast.config.finetune import FinetuneConfig
-from hast.config.section import load_section
 from hast.engine.distributed import joined_ranks, launch, launched
 from hast.engine.engine import select_device
 from hast.engine.progress import track
@@ -19,19 +18,7 @@ from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.finetune import held_back_part
 from hast.pipeline.work import engine_for
-from stages.entry import (
-    PARAMS,
-    Bits,
-    Checkpoint,
-    Compile,
-    Device,
-    In,
-    Out,
-    Params,
-    Precision,
-    Workers,
-    main,
-)
+from stages.entry import Bits, Compile, Device, In, Out, Precision, Seconds, Workers, main, section
 
 _SHOWN = ("loss", "distillation", "alignment")
 
@@ -46,12 +33,11 @@ def run(
     out: Out,
     metrics: Out,
     curve: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
     workers: Workers = 0,
-    checkpoint: Checkpoint = 60.0,
+    checkpoint: Seconds = 60.0,
 ) -> None:
     """Write the student as the last step leaves it to OUT. A run that was killed goes on from its
     last checkpoint and ends with the same student.
@@ -59,7 +45,7 @@ def run(
     With several workers each computes its part of every batch, and the first one writes.
     """
     options = dict(locals())
-    config = load_section(params, "quantize", FinetuneConfig)
+    config = section("quantize", FinetuneConfig)
     if workers > 1 and not launched():
         launch(workers, "stages.quantize", [f"--{name}={value}" for name, value in options.items()])
         return
@@ -68,7 +54,7 @@ def run(
         engine = engine_for(
             config, source.network, source.spec, precision=precision, compile=compile
         )
-        student = load_student(reconstructed, source, where)
+        student = load_student(reconstructed, source)
         samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, bank=samples.card.key())
         difficulty = difficulty[: config.trained_on(len(difficulty))]

@@ -4,19 +4,17 @@ import shutil
 
 import torch
 
-from hast.bank.stored import StoredBank
 from hast.config.finetune import FinetuneConfig
 from hast.config.reconstruct import ReconstructionConfig
-from hast.config.section import load_section
-from hast.engine.engine import select_device
+from hast.engine.runtime import device_of
 from hast.files.partial import PARTIAL, CheckpointFile, name_of
 from hast.files.students import StudentCard, load_student
-from hast.files.teachers import load_teacher
 from hast.files.weights import load_card, load_state, plain_state, save_with_card
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
-from stages.entry import PARAMS, Bits, Checkpoint, Device, In, Out, Params, Precision, main
+from stages.entry import Bits, Device, In, Out, Precision, Seconds, main, section
+from stages.opened import teacher_and_bank
 
 
 def run(
@@ -26,26 +24,24 @@ def run(
     calibrated: In,
     bank: In,
     out: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
     precision: Precision = "auto",
-    checkpoint: Checkpoint = 60.0,
+    checkpoint: Seconds = 60.0,
 ) -> None:
     """Write the reconstructed student to OUT; with 0 steps that is the calibrated one. A run that
     was killed goes on with the block at which it was."""
-    config = load_section(params, "reconstruct", ReconstructionConfig)
+    config = section("reconstruct", ReconstructionConfig)
     if not config.steps:
         shutil.copytree(calibrated, out, dirs_exist_ok=True)
         return
-    where = select_device(device)
-    source = load_teacher(teacher, where)
-    student = load_student(calibrated, source, where)
-    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
-    trained_on = load_section(params, "quantize", FinetuneConfig).trained_on(len(samples))
+    source, samples = teacher_and_bank(teacher, bank, device)
+    student = load_student(calibrated, source)
+    trained_on = section("quantize", FinetuneConfig).trained_on(len(samples))
     engine = engine_for(config, source.network, source.spec, precision=precision)
     name = name_of(
         "stages.reconstruct", config.model_dump_json(), source.card.fingerprint, samples.digest,
-        trained_on, fingerprint(student.state_dict()), engine, where.type, str(torch.__version__),
+        trained_on, fingerprint(student.state_dict()), engine, device_of(student).type,
+        str(torch.__version__),
     )  # fmt: skip
     file = CheckpointFile(PARTIAL / f"reconstruct-{name}.safetensors", every=checkpoint)
     saved = file.load()

@@ -4,12 +4,12 @@ from hast.files.tables import write_json, write_tsv
 from hast.report.page import render
 from hast.report.record import read_run, results_of
 from hast.report.tables import EXPORT_COLUMNS, export_rows, markdown_rows, markdown_table
-from stages.entry import PARAMS, In, Out, Params, main
+from stages.entry import PARAMS, In, Out, main
 
 
-def run(*, artifacts: In, metrics: In, plots: In, out: Out, params: Params = PARAMS) -> None:
+def run(*, artifacts: In, metrics: In, plots: In, out: Out) -> None:
     """Write the page index.html, and the results in forms for programs, to OUT."""
-    finished = read_run(params, artifacts=artifacts, metrics=metrics, plots=plots)
+    finished = read_run(PARAMS, artifacts=artifacts, metrics=metrics, plots=plots)
     results = results_of(finished.widths)
 
     write_json(out / "results.json", results)

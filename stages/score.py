@@ -2,15 +2,13 @@
 
 import torch
 
-from hast.bank.stored import StoredBank
-from hast.engine.engine import select_device
 from hast.engine.progress import track
 from hast.files.hardness import save_hardness
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
-from hast.files.teachers import load_teacher
 from hast.loops.profile import SCORED_TOGETHER, score
 from stages.entry import Bits, Device, In, Out, main
+from stages.opened import teacher_and_bank
 
 _BINS = 20  # of the histogram, over [0, 1]
 
@@ -27,10 +25,8 @@ def run(
     device: Device = "auto",
 ) -> None:
     """Write one value a sample to OUT; the teacher's are the bank's own."""
-    where = select_device(device)
-    source = load_teacher(teacher, where)
-    student = load_student(calibrated, source, where)
-    samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
+    source, samples = teacher_and_bank(teacher, bank, device)
+    student = load_student(calibrated, source)
 
     batches = score(student, samples.images, samples.labels)
     total = -(-len(samples.images) // SCORED_TOGETHER)

@@ -1,26 +1,20 @@
 """sensitivity: measure on the bank how much each layer suffers from each weight width."""
 
-from hast.bank.stored import StoredBank
-from hast.config.section import load_section
 from hast.config.sensitivity import SensitivityConfig
-from hast.engine.engine import select_device
 from hast.engine.progress import track
 from hast.files.tables import write_json
-from hast.files.teachers import load_teacher
 from hast.loops.sensitivity import measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
-from stages.entry import PARAMS, Device, In, Out, Params, main
+from stages.entry import Device, In, Out, main, section
+from stages.opened import teacher_and_bank
 
 
-def run(
-    *, teacher: In, bank: In, out: Out, params: Params = PARAMS, device: Device = "auto"
-) -> None:
+def run(*, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:
     """Write the damage by layer and bits to OUT; nothing where it is switched off."""
-    config = load_section(params, "sensitivity", SensitivityConfig)
+    config = section("sensitivity", SensitivityConfig)
     damage: dict[str, dict[int, float]] = {}
     if config.enabled:
-        source = load_teacher(teacher, select_device(device))
-        samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
+        source, samples = teacher_and_bank(teacher, bank, device)
         layers = list(probe_layers(source.network, source.spec, WEIGHTED))
         measured = measure_sensitivity(
             source.network, samples.images[: config.samples], layers, config.candidates

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
+import typer
 import zarr
 from torch import Tensor
 
@@ -15,7 +17,6 @@ from hast.bank.tools import batch_size_of
 from hast.bank.transfer import files_at, pull_bank
 from hast.bank.writer import BankWriter
 from hast.config.bank import BankConfig
-from hast.config.section import load_section
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import select_device
 from hast.engine.progress import drain, track
@@ -27,20 +28,15 @@ from hast.loops.synthesize import batch_sizes
 from hast.networks.classifier import require_batch_norm
 from hast.pipeline.bank import bank_card
 from hast.pipeline.work import work_of
-from stages.entry import (
-    PARAMS,
-    Cluster,
-    Compile,
-    Device,
-    In,
-    Out,
-    Overwrite,
-    Params,
-    Precision,
-    Store,
-    Workers,
-    main,
-)
+from stages.entry import Compile, Device, In, Out, Precision, Workers, main, section
+
+Cluster = Annotated[
+    str, typer.Option(envvar="HAST_CLUSTER", help="Dask scheduler, such as tcp://host:8786.")
+]
+Store = Annotated[
+    str, typer.Option(envvar="HAST_STORE", help="Folder or URL that all workers of it reach.")
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is at OUT.")]
 
 
 def run(
@@ -51,7 +47,6 @@ def run(
     out: Out,
     metrics: Out,
     profile: Out,
-    params: Params = PARAMS,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = "auto",
@@ -66,10 +61,10 @@ def run(
     With several workers Dask leads them: processes of this machine, or those of CLUSTER.
     """
     check_free(out, overwrite=overwrite)
-    config = load_section(params, "synthesize", SynthesisConfig)
+    config = section("synthesize", SynthesisConfig)
     where = select_device(device)
     source = load_teacher(teacher, where)
-    kind = load_section(params, "bank", BankConfig)
+    kind = section("bank", BankConfig)
     if kind.source is not None:
         noted = read_json(inputs)
         if noted["pictures"]:
@@ -85,7 +80,7 @@ def run(
         return
     require_batch_norm(source.network, source.spec.input_shape)
     work = work_of(config, source.network, source.spec)
-    init = first_images(generator, source, config, where)
+    init = first_images(generator, source, config)
 
     card = bank_card(
         source.card.fingerprint, source.spec, config, kind.dtype, init, zarr=zarr.__version__

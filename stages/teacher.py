@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from hast.config.section import load_section
 from hast.config.spec import ModelSpec
 from hast.config.teacher import TeacherConfig, TrainingConfig
 from hast.engine.engine import place, select_device
@@ -19,20 +18,12 @@ from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network, is_trained_here
-from stages.entry import PARAMS, Device, In, Out, Params, main
+from stages.entry import Device, In, Out, main, section
 
 
-def run(
-    *,
-    inputs: In,
-    out: Out,
-    metrics: Out,
-    params: Params = PARAMS,
-    device: Device = "auto",
-) -> None:
+def run(*, inputs: In, out: Out, metrics: Out, device: Device = "auto") -> None:
     """Write the teacher's weights and card to OUT; INPUTS only says when to do it again."""
-    del inputs
-    config = load_section(params, "teacher", TeacherConfig)
+    config = section("teacher", TeacherConfig)
     network, spec = load_classifier(
         config.source,
         weights=config.weights,
@@ -45,20 +36,14 @@ def run(
         _train(network, spec, config.training, select_device(device))
     _check_it_can_be_rebuilt(network, spec, config)
 
+    identity = fingerprint(network.state_dict())
     card = TeacherCard(
-        source=config.source,
-        source_args=config.source_args,
-        spec=spec,
-        fingerprint=fingerprint(network.state_dict()),
+        source=config.source, source_args=config.source_args, spec=spec, fingerprint=identity
     )
     save_with_card(out, network, card)
-    write_json(
-        metrics,
-        {
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "batch_norm_layers": len(batch_norms(network)),
-        },
-    )
+    parameters = sum(p.numel() for p in network.parameters())
+    layers = len(batch_norms(network))
+    write_json(metrics, {"parameters": parameters, "batch_norm_layers": layers})
 
 
 def _train(

@@ -27,8 +27,8 @@ def sections_loaded_by(stage: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse((ROOT / f"stages/{stage}.py").read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id.startswith("load_section"):
-                found.add(ast.literal_eval(node.args[1]))
+            if node.func.id == "section":
+                found.add(ast.literal_eval(node.args[0]))
             if node.func.id == "read_run":  # the report shows the whole file
                 found |= {"bit_widths", *SECTIONS}
     return found
@@ -63,7 +63,7 @@ def test_the_options_of_the_command_are_the_stage_functions_parameters(stage):
     options = set(re.findall(r"--(\w+)", STAGES[stage]["cmd"]))
     tree = ast.parse((ROOT / f"stages/{stage}.py").read_text())
     (run,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run"]
-    without_influence = {"params", "device", "precision", "compile", "workers", "cluster", "store"}
+    without_influence = {"device", "precision", "compile", "workers", "cluster", "store"}
     without_influence |= {"overwrite", "checkpoint"}
     assert (
         options - {"code"} == {argument.arg for argument in run.args.kwonlyargs} - without_influence

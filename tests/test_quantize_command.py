@@ -44,7 +44,7 @@ def test_one_command_makes_a_packed_student_and_the_pipeline_the_same_again(fini
     for stage in ("sensitivity", "calibrate", "score", "reconstruct", "quantize"):
         runs.run(stage, "w4a8")
     cpu = select_device("cpu")
-    again = load_student(runs.A / "students/w4a8", load_teacher(runs.A / "teacher", cpu), cpu)
+    again = load_student(runs.A / "students/w4a8", load_teacher(runs.A / "teacher", cpu))
     images = StoredBank(runs.A / "bank").images[:16]
     assert torch.equal(student(images), again(images))
 

@@ -51,7 +51,7 @@ def make(job: Job, writer: BankWriter, shards: Iterable[slice]) -> Iterator[Synt
     device = select_device(job.device)
     engine = choose_engine(device, work=job.work, precision=job.precision, compile=job.compile)
     source = load_teacher(job.teacher, device)
-    init = first_images(job.generator, source, job.config, device)
+    init = first_images(job.generator, source, job.config)
     batches = (index for shard in shards for index in writer.batches(shard))
     made: list[tuple[Tensor, Tensor]] = []  # of the shard at hand
     for step in synthesize(source.network, init, source.spec, job.config, batches, engine):
@@ -65,11 +65,9 @@ def make(job: Job, writer: BankWriter, shards: Iterable[slice]) -> Iterator[Synt
         yield step
 
 
-def first_images(
-    folder: Path, source: Teacher, config: SynthesisConfig, device: torch.device
-) -> Generator | None:
+def first_images(folder: Path, source: Teacher, config: SynthesisConfig) -> Generator | None:
     """The generator whose images the pixels start from, where they do."""
-    return load_generator(folder, source, device) if config.init == "generator" else None
+    return load_generator(folder, source) if config.init == "generator" else None
 
 
 def default_workers(device: torch.device) -> int:

@@ -9,7 +9,6 @@ from torch import nn
 
 from hast.bank.facts import bank_facts, facts_table
 from hast.bank.pictures import import_pictures
-from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
 from hast.bank.toolkits import Form, export_bank
 from hast.bank.tools import Preference, check_duplicates, filter_bank, merge_banks
@@ -136,7 +135,6 @@ def import_(
     """Make a bank of unlabelled pictures in place of synthetic samples."""
     values = {"dtype": dtype, "crop_fraction": crop_fraction}
     config = parse_section(values, BankConfig, name="import")
-    check_free(out, overwrite=overwrite)
     source = load_teacher(teacher, select_device(device))
     made = import_pictures(pictures, out, source.network, source.spec, config, overwrite=overwrite)
     print(f"{out}: {len(made)} samples")
@@ -165,8 +163,7 @@ def push(
     overwrite: Overwrite = False,
 ) -> None:
     """Send a bank to a URL and verify it there. Run again, it goes on where it stopped."""
-    total = files_at(bank)
-    drain(push_bank(bank, url, overwrite=overwrite), total=total, label="push")
+    drain(push_bank(bank, url, overwrite=overwrite), total=files_at(bank), label="push")
     print(f"{url}: good, verified at the far end")
 
 

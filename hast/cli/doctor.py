@@ -20,7 +20,6 @@ from hast.errors import InputError, first_line
 
 State = Literal["ok", "note", "problem"]
 _EXTRAS = ("pipeline", "report", "onnx", "zoo")
-_ENOUGH_DISK, _ENOUGH_MEMORY = 5e9, 2e9  # bytes
 _SECONDS = 2.0  # to wait for a server
 
 
@@ -47,10 +46,9 @@ def examine(project: Path) -> Iterator[Check]:
     yield _git(project)
     yield _dvc(project)
     yield _prefect()
-    full = Check("disk", "problem", "", "free some, or move the cache: dvc cache dir PATH")
-    yield _room(shutil.disk_usage(project).free, _ENOUGH_DISK, full)
-    small = Check("memory", "note", "", "set smaller batch_size values")
-    yield _room(psutil.virtual_memory().available, _ENOUGH_MEMORY, small)
+    disk, memory = shutil.disk_usage(project).free, psutil.virtual_memory().available
+    yield _room("disk", disk, 5e9, "problem", "free some, or move the cache: dvc cache dir PATH")
+    yield _room("memory", memory, 2e9, "note", "set smaller batch_size values")
 
 
 def _torch() -> Check:
@@ -142,6 +140,7 @@ def _prefect() -> Check:
         return Check("prefect", "problem", f"{url} does not answer ({error})", advice)
 
 
-def _room(free: int, enough: float, otherwise: Check) -> Check:
+def _room(name: str, free: int, enough: float, state: State, advice: str) -> Check:
+    """Of what there should be `enough` bytes; else `state` and `advice`."""
     found = f"{free / 1e9:.1f} GB free"
-    return otherwise._replace(found=found) if free < enough else Check(otherwise.name, "ok", found)
+    return Check(name, state, found, advice) if free < enough else Check(name, "ok", found)

@@ -14,13 +14,7 @@ from hast.config.export import ExportConfig, Format
 from hast.config.section import parse_section
 from hast.config.targets import TARGETS, Target, onnx_target
 from hast.errors import InputError, one_of
-from hast.export.bundle import (
-    check,
-    compare_formats,
-    require_programs,
-    runtime_of,
-    write_format,
-)
+from hast.export.bundle import check, compare_formats, require_programs, runtime_of, write_format
 from hast.export.latency import latency_of
 from hast.files.checkpoints import CONFIG, load, save
 from hast.files.placing import write_atomically
@@ -81,9 +75,8 @@ def export(
     kind = cast(Format | None, {".onnx": "onnx", ".pt2": "program"}.get(out.suffix))
     if target is not None:
         one_of("--target", target, Target)
-        if kind != "onnx" and not (
-            kind == "program" and TARGETS[cast(Target, target)].reads_programs
-        ):
+        reads_programs = TARGETS[cast(Target, target)].reads_programs
+        if not (kind == "onnx" or (kind == "program" and reads_programs)):
             raise InputError(
                 f"--target is of ONNX files, or pt2e of NAME.pt2, and {out} is neither; name one,"
                 " or leave it out"
@@ -140,4 +133,4 @@ def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
         return load(folder, trust_source=trust_source)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a packed checkpoint or a student")
-    return load_student(folder, load_teacher(teacher, torch.device("cpu")), torch.device("cpu"))
+    return load_student(folder, load_teacher(teacher, torch.device("cpu")))

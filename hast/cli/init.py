@@ -98,10 +98,7 @@ def _say(found: Classifier, teacher: dict[str, Any], folder: Any) -> None:
 
 
 def _ask(
-    weights: str | None,
-    given: dict[str, str | None],
-    data_root: str | None,
-    minutes: float | None,
+    weights: str | None, given: dict[str, str | None], data_root: str | None, minutes: float | None
 ) -> tuple[str, str | None, str | None, float | None]:
     """Source, weights, data root and minutes; what is missing in `given` is filled in."""
     if not _is_terminal():

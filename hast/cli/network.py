@@ -63,15 +63,11 @@ def inspect(
     given = {"placement": placement, "first_last_bits": first_last_bits, "target": target}
     rules = parse_section(given, PlanConfig, name="inspect")
     width = BitWidth.parse(bits)
-    network, spec = untrained(
-        source,
-        parse_arguments(source_args),
-        None if input_shape is None else parse_shape(input_shape),
-    )
+    shape = None if input_shape is None else parse_shape(input_shape)
+    network, spec = untrained(source, parse_arguments(source_args), shape)
     found = inspection(network, spec, bits=width, rules=rules, alignment_modules=align or [])
-    floats = None
-    if TARGETS[rules.target].integer_ops:
-        floats = float_operators(network, spec, width, rules)
+    integers = TARGETS[rules.target].integer_ops
+    floats = float_operators(network, spec, width, rules) if integers else None
     if as_json:
         print(json.dumps(found.as_plain() | {"float_operators": floats}, indent=2))
     else:
@@ -85,8 +81,7 @@ def inspect(
 
 def preset(
     name: Annotated[
-        str,
-        typer.Argument(help=f"One of {', '.join(PRESETS)}.", autocompletion=lambda: [*PRESETS]),
+        str, typer.Argument(help=f"One of {', '.join(PRESETS)}.", autocompletion=lambda: [*PRESETS])
     ],
     recipe: Recipe = "hast",
     size: Size = "quick",

@@ -12,33 +12,13 @@ import typer
 from rich.console import Console
 from torch import nn
 
+from hast.api import zero_shot
 from hast.api.students import quantize as make_student
-from hast.api.zero_shot import (
-    arguments_of,
-    held_back_drop,
-    make_samples,
-    quantize_within,
-    top1_drop,
-)
 from hast.bank.pictures import import_pictures
 from hast.bank.record import Bank
 from hast.bank.stored import StoredBank
 from hast.bank.transfer import source_digests
-from hast.cli.network import (
-    Device,
-    InputShape,
-    Json,
-    Minutes,
-    Numbers,
-    Recipe,
-    Size,
-    SourceArgs,
-    Weights,
-    WeightsEntry,
-    load_named,
-    said_of_sizes,
-    teacher_section,
-)
+from hast.cli import network
 from hast.config.bank import BankConfig
 from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
@@ -64,12 +44,12 @@ PARAMS = "params.yaml"
 def quantize(
     source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
     out: Annotated[Path, typer.Option(help="Folder of the packed checkpoint.")] = Path("packed"),
-    weights: Weights = None,
-    weights_entry: WeightsEntry = "auto",
-    source_args: SourceArgs = "{}",
-    input_shape: InputShape = None,
-    mean: Numbers = None,
-    std: Numbers = None,
+    weights: network.Weights = None,
+    weights_entry: network.WeightsEntry = "auto",
+    source_args: network.SourceArgs = "{}",
+    input_shape: network.InputShape = None,
+    mean: network.Numbers = None,
+    std: network.Numbers = None,
     bits: Annotated[str | None, typer.Option(help="Code widths, such as w4a8.")] = None,
     max_drop: Annotated[
         str | None,
@@ -82,13 +62,13 @@ def quantize(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder with test/CLASS/IMAGE, to measure the accuracy.")
     ] = None,
-    recipe: Recipe = "best",
-    size: Size = "quick",
-    minutes: Minutes = None,
+    recipe: network.Recipe = "best",
+    size: network.Size = "quick",
+    minutes: network.Minutes = None,
     seed: int = 0,
-    device: Device = "auto",
+    device: network.Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace what is at OUT.")] = False,
-    as_json: Json = False,
+    as_json: network.Json = False,
 ) -> None:
     """Make a packed low-bit student of a pretrained network, without its data.
 
@@ -104,52 +84,51 @@ def quantize(
     if out.exists() and not overwrite:
         raise InputError(f"{out}: is there already; name another folder or give --overwrite")
     width = None if bits is None else BitWidth.parse(bits)
-    allowed = None if max_drop is None else _share(max_drop)
-    teacher = teacher_section(
+    allowed = _share("0" if max_drop is None else max_drop)
+    named = network.teacher_section(
         source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std
     )
     if weights is None and is_trained_here(source):
         raise InputError(f"{source}: has no weights yet; give --weights, or train it (`make run`)")
-    network, spec = load_named(teacher)
-    place(network, select_device(device))
+    teacher, spec = network.load_named(named)
+    place(teacher, select_device(device))
     values = network_settings(
-        network, spec, recipe=recipe, size=size, seed=seed, minutes=minutes, teacher=teacher,
+        teacher, spec, recipe=recipe, size=size, seed=seed, minutes=minutes, teacher=named,
         bank_source=None if bank is None else str(bank),
         data_root=None if data_root is None else str(data_root),
     )  # fmt: skip
     dataset = parse_section(values["dataset"], DatasetConfig, name="dataset")
     images = open_batches(dataset, "test", spec)  # before any work
 
-    many = "" if allowed is None else f"; at most {attempts} students"
-    print(f"{source}: {said_of_sizes(values)}{many}", file=sys.stderr)
-    with _samples(network, spec, values) as (generator, samples):
-        arguments = {"generator": generator, **arguments_of(values)}
-        held_back = held_back_drop(network, samples, arguments)
+    many = "" if max_drop is None else f"; at most {attempts} students"
+    print(f"{source}: {network.said_of_sizes(values)}{many}", file=sys.stderr)
+    with _samples(teacher, spec, values) as (generator, samples):
+        arguments = {"generator": generator, **zero_shot.arguments_of(values)}
+        held_back = zero_shot.held_back_drop(teacher, samples, arguments)
         trials: tuple[Trial, ...] = ()
         if width is not None:
             candidate = Candidate(width)
-            student = make_student(network, spec, samples, **width._asdict(), **arguments)
+            student = make_student(teacher, spec, samples, **width._asdict(), **arguments)
         else:
-            assert allowed is not None
-            found = quantize_within(
-                network, spec, samples, max_drop=allowed, attempts=attempts,
-                drop=top1_drop(network, images) if len(images) else held_back, **arguments,
+            found = zero_shot.quantize_within(
+                teacher, spec, samples, max_drop=allowed, attempts=attempts, **arguments,
+                drop=zero_shot.top1_drop(teacher, images) if len(images) else held_back,
             )  # fmt: skip
             candidate, student, trials = found.best.candidate, found.best.student, found.trials
         lost, margin = held_back(student)
-    values["bit_widths"] = [str(candidate.bits)]
-    values["layers"]["overrides"] = _plain(candidate)
+    chosen = _plain(candidate)
+    values["bit_widths"] = [chosen["bits"]]
+    values["layers"]["overrides"] = chosen["overrides"]
     save(student, out)
     write_yaml(out / PARAMS, values, comment=f"hast quantize {source}")
     made: dict[str, Any] = {
-        "bits": str(candidate.bits),
-        "overrides": _plain(candidate),
+        **chosen,
         "size_bytes": packed_size(student),
-        "full_size_bytes": packed_size(network),
+        "full_size_bytes": packed_size(teacher),
         "held_back": {"agreement": 1 - lost, "margin": margin},
-        "test": _measured(network, student, images) | {"selected_by": bool(trials)},
+        "test": _measured(teacher, student, images) | {"selected_by": bool(trials)},
         "trials": [
-            {"bits": str(t.candidate.bits), "overrides": _plain(t.candidate)}
+            _plain(t.candidate)
             | {name: getattr(t, name) for name in ("size_bytes", "drop", "margin", "holds")}
             for t in trials
         ],
@@ -158,37 +137,36 @@ def quantize(
         print(json.dumps(made, indent=2))
         return
     if trials:
-        Console().print(trials_table(made["trials"], max_drop=allowed or 0.0))
+        Console().print(trials_table(made["trials"], max_drop=allowed))
     _say(made, out)
 
 
 @contextmanager
 def _samples(
-    network: nn.Module, spec: ModelSpec, values: dict[str, Any]
+    teacher: nn.Module, spec: ModelSpec, values: dict[str, Any]
 ) -> Iterator[tuple[Generator | None, Bank | StoredBank]]:
     """A generator, where something uses it, and the bank: given, of pictures, or synthesized."""
     config = parse_section(values["bank"], BankConfig, name="bank")
     if config.source is None:
-        yield make_samples(network, spec, values)
+        yield zero_shot.make_samples(teacher, spec, values)
     elif source_digests(config.source)["manifest"]:
-        teacher = fingerprint(network.state_dict())
-        yield None, StoredBank(config.source, teacher=teacher, spec=spec)
+        identity = fingerprint(teacher.state_dict())
+        yield None, StoredBank(config.source, teacher=identity, spec=spec)
     else:
         with TemporaryDirectory() as folder:
             target = Path(folder) / "bank"
-            yield None, import_pictures(Path(config.source), target, network, spec, config)
+            yield None, import_pictures(Path(config.source), target, teacher, spec, config)
 
 
-def _measured(network: nn.Module, student: nn.Module, images: Batches) -> dict[str, Any]:
+def _measured(teacher: nn.Module, student: nn.Module, images: Batches) -> dict[str, Any]:
     if not len(images):
         return {"samples": 0}
-    both = {"teacher": network, "student": student}
+    both = {"teacher": teacher, "student": student}
     seen = predict_all(both, images, total=len(images), label="evaluate")
-    right = [said.answer == seen.labels for said in seen.by_network.values()]
-    drop, margin = paired_drop(*right)
-    top1 = {name: seen.evaluation(name, reference="teacher").top1 for name in seen.by_network}
+    drop, margin = paired_drop(*(said.answer == seen.labels for said in seen.by_network.values()))
+    before, after = (seen.evaluation(name, reference="teacher").top1 for name in both)
     return {
-        "samples": len(seen.labels), "teacher_top1": top1["teacher"], "top1": top1["student"],
+        "samples": len(seen.labels), "teacher_top1": before, "top1": after,
         "drop": drop, "drop_margin": margin,
     }  # fmt: skip
 
@@ -211,8 +189,9 @@ def _say(made: dict[str, Any], out: Path) -> None:
     print(f"  {out / PARAMS} has its numbers: copied into a project, `dvc repro` makes it again")
 
 
-def _plain(candidate: Candidate) -> list[dict[str, Any]]:
-    return [override.model_dump(exclude_none=True) for override in candidate.overrides]
+def _plain(candidate: Candidate) -> dict[str, Any]:
+    narrower = [override.model_dump(exclude_none=True) for override in candidate.overrides]
+    return {"bits": str(candidate.bits), "overrides": narrower}
 
 
 def _share(text: str) -> float:

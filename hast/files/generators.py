@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
 from hast.config.section import Section
 from hast.engine.engine import place
+from hast.engine.runtime import device_of
 from hast.files.teachers import Teacher
 from hast.files.weights import WEIGHTS, load_card, load_state, read_state
 from hast.networks.batch_norm import freeze
@@ -18,8 +17,8 @@ class GeneratorCard(Section):
     teacher: str  # fingerprint
 
 
-def load_generator(folder: Path, teacher: Teacher, device: torch.device) -> Generator:
-    """Rebuild the generator on `device`, frozen, in eval mode.
+def load_generator(folder: Path, teacher: Teacher) -> Generator:
+    """Rebuild the generator where its teacher is, frozen, in eval mode.
 
     Raises:
         InputError: a file is missing or corrupt, or it was trained for another teacher.
@@ -28,4 +27,4 @@ def load_generator(folder: Path, teacher: Teacher, device: torch.device) -> Gene
     teacher.require_made_for(card.teacher, folder)
     generator = Generator(teacher.spec, card.latent_dim, card.width)
     load_state(generator, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
-    return place(freeze(generator), device)
+    return place(freeze(generator), device_of(teacher.network))

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from hast.config.section import Section
 from hast.engine.engine import place
+from hast.engine.runtime import device_of
 from hast.files.teachers import Teacher
 from hast.files.weights import WEIGHTS, load_card, load_state, read_state
 from hast.networks.plan import QuantizationPlan
@@ -21,8 +21,8 @@ class StudentCard(Section):
     teacher: str  # fingerprint
 
 
-def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Module:
-    """Rebuild a calibrated or fine-tuned student on `device`, in eval mode, quantizing.
+def load_student(folder: Path, teacher: Teacher) -> nn.Module:
+    """Rebuild a calibrated or fine-tuned student where its teacher is, in eval mode, quantizing.
 
     Raises:
         InputError: a file is missing or corrupt, or it was made from another teacher.
@@ -32,4 +32,4 @@ def load_student(folder: Path, teacher: Teacher, device: torch.device) -> nn.Mod
     student = prepare_student(teacher.network, teacher.spec, card.plan)
     load_state(student, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
     set_mode(student, "quantize")
-    return place(student, device)
+    return place(student, device_of(teacher.network))

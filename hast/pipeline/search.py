@@ -16,7 +16,8 @@ HAQ (arXiv:1811.08886) by size; the order of weights before activations is ours.
 
 from collections.abc import Callable, Iterator, Sequence
 from math import isnan
-from typing import Literal, NamedTuple
+from operator import attrgetter
+from typing import Literal, NamedTuple, get_args
 
 from torch import nn
 
@@ -24,7 +25,7 @@ from hast.config.bit_width import BitWidth
 from hast.config.layers import Override
 from hast.engine.engine import Images
 from hast.loops.layer_errors import measure_layer_errors
-from hast.networks.plan import QuantizationPlan, weight_of
+from hast.networks.plan import weight_of
 from hast.networks.provenance import spec_and_plan
 
 WIDTHS = (8, 6, 5, 4, 3, 2)
@@ -69,35 +70,33 @@ def search(
     """
     left = attempts
     best: Trial | None = None
+    failed: Trial | None = None  # the last one, which is the nearest to those that hold
 
     def halve(ladder: Sequence[Candidate]) -> Iterator[Trial]:
         """Try rungs until the last that holds and the first that fails are neighbours."""
-        nonlocal left, best
+        nonlocal left, best, failed
         low, high = -1, len(ladder)
         while high - low > 1 and left:
             left -= 1
             middle = (low + high) // 2
             trial = attempt(ladder[middle])
-            low, high = (middle, high) if trial.holds else (low, middle)
-            best = trial if trial.holds else best
+            if trial.holds:
+                low, best = middle, trial
+            else:
+                high, failed = middle, trial
             yield trial
 
-    kinds: tuple[Kind, ...] = ("weight_bits", "act_bits")
-    for kind in kinds:
+    for kind in get_args(Kind):
         held = Candidate(BitWidth(8, 8)) if best is None else best.candidate
         widths = WIDTHS if best is None else WIDTHS[1:]
         ladder = [held._replace(bits=held.bits._replace(**{kind: bits})) for bits in widths]
-        tried = []
-        for trial in halve(ladder):
-            tried.append(trial)
-            yield trial
+        failed = None
+        yield from halve(ladder)
         if best is None:
             return
-        failed = [trial for trial in tried if not trial.holds]
-        if failed:
-            nearest = max(failed, key=lambda trial: trial.candidate.bits)
-            order = easiest_layers(teacher, best.student, nearest.student, kind, images)
-            yield from halve(_between(best.candidate, nearest.candidate, kind, order))
+        if failed is not None:
+            order = easiest_layers(teacher, best.student, failed.student, kind, images)
+            yield from halve(_between(best.candidate, failed.candidate, kind, order))
 
 
 def _between(
@@ -122,7 +121,8 @@ def easiest_layers(
         kind: of which bits.
         images: see `search`.
     """
-    wide, narrow = (_bits(spec_and_plan(student)[1], kind) for student in (held, failed))
+    bits_of = attrgetter("weights" if kind == "weight_bits" else "activations")
+    wide, narrow = (bits_of(spec_and_plan(student)[1]) for student in (held, failed))
     errors = measure_layer_errors(teacher, failed, images[:_COMPARED])
     # NaN: there is no error at all, or no signal.
     noise = {e.layer: 10 ** (-e.output_sqnr / 10) for e in errors if not isnan(e.output_sqnr)}
@@ -133,7 +133,3 @@ def easiest_layers(
         return noise.get(name, 0.0) / narrowed
 
     return sorted(names, key=harm)
-
-
-def _bits(plan: QuantizationPlan, kind: Kind) -> dict[str, int]:
-    return dict(plan.weights if kind == "weight_bits" else plan.activations)

@@ -12,6 +12,7 @@ from hast.engine.runtime import device_of
 from hast.networks.plan import forward_macs
 
 _TOGETHER = 16  # images of a step that is measured
+_MEASURED = 1.0  # seconds
 
 
 class Work(Protocol):
@@ -36,13 +37,12 @@ def work_of(config: Work, teacher: nn.Module, spec: ModelSpec) -> float:
     return forward_macs(teacher, spec) * config.forward_passes
 
 
-def measured_speed(network: nn.Module, spec: ModelSpec, *, seconds: float = 1.0) -> float:
+def measured_speed(network: nn.Module, spec: ModelSpec) -> float:
     """Forward passes of one image in a second, here and now, in steps as synthesis takes them.
 
     Args:
         network: frozen, eval mode.
         spec: what it expects.
-        seconds: how long to measure.
     """
     images = torch.zeros(_TOGETHER, *spec.input_shape, device=device_of(network))
 
@@ -53,7 +53,7 @@ def measured_speed(network: nn.Module, spec: ModelSpec, *, seconds: float = 1.0)
 
     step()  # the first one also allocates
     start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
+    while time.perf_counter() - start < _MEASURED:
         step()
         done += 1
     return 3 * done * _TOGETHER / (time.perf_counter() - start)

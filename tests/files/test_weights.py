@@ -46,11 +46,11 @@ def test_a_student_comes_back_and_answers_the_same(folder, tmp_path, teacher, sp
     card = StudentCard(bits="w3a4", plan=plan, teacher=source.card.fingerprint)
     save_with_card(tmp_path / "student", student, card)
     x = torch.randn(3, 1, 8, 8)
-    assert torch.equal(load_student(tmp_path / "student", source, CPU)(x), student(x))
+    assert torch.equal(load_student(tmp_path / "student", source)(x), student(x))
 
     other = source._replace(card=source.card.model_copy(update={"fingerprint": "other"}))
     with pytest.raises(InputError, match=f"{source.card.fingerprint} but the teacher is other"):
-        load_student(tmp_path / "student", other, CPU)
+        load_student(tmp_path / "student", other)
 
 
 def test_fingerprints_tell_values_names_and_shapes_apart():
