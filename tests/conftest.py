@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from hast.config.spec import ModelSpec
+from hast.errors import InputError
 from hast.networks.batch_norm import freeze
 from hast.networks.digits_resnet import DigitsResNet
 
@@ -62,6 +63,14 @@ def forget_written_modules(tmp_path_factory):
     for name in sys.modules.keys() - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(written):
             del sys.modules[name]
+
+
+@contextmanager
+def refused(message: str) -> Iterator[None]:
+    """What is done inside ends with this message, in one line."""
+    with pytest.raises(InputError, match=message) as caught:
+        yield
+    assert "\n" not in str(caught.value)
 
 
 def spec_of(shape: tuple[int, int, int], classes: int = 10, **others: Any) -> ModelSpec:
@@ -210,20 +219,20 @@ def commit_all(folder: Path, message: str) -> None:
 
 
 def python(
-    *arguments: str, cwd: Path | None = None, **environment: str
+    *arguments: str, cwd: Path | None = None, code: int | None = 0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python process of its own, with `environment` beside that of this one."""
-    return subprocess.run(
+    """Run a Python process of its own, with `environment` beside that of this one; it ends with
+    `code`, or with any where that is None."""
+    done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
         env=child_environment() | environment,
     )  # fmt: skip
+    assert code in (None, done.returncode), done.stdout + done.stderr
+    return done
 
 
 def started(
-    *arguments: str,
-    cwd: Path | None = None,
-    environment: Mapping[str, str] = {},
-    **pipes: Any,
+    *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] = {}, **pipes: Any
 ) -> "subprocess.Popen[str]":
     """Start a Python process that leads a group of its own; `pipes` as of `subprocess.Popen`."""
     return subprocess.Popen(
@@ -233,10 +242,8 @@ def started(
 
 
 def dvc(project: Path, *arguments: str) -> str:
-    """Run DVC in a project and return what it printed; a failure shows it."""
-    done = python("-m", "dvc", *arguments, cwd=project)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """Run DVC in a project and return what it printed."""
+    return python("-m", "dvc", *arguments, cwd=project).stdout
 
 
 def executed(output: str) -> set[str]:
@@ -251,16 +258,29 @@ def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def hast_here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `hast` in this process, where it starts at once."""
+    """Runs `hast` in this process, where it starts at once; it ends with `code`."""
     from hast.cli.main import main
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["hast", *arguments])
         monkeypatch.setattr(sys, "path", [*sys.path])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, shown.out, shown.err)
+        assert (ended.value.code or 0) == code, shown.out + shown.err
+        return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def hast_refuses(hast_here) -> Callable[..., str]:
+    """The one line with which `hast` ends where what it was given is wrong."""
+
+    def run(*arguments: str) -> str:
+        (line,) = hast_here(*arguments, code=2).stderr.splitlines()
+        assert line.startswith("error: ")
+        return line
 
     return run
 

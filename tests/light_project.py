@@ -82,7 +82,7 @@ def run_probe(
         "HAST_TASKS_PER_DEVICE": "1",
         "PATH": os.pathsep.join(filter(None, [path, child_environment()["PATH"]])),
     }
-    done = python("-c", code, json.dumps(argument), cwd=project, **environment)
+    done = python("-c", code, json.dumps(argument), cwd=project, code=None, **environment)
     states = [line for line in done.stdout.splitlines() if line.startswith("STATE ")]
     assert states, done.stdout[-3000:] + done.stderr[-3000:]
     return [json.loads(state.removeprefix("STATE ")) for state in states]

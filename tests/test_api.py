@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import python
+from conftest import python, refused
 from students import Net
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -101,7 +101,7 @@ def test_layers_can_have_bits_of_their_own(teacher, spec, bank, generator):
     ],
 )
 def test_wrong_settings_of_a_bank_are_one_clear_line(teacher, spec, settings, message):
-    with pytest.raises(hast.InputError, match=message):
+    with refused(message):
         hast.synthesize(teacher, spec, progress=False, **settings)
 
 
@@ -114,7 +114,7 @@ def test_wrong_settings_of_a_bank_are_one_clear_line(teacher, spec, settings, me
     ],
 )
 def test_so_are_those_of_a_student(teacher, spec, bank, settings, message):
-    with pytest.raises(hast.InputError, match=message):
+    with refused(message):
         hast.quantize(teacher, spec, bank, progress=False, **settings)
 
 
@@ -128,12 +128,12 @@ def test_a_bank_of_another_teacher_or_shape_is_refused(teacher, spec, bank):
         (teacher, darker, bank, r"made for mean \(.*\) but the teacher has \(0\.4,\)"),
         (teacher, spec, small, "holds 1x8x6 images but the spec says 1x8x8"),
     ):
-        with pytest.raises(hast.InputError, match=message):
+        with refused(message):
             hast.quantize(network, wanted, given, progress=False, **FINETUNING)
 
 
 def test_an_empty_loader_is_refused(teacher):
-    with pytest.raises(hast.InputError, match="at least one batch"):
+    with refused("at least one batch"):
         hast.evaluate(teacher, [], progress=False)
 
 
@@ -152,9 +152,9 @@ def test_a_classifier_comes_from_a_source_a_checkpoint_and_a_spec(tmp_path, teac
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(network(x), teacher(x))
     assert spec.num_classes == 10
-    with pytest.raises(hast.InputError, match="weights are required for source torchvision:"):
+    with refused("weights are required for source torchvision:"):
         hast.load_classifier("torchvision:resnet18")
-    with pytest.raises(hast.InputError, match=r"spec\.size: unknown parameter"):
+    with refused(r"spec\.size: unknown parameter"):
         hast.load_classifier("builtin:digits_resnet", spec={"size": 3})
 
 
@@ -191,7 +191,7 @@ def test_a_saved_bank_has_the_difficulty_of_the_pixels_it_stores(teacher, spec, 
 
 def test_a_bank_whose_pixels_would_be_rounded_is_not_saved(bank, tmp_path):
     floats = bank._replace(images=torch.randn(bank.images.shape))
-    with pytest.raises(hast.InputError, match=r"difficulties are of its float32 images.*uint8"):
+    with refused(r"difficulties are of its float32 images.*uint8"):
         hast.save_bank(floats, tmp_path / "bank")
     assert not (tmp_path / "bank").exists()
     card = bank.card.model_copy(update={"dtype": "float32"})
@@ -236,5 +236,4 @@ assert torch.equal(hast.load("packed")(x), student(x))
 
 
 def test_the_whole_run_needs_nothing_that_only_unix_has(tmp_path):
-    done = python("-c", ELSEWHERE, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    python("-c", ELSEWHERE, cwd=tmp_path)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 from contextlib import chdir
 from pathlib import Path
 from typing import NamedTuple
@@ -49,9 +48,7 @@ def begin(folder: Path) -> Path:
 
 
 def make_run(project: Path, *target: str) -> str:
-    done = python("-m", "stages.pipeline", *target, cwd=project)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return python("-m", "stages.pipeline", *target, cwd=project).stdout
 
 
 @pytest.fixture
@@ -66,8 +63,9 @@ def changed(project: Path) -> set[str]:
         return set(repo.status()) - ALWAYS
 
 
-def error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line with which a command ended."""
+def error_of(project: Path, *command: str) -> str:
+    """The one line with which a command ends."""
+    done = python("-m", *command, cwd=project, code=None)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout + done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
@@ -162,8 +160,7 @@ def test_an_edited_sentence_rebuilds_nothing_and_edited_maths_what_uses_it(proje
 
     path.write_text(source.replace("return temperature**2 *", "return temperature**3 *"))
     before = artifacts(project)
-    forced = ("repro", "--single-item", "--force", "sensitivity")
-    line = error_of(python("-m", "dvc", *forced, cwd=project))
+    line = error_of(project, "dvc", "repro", "--single-item", "--force", "sensitivity")
     assert "artifacts/code/sensitivity.json stands for; run `dvc repro inputs`" in line
     dvc(project, "checkout", "sensitivity")
     assert artifacts(project) == before
@@ -197,7 +194,7 @@ def test_bad_input_ends_with_one_clear_line_and_loses_nothing(
 ):
     before = artifacts(project)
     edit_params(project, lambda p: p[section].update({key: value}))
-    assert message in error_of(python("-m", "stages.pipeline", cwd=project))
+    assert message in error_of(project, "stages.pipeline")
     survivors = {n: h for n, h in artifacts(project).items() if not re.search("teacher|inputs", n)}
     assert survivors.items() <= before.items()
     assert survivors.keys() == {n for n in before if not re.search("teacher|inputs", n)}

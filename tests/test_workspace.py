@@ -133,9 +133,7 @@ def kill_a_run(prefect, tmp_path_factory):
 
 
 def test_wherever_a_run_is_killed_the_next_one_finds_the_file_as_it_was(clone):
-    done = python("-c", KILLED_EVERYWHERE, cwd=clone)
-    assert done.returncode == 0, done.stdout + done.stderr
-    steps, code = map(int, done.stdout.split())
+    steps, code = map(int, python("-c", KILLED_EVERYWHERE, cwd=clone).stdout.split())
     assert (steps >= 8, code) == (True, 0)
     assert params_of(clone) == {"params.yaml": PARAMS}
 

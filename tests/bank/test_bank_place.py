@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 from banks import noise_bank
-from conftest import files
+from conftest import files, refused
 
 from hast.bank.place import check_free
 from hast.bank.stored import open_bank
 from hast.bank.tools import filter_bank, merge_banks, save_bank
 from hast.bank.transfer import pull_bank, push_bank
-from hast.errors import InputError
 
 SMALL = noise_bank(20, (1, 4, 4), classes=2)
 
@@ -60,7 +59,7 @@ def test_a_folder_that_is_no_bank_is_never_replaced(bank, tmp_path, fill):
     fill(target, bank)
     before = files(target)
     for write in write_all(bank, target):
-        with pytest.raises(InputError, match="is no bank; only a bank is overwritten by a bank"):
+        with refused("is no bank; only a bank is overwritten by a bank"):
             write()
         assert files(target) == before
     assert [p.name for p in tmp_path.iterdir()] == ["target"]

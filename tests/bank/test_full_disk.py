@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from banks import noise_bank
+from conftest import refused
 
 from hast.bank.stored import open_bank
 from hast.bank.tools import save_bank
 from hast.bank.writer import BankWriter
-from hast.errors import InputError
 from hast.files.resume import CheckpointFile
 
 SHAPE = (3, 16, 16)
@@ -39,9 +39,8 @@ def test_the_old_bank_stays_usable(small_disk):
     target = small_disk / "bank"
     save_bank(noise_bank(300, SHAPE), target)
     before = open_bank(target)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)") as error:
+    with refused(r"cannot be written \(No space left on device\)"):
         save_bank(noise_bank(2000, SHAPE, seed=1), target, overwrite=True)
-    assert "\n" not in str(error.value)
     after = open_bank(target)
     assert torch.equal(after.images, before.images)
     assert after.card == before.card
@@ -59,7 +58,7 @@ def test_shards_that_fitted_are_kept_and_the_rest_is_made_when_there_is_room(sma
         for shard in shards:
             writer.write(shard, samples.images[shard], samples.labels[shard])
 
-    with pytest.raises(InputError, match="No space left on device"):
+    with refused("No space left on device"):
         write(writer, shards)
     kept = [writer.is_finished(shard) for shard in shards]
     assert any(kept)
@@ -80,7 +79,7 @@ def test_shards_that_fitted_are_kept_and_the_rest_is_made_when_there_is_room(sma
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(small_disk):
     file = CheckpointFile(small_disk / "x.safetensors", every=0)
     file.save({"a": torch.ones(10)}, {"step": 1})
-    with pytest.raises(InputError, match="No space left on device"):
+    with refused("No space left on device"):
         file.save({"a": torch.ones(1 << 20)}, {"step": 2})
     saved = file.load()
     assert saved is not None

@@ -14,7 +14,7 @@ import pytest
 import torch
 import zarr
 from banks import TEACHER, noise_bank
-from conftest import files
+from conftest import files, refused
 from numcodecs.zstd import Zstd
 
 from hast.bank.manifest import write_manifest
@@ -23,7 +23,6 @@ from hast.bank.tools import save_bank
 from hast.bank.transfer import pull_bank
 from hast.config.bank import BankConfig
 from hast.config.section import parse_section
-from hast.errors import InputError
 from hast.files.teachers import TeacherCard
 from hast.files.weights import save_with_card
 
@@ -344,21 +343,8 @@ CASES = {
 }
 
 
-@pytest.fixture
-def hast_bank(hast_here) -> Callable[..., str]:
-    """Runs `hast bank`, which ends with exit code 2 and one line; returns the line."""
-
-    def run(*arguments: str) -> str:
-        done = hast_here("bank", *arguments)
-        assert done.returncode == 2
-        (line,) = done.stderr.splitlines()
-        return line
-
-    return run
-
-
 @pytest.mark.parametrize(("damage", "message", "fits"), CASES.values(), ids=CASES.keys())
-def test_it_is_refused_in_one_line(good, tmp_path, hast_bank, damage, message, fits):
+def test_it_is_refused_in_one_line(good, tmp_path, hast_refuses, damage, message, fits):
     bad = Path(shutil.copytree(good, tmp_path / "bad"))
     target = Path(shutil.copytree(good, tmp_path / "target"))
     damage(bad / "bank.zarr")
@@ -368,20 +354,20 @@ def test_it_is_refused_in_one_line(good, tmp_path, hast_bank, damage, message, f
 
     tracemalloc.start()
     try:
-        line = hast_bank("merge", str(bad), "--out", str(target), "--overwrite")
+        line = hast_refuses("bank", "merge", str(bad), "--out", str(target), "--overwrite")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < MOST_MEMORY
     assert line.startswith("error: hast: ")
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         open_bank(bad)
     assert files(target) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "target"]
 
 
 def test_a_bank_for_another_teacher_is_refused_with_both_fingerprints(good):
-    with pytest.raises(InputError, match=f"{TEACHER}.*{'b' * 64}"):
+    with refused(f"{TEACHER}.*{'b' * 64}"):
         open_bank(good, teacher="b" * 64)
 
 
@@ -395,11 +381,11 @@ def test_a_bank_for_another_teacher_is_refused_with_both_fingerprints(good):
     ],
 )
 def test_a_bank_for_another_spec_of_the_same_teacher_is_refused_with_both_values(
-    good, tmp_path, hast_bank, name, value
+    good, tmp_path, hast_refuses, name, value
 ):
     other = SPEC.model_copy(update={name: value})
     message = re.escape(f"made for {name} {getattr(SPEC, name)} but the teacher has {value}")
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         list(pull_bank(str(good), tmp_path / "bank", teacher=TEACHER, spec=other))
     assert not (tmp_path / "bank").exists()
 
@@ -407,7 +393,9 @@ def test_a_bank_for_another_spec_of_the_same_teacher_is_refused_with_both_values
         source="builtin:digits_resnet", source_args={}, spec=other, fingerprint=TEACHER
     )
     save_with_card(tmp_path / "teacher", torch.nn.Linear(1, 1), card)
-    assert re.search(message, hast_bank("verify", str(good), "--teacher", f"{tmp_path}/teacher"))
+    assert re.search(
+        message, hast_refuses("bank", "verify", str(good), "--teacher", f"{tmp_path}/teacher")
+    )
 
 
 def test_names_of_classes_may_differ_from_those_of_the_teacher(good):
@@ -416,14 +404,14 @@ def test_names_of_classes_may_differ_from_those_of_the_teacher(good):
 
 
 @pytest.mark.parametrize("classes", [",", "", " , "])
-def test_a_filter_by_no_class_is_refused(good, tmp_path, hast_bank, classes):
-    line = hast_bank("filter", str(good), str(tmp_path / "x"), "--classes", classes)
+def test_a_filter_by_no_class_is_refused(good, tmp_path, hast_refuses, classes):
+    line = hast_refuses("bank", "filter", str(good), str(tmp_path / "x"), "--classes", classes)
     assert "names none; leave --classes out to keep all" in line
     assert not (tmp_path / "x").exists()
 
 
 def test_an_empty_bank_source_is_neither_none_nor_a_bank():
-    with pytest.raises(InputError, match="source"):
+    with refused("source"):
         parse_section({"source": ""}, BankConfig, name="bank")
 
 
@@ -434,12 +422,14 @@ def test_floats_that_are_not_finite_are_refused(tmp_path, dtype):
     store = tmp_path / "floats/bank.zarr"
     value("images", (200, 0, 0, 0), np.inf)(store)
     write_manifest(store, tmp_path / "floats/manifest.json")
-    with pytest.raises(InputError, match="images must be finite"):
+    with refused("images must be finite"):
         open_bank(tmp_path / "floats")
 
 
-def test_a_duplicate_is_found(good, tmp_path, hast_bank):
+def test_a_duplicate_is_found(good, tmp_path, hast_refuses):
     bank = open_bank(good)
     bank.images[7] = bank.images[3]
     save_bank(bank, tmp_path / "twins")
-    assert "sample 7 is a duplicate of sample 3" in hast_bank("verify", str(tmp_path / "twins"))
+    assert "sample 7 is a duplicate of sample 3" in hast_refuses(
+        "bank", "verify", str(tmp_path / "twins")
+    )

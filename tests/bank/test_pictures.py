@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import files, spec_of
+from conftest import files, refused, spec_of
 from pictures import make_pictures
 from students import warm_classifier
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -16,7 +16,6 @@ import hast
 from hast.bank.facts import bank_facts, facts_rows
 from hast.bank.stored import StoredBank
 from hast.bank.tools import filter_bank, merge_banks
-from hast.errors import InputError
 from hast.files.pictures import SUFFIXES, PictureFiles, pictures_in
 from hast.files.teachers import TeacherCard
 from hast.files.weights import save_with_card
@@ -107,15 +106,13 @@ def test_the_command_makes_the_same_bank_and_replaces_one_if_asked(
     imported(pictures, tmp_path / "expected", known, crop_fraction=0.875)
     out = tmp_path / "bank"
     command = ["bank", "import", str(pictures), str(out), "--teacher", str(saved)]
-    done = hast_here(*command)
-    assert (done.returncode, done.stdout) == (0, f"{out}: 70 samples\n"), done.stderr
-    assert hast_here(*command).returncode == 2
-    done = hast_here(*command, "--crop-fraction", "0.875", "--overwrite")
-    assert done.returncode == 0, done.stderr
+    assert hast_here(*command).stdout == f"{out}: 70 samples\n"
+    hast_here(*command, code=2)
+    hast_here(*command, "--crop-fraction", "0.875", "--overwrite")
     assert files(out) == files(tmp_path / "expected")
     info = json.loads(hast_here("bank", "info", "--json", str(out)).stdout)
     assert info["derived"]["parameters"]["pictures"] == 70
-    assert hast_here("bank", "verify", str(out), "--teacher", str(saved)).returncode == 0
+    hast_here("bank", "verify", str(out), "--teacher", str(saved))
 
 
 def test_pictures_and_synthetic_samples_merge_and_the_import_is_remembered(
@@ -137,7 +134,7 @@ def test_pictures_and_synthetic_samples_merge_and_the_import_is_remembered(
     assert any(own.card.derived.parameters["sha256"] in text for _, text in rows)
 
 
-def test_what_cannot_be_imported_ends_in_one_line(pictures, known, saved, hast_here, tmp_path):
+def test_what_cannot_be_imported_ends_in_one_line(pictures, known, saved, hast_refuses, tmp_path):
     spoilt = shutil.copytree(pictures, tmp_path / "spoilt")
     (spoilt / "b/deep/010.png").write_bytes(b"no picture")
     (tmp_path / "empty").mkdir()
@@ -151,12 +148,8 @@ def test_what_cannot_be_imported_ends_in_one_line(pictures, known, saved, hast_h
         (pictures, "out", saved, "out: is there already"),
         (pictures, "bank", tmp_path / "gone", "gone"),
     ):
-        done = hast_here(
-            "bank", "import", str(folder), str(tmp_path / target), "--teacher", str(teacher)
-        )
-        assert done.returncode == 2, done.stdout
-        assert line in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        places = [str(folder), str(tmp_path / target), "--teacher", str(teacher)]
+        assert line in hast_refuses("bank", "import", *places)
     assert {path.name for path in tmp_path.iterdir()} == {"spoilt", "empty", "out", "teacher"}
 
 
@@ -164,9 +157,9 @@ def test_pictures_have_one_or_three_channels(pictures, tmp_path):
     network, spec = warm_classifier(SOURCE, {}, (3, 32, 32))
     two = spec_of((2, 32, 32))
     network.conv1[0] = torch.nn.Conv2d(2, 24, 3, stride=2)
-    with pytest.raises(InputError, match="images have 1 or 3 channels but the teacher expects 2"):
+    with refused("images have 1 or 3 channels but the teacher expects 2"):
         imported(pictures, tmp_path / "bank", (network, two))
-    with pytest.raises(InputError, match=r"import_pictures\.crop_fraction: .* got 1\.5"):
+    with refused(r"import_pictures\.crop_fraction: .* got 1\.5"):
         imported(pictures, tmp_path / "bank", (network, spec), crop_fraction=1.5)
     assert not [*tmp_path.iterdir()]
 
@@ -174,13 +167,13 @@ def test_pictures_have_one_or_three_channels(pictures, tmp_path):
 def test_answers_that_are_no_numbers_leave_no_bank(pictures, known, tmp_path):
     network, spec = copy.deepcopy(known[0]), known[1]
     network.fc.bias.data.fill_(torch.nan)
-    with pytest.raises(InputError, match="NaN"):
+    with refused("NaN"):
         imported(pictures, tmp_path / "bank", (network, spec))
     network.fc.bias.data.zero_()
     network.fc.register_forward_hook(  # not of a black image, on which networks are tried
         lambda _module, _args, logits: torch.where(logits == logits[0], logits, torch.nan)
     )
-    with pytest.raises(InputError, match=r"difficulties must lie in 0\.\.1"):
+    with refused(r"difficulties must lie in 0\.\.1"):
         imported(pictures, tmp_path / "bank", (network, spec))
     assert not [*tmp_path.iterdir()]
 

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import python, spec_of
+from conftest import python, refused, spec_of
 from students import Net, calibrated, warm_classifier, warm_network
 from torch import nn
 
@@ -234,14 +234,14 @@ def test_what_cannot_be_exported_is_one_clear_line(network, tmp_path):
         ),
         ({"inputs": "jpeg"}, "inputs must be one of normalized, pixels, bytes, got 'jpeg'"),
     ):
-        with pytest.raises(hast.InputError, match=message):
+        with refused(message):
             hast.export_onnx(student, tmp_path / "student.onnx", **settings)
-    with pytest.raises(hast.InputError, match="Net is no student"):
+    with refused("Net is no student"):
         hast.export_onnx(network, tmp_path / "student.onnx")
 
     branching = small(lambda net, x: net.fc(net.stem(x).mean((2, 3))) if x.sum() > -1e9 else x)
     branching = calibrated(warm_network(branching, SPEC), SPEC)
-    with pytest.raises(hast.InputError, match="Net cannot be exported"):
+    with refused("Net cannot be exported"):
         hast.export_onnx(branching, tmp_path / "student.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -252,9 +252,8 @@ def test_what_cannot_be_exported_is_one_clear_line(network, tmp_path):
 )
 def test_a_place_that_cannot_be_written_is_one_clear_line(exported, tmp_path, export, place):
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(hast.InputError, match="cannot be written") as caught:
+    with refused("cannot be written"):
         export(exported("w4a4")[0], tmp_path / place)
-    assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.rglob("*")] == ["folder.onnx"]
 
 
@@ -267,4 +266,4 @@ def test_without_the_extra_the_library_imports_and_the_export_says_what_to_insta
         "from hast.export.onnx_graph import export_float_onnx\n"
         "hast.export_onnx(torch.nn.Identity(), 'x.onnx')\n"
     )
-    assert python("-c", code).stderr.strip().endswith("run `pip install 'hast[onnx]'`")
+    assert python("-c", code, code=1).stderr.strip().endswith("run `pip install 'hast[onnx]'`")

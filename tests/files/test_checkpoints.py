@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 import torch
-from conftest import files
+from conftest import files, refused
 from safetensors.torch import load_file, save_file
 from students import SHARING, Net, Sharing, calibrated, warm_classifier, warm_network
 from torch import nn
@@ -235,7 +235,7 @@ def test_an_infinite_buffer_is_kept(spec, tmp_path):
 def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
     student = calibrated(warm_network(masked(), spec), spec)
     dict(student.state_dict())[name].view(-1)[0] = value
-    with pytest.raises(hast.InputError, match=message):
+    with refused(message):
         hast.save(student, tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
 
@@ -243,9 +243,9 @@ def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
 def test_a_network_without_a_source_needs_the_architecture(spec, tmp_path):
     student = calibrated(warm_network(small(), spec), spec)
     returned(student, spec, tmp_path / "student", network=small())
-    with pytest.raises(hast.InputError, match=r"hast.load\(path, network=MyNetwork\(\)\)"):
+    with refused(r"hast.load\(path, network=MyNetwork\(\)\)"):
         hast.load(tmp_path / "student")
-    with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
+    with refused("has other layers than the checkpoint"):
         hast.load(tmp_path / "student", network=small(channels=5))
 
 
@@ -260,7 +260,7 @@ def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, 
     monkeypatch.chdir(tmp_path)
     path = hast.save(student, "out", source="python:mine:build", source_args={"widths": [8, 16]})
     os.remove("ran")
-    with pytest.raises(hast.InputError, match="trust_source=True"):
+    with refused("trust_source=True"):
         hast.load(path)
     assert not os.path.exists("ran")
     loaded = hast.load(path, trust_source=True)
@@ -284,9 +284,8 @@ def test_a_failed_save_is_one_line_and_leaves_the_old_checkpoint_and_nothing_els
     path = hast.save(student, tmp_path / "student")
     before = files(path)
     for place in (path, tmp_path / "new"):
-        with pytest.raises(hast.InputError, match=message) as caught:
+        with refused(message):
             hast.save(student, place, source=source, source_args=arguments)
-        assert "\n" not in str(caught.value)
     assert files(path) == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -294,17 +293,17 @@ def test_a_failed_save_is_one_line_and_leaves_the_old_checkpoint_and_nothing_els
 def test_a_place_that_cannot_be_written_is_one_clear_line(student, tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file", tmp_path / "file/below", "/proc/packed"):
-        with pytest.raises(hast.InputError, match="cannot be written"):
+        with refused("cannot be written"):
             hast.save(student, place)
     assert files(tmp_path) == {"file": b"mine"}
 
 
 def test_what_is_no_student_or_not_calibrated_is_refused(teacher, spec, tmp_path):
-    with pytest.raises(hast.InputError, match=r"is no student; make one with hast\.quantize"):
+    with refused(r"is no student; make one with hast\.quantize"):
         hast.save(teacher, tmp_path / "teacher")
     student = calibrated(teacher, spec)
     student.stem[0].activation_quantizers[0].scale.fill_(torch.nan)
-    with pytest.raises(hast.InputError, match="has no activation ranges; calibrate it first"):
+    with refused("has no activation ranges; calibrate it first"):
         hast.save(student, tmp_path / "student")
     assert not (tmp_path / "student").exists()
 
@@ -357,7 +356,7 @@ def test_scales_that_would_make_no_number_are_refused(student, tmp_path):
     tensors["activation_scale"][0] = 0.0
     save_file(tensors, path / "model.safetensors")
     edit_card(sha256=sha256((path / "model.safetensors").read_bytes()).hexdigest())(path)
-    with pytest.raises(hast.InputError, match="scales must be positive"):
+    with refused("scales must be positive"):
         hast.load(path)
 
 
@@ -386,7 +385,7 @@ def test_shared_weights_and_transposed_convolutions_come_back(quantizer, fold, t
 def test_a_student_that_would_not_come_back_is_not_written(student, tmp_path):
     """Its forward depends on something that no checkpoint holds."""
     student.classifier.register_forward_hook(lambda _module, _args, logits: logits + 1)
-    with pytest.raises(hast.InputError, match="answers otherwise than the student"):
+    with refused("answers otherwise than the student"):
         hast.save(student, tmp_path / "s", source="builtin:digits_resnet",
                   source_args={"widths": [8, 16]})  # fmt: skip
     assert not (tmp_path / "s").exists()

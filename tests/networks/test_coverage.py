@@ -6,8 +6,8 @@ import warnings
 import pytest
 import torch
 import torchvision
-from banks import noise_bank
-from conftest import spec_of
+from banks import bank_for
+from conftest import refused, spec_of
 from students import Net
 from torch import nn
 from torch.nn import functional as F
@@ -17,11 +17,10 @@ from hast.cli.network import inspect
 from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
 from hast.config.spec import ModelSpec
-from hast.errors import HastWarning, InputError
+from hast.errors import HastWarning
 from hast.files.checkpoint_schema import describe_plan, plan_of
 from hast.networks.batch_norm import freeze
 from hast.networks.coverage import Coverage, layer_table, plan_coverage, warn_of_full_precision
-from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import QuantizationPlan, forward_macs, plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student, remove_quantizers
@@ -279,9 +278,7 @@ def test_the_warning_is_one_line_with_shares_names_and_a_way_out():
 
 def test_quantize_warns_once_and_the_student_knows():
     teacher = freeze(nn.Sequential(nn.BatchNorm2d(3), own_parameters()))
-    bank = noise_bank(8, (3, 8, 8), classes=10)
-    made_for = {"spec": SPEC, "teacher": fingerprint(teacher.state_dict())}
-    bank = bank._replace(card=bank.card.model_copy(update=made_for))
+    bank = bank_for(teacher, SPEC, 8)
     with pytest.warns(HastWarning, match=r"22\.7% of .* 1\.kernel, 1\.head\.") as caught:
         student = hast.quantize(
             teacher, SPEC, bank, steps=1, batch_size=4, progress=False,
@@ -290,7 +287,7 @@ def test_quantize_warns_once_and_the_student_knows():
     assert [w.filename for w in caught if w.category is HastWarning] == [__file__]
     found = hast.coverage(student)
     assert found == covered(teacher)
-    with pytest.raises(InputError, match="Sequential is no student"):
+    with refused("Sequential is no student"):
         hast.coverage(teacher)
 
 

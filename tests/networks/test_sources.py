@@ -2,12 +2,11 @@ import sys
 
 import pytest
 import torch
-from conftest import spec_of
+from conftest import refused, spec_of
 from students import Net
 from torch import nn
 
 from hast.config.spec import PartialSpec
-from hast.errors import InputError
 from hast.networks.classifier import check_classifier, require_batch_norm, resolve_spec
 from hast.networks.digits_resnet import DIGITS_SPEC
 from hast.networks.sources import build_network
@@ -34,9 +33,8 @@ def test_a_factory_is_found_by_its_python_path():
     ],
 )
 def test_a_wrong_source_is_refused_in_one_line(source, arguments, message):
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message):
         build_network(source, arguments)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -47,24 +45,24 @@ def test_a_wrong_source_is_refused_in_one_line(source, arguments, message):
     ],
 )
 def test_a_spec_that_does_not_fit_the_network_is_refused(spec, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         check_classifier(build_network("builtin:digits_resnet", {}).network, spec)
 
 
 def test_nan_weights_are_noticed(teacher):
     torch.nn.init.constant_(teacher.classifier.bias, torch.nan)
-    with pytest.raises(InputError, match="answers NaN"):
+    with refused("answers NaN"):
         check_classifier(teacher, DIGITS_SPEC)
 
 
 def test_a_pretrained_tag_of_a_source_without_tags_is_refused():
-    with pytest.raises(InputError, match="has no pretrained weights named 'best'; give a file"):
+    with refused("has no pretrained weights named 'best'; give a file"):
         build_network("builtin:digits_resnet", {}, tag="best")
 
 
 def test_a_missing_optional_library_ends_with_the_line_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match="timm is not installed; run `pip install timm`"):
+    with refused("timm is not installed; run `pip install timm`"):
         build_network("timm:resnet18", {})
 
 
@@ -118,7 +116,7 @@ def test_what_the_source_does_not_know_is_given_and_classes_are_counted():
 )
 def test_a_spec_that_contradicts_or_lacks_something_is_refused(known, given, message):
     network = build_network("builtin:digits_resnet", {}).network
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         resolve_spec(network, known, given)
 
 
@@ -133,7 +131,7 @@ def test_a_spec_that_contradicts_or_lacks_something_is_refused(known, given, mes
 )
 def test_answers_that_are_no_logits_are_refused(answer, message):
     network = Net(lambda net, x: answer(net.bn(x).flatten(1)[:, :10]), bn=nn.BatchNorm2d(1))
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         check_classifier(network, DIGITS_SPEC)
 
 
@@ -144,5 +142,5 @@ def test_batch_norms_that_are_never_called_do_not_count():
 
     network = Net(compute, bn=nn.BatchNorm2d(1), fc=nn.Linear(64, 10))
     check_classifier(network, DIGITS_SPEC)
-    with pytest.raises(InputError, match="its forward never calls them"):
+    with refused("its forward never calls them"):
         require_batch_norm(network, DIGITS_SPEC.input_shape)

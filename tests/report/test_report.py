@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 from browser import assert_shown, opened
-from conftest import WIDTHS, edit_params
+from conftest import WIDTHS, edit_params, refused
 from stage_runs import run
 
-from hast.errors import InputError
 from hast.files.tables import read_json, read_tsv
 from hast.report.record import read_run
 from hast.report.results import verdict
@@ -100,7 +99,7 @@ def test_the_verdict_says_when_an_earlier_step_was_kept(kept, said):
 
 def test_a_missing_file_is_named(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
-    with pytest.raises(InputError, match=r"nothing/bns\.tsv: no such file; run `dvc repro`"):
+    with refused(r"nothing/bns\.tsv: no such file; run `dvc repro`"):
         read_run(Path("params.yaml"), plots=Path("nothing"))
 
 
@@ -164,7 +163,7 @@ def test_it_prints_on_white_paper_without_the_menu_and_with_what_is_folded(brows
 
 def test_without_test_images_it_says_what_is_not_known(browser, finished):
     edit_params(Path(), lambda p: p["dataset"].update(name="none"))
-    with pytest.raises(InputError, match="is of other test images; rerun `dvc repro answers`"):
+    with refused("is of other test images; rerun `dvc repro answers`"):
         run("evaluate", "w4a4")
     run("answers")
     for width in WIDTHS:
