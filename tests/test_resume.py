@@ -13,10 +13,7 @@ import stage_runs as runs
 from conftest import copy_project, dvc, edit_params, files, started, wait_for
 
 BANK = "artifacts/bank"
-STUDENTS = {
-    "reconstruct": "artifacts/reconstructed/w4a4",
-    "quantize": "artifacts/students/w4a4",
-}
+STUDENTS = {"reconstruct": "artifacts/reconstructed/w4a4", "quantize": "artifacts/students/w4a4"}
 
 
 @pytest.fixture(scope="module")

@@ -199,18 +199,12 @@ DAMAGED = {
 
 # The same, with a manifest that fits: whoever made it meant it.
 HOSTILE = {
-    "a truncated shard": (
-        cut(SHARD, 10), "has 10 bytes but a chunk takes 12288; .* damaged or",
-    ),
-    "a shard that lacks a byte": (
-        cut(SHARD, 12287), "has 12287 bytes but a chunk takes 12288",
-    ),
+    "a truncated shard": (cut(SHARD, 10), "has 10 bytes but a chunk takes 12288; .* damaged or"),
+    "a shard that lacks a byte": (cut(SHARD, 12287), "has 12287 bytes but a chunk takes 12288"),
     "a shard with a byte too many": (
         content(SHARD, bytes(12289)), "has 12289 bytes but a chunk takes 12288",
     ),
-    "a last shard without its padding": (
-        cut("images/c/4/0/0/0", 44 * 192), "has 8448 bytes but",
-    ),
+    "a last shard without its padding": (cut("images/c/4/0/0/0", 44 * 192), "has 8448 bytes but"),
     "a shard of no bytes": (content(SHARD, b""), "has 0 bytes but"),
     "a shard that is a folder": (
         all_of(without(SHARD), lambda s: (s / SHARD).mkdir()), "c/1/0/0/0: is missing",
@@ -222,9 +216,7 @@ HOSTILE = {
         all_of(content(SHARD, BOMB), more_codecs("images", "zstd")),
         r"must have codecs \[\{'name': 'bytes'\}\], got .*'zstd'",
     ),
-    "a compressed column": (
-        more_codecs("labels", "blosc"), "must have codecs .*, got .*'blosc'",
-    ),
+    "a compressed column": (more_codecs("labels", "blosc"), "must have codecs .*, got .*'blosc'"),
     "shards inside of chunks": (
         edited("images/zarr.json", shard_in_chunks),
         "must have codecs .*, got .*'sharding_indexed'",
@@ -257,9 +249,7 @@ HOSTILE = {
     "another shape than the card's": (
         image_shape(0, 299), r"must have shape \[300, 3, 8, 8\], got \[299, 3, 8, 8\]",
     ),
-    "negative dimensions": (
-        images(shape=[-1, 3, 8, 8]), r"must have shape \[300, 3, 8, 8\]",
-    ),
+    "negative dimensions": (images(shape=[-1, 3, 8, 8]), r"must have shape \[300, 3, 8, 8\]"),
     "no samples": (images(shape=[0, 3, 8, 8]), r"must have shape \[300, 3, 8, 8\]"),
     "absurdly large images": (
         all_of(spec(input_shape=[3, 40_000, 40_000]),
@@ -269,18 +259,14 @@ HOSTILE = {
     "absurdly many samples": (
         all_of(attributes(samples=10**12), image_shape(0, 10**12)), "c/5/0/0/0: is missing",
     ),
-    "huge chunks": (
-        image_chunks(0, 1 << 40), "has 12288 bytes but a chunk takes 211106232532992",
-    ),
+    "huge chunks": (image_chunks(0, 1 << 40), "has 12288 bytes but a chunk takes 211106232532992"),
     "small chunks": (image_chunks(0, 63), "has 12288 bytes but a chunk takes 12096"),
     "chunks that cut images": (
         image_chunks(1, 1), r"must have chunk_grid .*\[64, 3, 8, 8\].*, got .*\[64, 1, 8, 8\]",
     ),
     "chunks of nothing": (image_chunks(0, 0), "chunk_shape must hold positive integers"),
     "absurdly many layers": (measure_endless_layers, "bns_gap has 100001 values; hostile"),
-    "an unknown codec": (
-        more_codecs("images", "evil"), "must have codecs .*, got .*'evil'",
-    ),
+    "an unknown codec": (more_codecs("images", "evil"), "must have codecs .*, got .*'evil'"),
     "a codec that unpickles": (
         labels(lambda v: v.update(codecs=[{"name": "numcodecs.pickle"}])),
         "must have codecs .*, got .*'numcodecs.pickle'",
@@ -320,9 +306,7 @@ HOSTILE = {
     "metadata without end": (content("zarr.json", BOTTOMLESS), "zarr.json: cannot be read"),
     "metadata of a megabyte": (content("zarr.json", " " * (2 << 20)), "larger than 1 MB"),
     "metadata that are no JSON": (content("zarr.json", "{"), "cannot be read"),
-    "a Zarr v2 array": (
-        labels(lambda v: v.update(zarr_format=2)), "must describe a Zarr v3 array",
-    ),
+    "a Zarr v2 array": (labels(lambda v: v.update(zarr_format=2)), "must describe a Zarr v3 array"),
     "a Zarr array": (
         replaced(lambda p: zarr.create_array(p, shape=(9,), dtype="int8")),
         "must describe a Zarr v3 group",

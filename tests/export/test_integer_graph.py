@@ -231,11 +231,7 @@ def test_codes_are_spread_over_the_byte_without_changing_a_weight(network, bits,
 
 @pytest.mark.parametrize(
     ("bits", "settings"),
-    [
-        ("w4a8", {"inputs": "bytes"}),
-        ("w4a8", {"inputs": "pixels"}),
-        ("w4a32", {}),
-    ],
+    [("w4a8", {"inputs": "bytes"}), ("w4a8", {"inputs": "pixels"}), ("w4a32", {})],
 )
 def test_other_inputs_and_float_activations_work_with_a_target(network, bits, settings, tmp_path):
     student, path = exported(network, tmp_path, bits, "onnxruntime", **settings)

@@ -21,11 +21,7 @@ def classifier():
 
 @pytest.mark.parametrize(
     ("bits", "placement", "quantizer"),
-    [
-        ("w3a3", "inputs", "minmax"),
-        ("w8a2", "relu", "learned"),
-        ("w4a32", "inputs", "learned"),
-    ],
+    [("w3a3", "inputs", "minmax"), ("w8a2", "relu", "learned"), ("w4a32", "inputs", "learned")],
 )
 def test_a_program_answers_the_same_to_the_bit_for_any_batch(
     classifier, bits, placement, quantizer, tmp_path

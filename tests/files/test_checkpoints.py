@@ -325,10 +325,7 @@ DAMAGE = {
     "flipped bit": (edit("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])), "has sha256"),
     "cut": (edit("model.safetensors", lambda b: b[:-9]), "has sha256"),
     "no json": (edit("config.json", lambda b: b[:-9]), "Invalid JSON"),
-    "a newer version": (
-        edit_card(version=2),
-        "has version 2, this hast reads version 1",
-    ),
+    "a newer version": (edit_card(version=2), "has version 2, this hast reads version 1"),
     "another format": (
         edit_card(format="other"),
         "not the card of a packed checkpoint; name another folder",
