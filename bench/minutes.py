@@ -49,12 +49,10 @@ from hast.math.intervals import paired_drop
 from hast.pipeline.settings import network_settings
 from hast.report.tables import markdown_rows
 
-_NO_STEPS: Settings = {"reconstruct": {"steps": 0}, "quantize": {"steps": 0, "milestones": []}}
 # What each variant changes of the recipe that its name begins with.
 VARIANTS: dict[str, Settings] = {
     "best": {},
     "best, ends no wider": {"layers": {"first_last_bits": "width"}},
-    "best, ranges only": _NO_STEPS,
     "best, real images": {},
     "hast": {},
 }
@@ -86,7 +84,10 @@ def main(
     before = correct_answers(teacher.network, teacher)[0][rest]
     kept["teacher"] = 100 * before.double().mean().item()
     for seed, name in product(range(first_seed, first_seed + seeds), variants.split(";")):
-        missing = [w for w in parse_widths(widths) if not _has(kept, name, str(w), seed)]
+        made = [
+            row["width"] for row in kept["rows"] if (row["variant"], row["seed"]) == (name, seed)
+        ]
+        missing = [width for width in parse_widths(widths) if str(width) not in made]
         if not missing:
             continue
         recipe = name.partition(",")[0]
@@ -103,14 +104,14 @@ def main(
                 bank = imported(spent, Path(folder), teacher)
             else:
                 generator, bank = make_samples(teacher.network, teacher.spec, settings)
-            made = time.perf_counter() - start
+            for_bank = time.perf_counter() - start
             for width in missing:
                 start = time.perf_counter()
                 student = quantize(
                     teacher.network, teacher.spec, bank, generator=generator, **width._asdict(),
                     **arguments_of(settings),
                 )  # fmt: skip
-                seconds = made + time.perf_counter() - start
+                seconds = for_bank + time.perf_counter() - start
                 after = correct_answers(student, teacher)[0][rest]
                 row = _row(student, teacher, bank, settings, before, after)
                 row |= {"variant": name, "width": str(width), "seed": seed, "minutes": seconds / 60}
@@ -159,11 +160,6 @@ def _sections(settings: dict[str, Any]) -> Settings:
 
 def _seeded(settings: Settings, seed: int) -> Settings:
     return {name: s | {"seed": seed} if "seed" in s else s for name, s in settings.items()}
-
-
-def _has(kept: dict[str, Any], variant: str, width: str, seed: int) -> bool:
-    asked = (variant, width, seed)
-    return any((row["variant"], row["width"], row["seed"]) == asked for row in kept["rows"])
 
 
 def _table(kept: dict[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """`make bench`: synthesis and fine-tuning steps, engine against plain reference, interleaved.
 
-Writes bench/out/latest.json and bench/out/latest.png. Medians over repeats; the ratio is what
+Writes bench/out/latest.json. Medians over repeats; the ratio is what
 counts, the seconds depend on the machine.
 """
 
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +34,6 @@ from hast.networks.blocks import find_blocks
 from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student
-from hast.report.figures.canvas import canvas, to_png
 
 OUT = Path(__file__).parent / "out"
 WARM_UP, ENDLESS = 2, 10**6
@@ -69,7 +67,7 @@ class Line(NamedTuple):
 
 
 def main() -> None:
-    device = select_device(sys.argv[1] if len(sys.argv) > 1 else "auto")
+    device = select_device("auto")
     machine = describe(device)
     engine = choose_engine(device, work=float("inf"))
     console = Console()
@@ -191,19 +189,7 @@ def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: 
         "lines": [line._asdict() for line in lines],
     }
     write_json(OUT / "latest.json", values)
-    draw(lines, OUT / "latest.png")
-    console.print(f"written: {OUT / 'latest.json'}, {OUT / 'latest.png'}")
-
-
-def draw(lines: list[Line], path: Path) -> None:
-    names = [f"{line.network}, {line.task}" for line in lines]
-    with canvas(width=7, height=3) as (figure, (axes,)):
-        bars = axes.barh(names, [line.ratio for line in lines])
-        axes.bar_label(bars, fmt="%.1fx", padding=3)
-        axes.invert_yaxis()
-        axes.set_xlabel("times faster than the plain reference")
-        axes.margins(x=0.15)
-    path.write_bytes(to_png(figure))
+    console.print(f"written: {OUT / 'latest.json'}")
 
 
 if __name__ == "__main__":

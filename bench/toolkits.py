@@ -76,7 +76,7 @@ def main(
     rows = []
     with TemporaryDirectory() as folder:
         calibrated_with: dict[str, Samples] = {
-            "standard normal noise": bank_of(teacher, noise),
+            "standard normal noise": bank_of(network, spec, noise),
             "bank": StoredBank(bank, spec=spec) if bank else made_bank(teacher, seed, minutes),
             "real images": imported(spent, Path(folder), teacher),
         }
