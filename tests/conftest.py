@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every stage in its smallest real form.
-TINY: dict[str, dict[str, Any]] = {
-    "teacher": {"training": {"epochs": 1, "batch_size": 256}, "source_args": {"widths": [8, 16]}},
-    "generator": {"steps": 3, "width": 8, "latent_dim": 4},
-    "synthesize": {"samples": 24, "batch_size": 8, "steps": 3},
-    "calibrate": {"batches": 2, "batch_size": 8},
-    "quantize": {"steps": 3, "batch_size": 8, "milestones": [2]},
-    "export": {"formats": [], "samples": 32, "reference_samples": 8, "min_agreement": 0.5},
-}
+TINY = {
+    "teacher.training.epochs": 1, "teacher.training.batch_size": 256,
+    "teacher.source_args.widths": [8, 16],
+    "generator.steps": 3, "generator.width": 8, "generator.latent_dim": 4,
+    "synthesize.samples": 24, "synthesize.batch_size": 8, "synthesize.steps": 3,
+    "calibrate.batches": 2, "calibrate.batch_size": 8,
+    "quantize.steps": 3, "quantize.batch_size": 8, "quantize.milestones": [2],
+    "export.formats": [], "export.samples": 32, "export.reference_samples": 8,
+    "export.min_agreement": 0.5,
+}  # fmt: skip
 
 WIDTHS = ["w4a4", "w2a3"]
 
@@ -138,7 +142,7 @@ def begun(finished) -> Path:
         shutil.rmtree(finished / "artifacts" / name)
     for name in (".partial", "metrics", "report"):
         shutil.rmtree(finished / name)
-    edit_params(finished, lambda p: p.update(bit_widths=["w4a4"]))
+    set_params(finished, {"bit_widths": ["w4a4"]})
     return finished
 
 
@@ -168,26 +172,17 @@ def prefect(tmp_path_factory) -> Iterator[dict[str, str]]:
 def write_params(project: Path, widths: list[str]) -> None:
     """The parameters of the project in tiny sizes."""
     shutil.copy(ROOT / "params.yaml", project)
-    edit_params(project, use_tiny_sizes)
-    edit_params(project, lambda p: p.update(bit_widths=widths))
+    set_params(project, TINY | {"bit_widths": widths})
 
 
-def edit_params(project: Path, change: Callable[[Any], None]) -> None:
-    """Change params.yaml of a project in place."""
-    yaml = YAML()
-    path = project / "params.yaml"
+def set_params(project: Path, values: dict[str, Any]) -> None:
+    """Write values into params.yaml of a project, by names such as `quantize.steps`."""
+    yaml, path = YAML(), project / "params.yaml"
     params = yaml.load(path)
-    change(params)
+    for name, value in values.items():
+        *sections, key = name.split(".")
+        reduce(getitem, sections, params)[key] = value
     yaml.dump(params, path)
-
-
-def use_tiny_sizes(params: Any) -> None:
-    for section, values in TINY.items():
-        for key, value in values.items():
-            if isinstance(value, dict) and isinstance(params[section][key], dict):
-                params[section][key].update(value)
-            else:
-                params[section][key] = value
 
 
 def copy_project(target: Path) -> Path:
@@ -200,7 +195,7 @@ def copy_project(target: Path) -> Path:
         if (ROOT / name).is_file() and name != "dvc.lock":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    edit_params(target, use_tiny_sizes)
+    set_params(target, TINY)
     git(target, "init", "-q")
     commit_all(target, "start")
     return target

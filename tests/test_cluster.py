@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import edit_params, files, refused, started, wait_for
+from conftest import files, refused, set_params, started, wait_for
 from stage_runs import A, run_generator, run_synthesize, run_teacher
 
 from hast.bank import cluster
@@ -46,8 +46,8 @@ def scheduler(tmp_path_factory) -> "Iterator[tuple[str, subprocess.Popen[str]]]"
 def test_workers_of_a_cluster_write_the_bank_of_one_process_byte_for_byte(
     project, scheduler, tmp_path, monkeypatch
 ):
-    change = {"samples": 40, "steps": 60, "init": "generator"}
-    edit_params(project, lambda p: p["synthesize"].update(change))
+    change = {"synthesize.samples": 40, "synthesize.steps": 60, "synthesize.init": "generator"}
+    set_params(project, change)
     run_teacher()
     run_generator()
     run_synthesize(workers=1)

@@ -4,9 +4,9 @@ from functools import partial
 import pytest
 import torch
 from conftest import refused
+from loop_runs import synthesis_losses
 from torch import nn
 
-from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import (
     Engine,
     bf16_is_fast,
@@ -17,15 +17,9 @@ from hast.engine.engine import (
     select_device,
 )
 from hast.errors import HastWarning
-from hast.loops.synthesize import synthesize
 from hast.networks.batch_norm import freeze
 
 CPU = torch.device("cpu")
-
-
-def losses(teacher, spec, engine):
-    config = SynthesisConfig(samples=8, batch_size=8, steps=10, learning_rate=0.1)
-    return [s.loss.item() for s in synthesize(teacher, None, spec, config, [0], engine)]
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="compilation on the CPU needs g++")
@@ -34,13 +28,13 @@ def test_ten_compiled_steps_agree_to_rounding(spec):
     torch.manual_seed(0)
     parts = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
     teacher = freeze(nn.Sequential(*parts))
-    plain = losses(teacher, spec, Engine())
-    assert losses(teacher, spec, Engine(compile=True)) == pytest.approx(plain, rel=1e-4)
+    plain = synthesis_losses(teacher, spec, Engine())
+    assert synthesis_losses(teacher, spec, Engine(compile=True)) == pytest.approx(plain, rel=1e-4)
 
 
 def test_ten_bf16_steps_stay_close(teacher, spec):
-    plain = losses(teacher, spec, Engine())
-    bf16 = losses(teacher, spec, Engine(bf16=True))
+    plain = synthesis_losses(teacher, spec, Engine())
+    bf16 = synthesis_losses(teacher, spec, Engine(bf16=True))
     assert bf16 != plain
     assert bf16 == pytest.approx(plain, rel=0.05)
 
@@ -95,10 +89,10 @@ def test_a_failure_of_the_compiler_in_any_pass_of_any_step_costs_a_warning(
 
         return compiled
 
-    plain = losses(teacher, spec, Engine())
+    plain = synthesis_losses(teacher, spec, Engine())
     monkeypatch.setattr("torch.compile", breaks_later)
     with pytest.warns(HastWarning, match="running without compilation: no") as caught:
-        assert losses(teacher, spec, Engine(compile=True)) == plain
+        assert synthesis_losses(teacher, spec, Engine(compile=True)) == plain
     (said,) = [str(warning.message) for warning in caught]  # once, in one line
     assert "\n" not in said
 

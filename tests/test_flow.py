@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import commit_all, copy_project, dvc, edit_params, git
+from conftest import commit_all, copy_project, dvc, git, set_params
 from light_project import light_project, run_probe, two_gpus
 
 # Runs the flow once for each set of parameters, in a folder of its own and after a shell command.
@@ -109,7 +109,7 @@ def test_a_second_clone_with_the_same_remote_skips_what_the_first_has_built(pref
 @pytest.mark.slow
 def test_the_real_stages_are_built_once_and_publish_their_artifacts(prefect, tmp_path):
     project = copy_project(tmp_path / "project")
-    edit_params(project, lambda p: p.update(bit_widths=["w4a4"]))
+    set_params(project, {"bit_widths": ["w4a4"]})
     first, again, failed = run_flows(
         prefect,
         (project, "true", {}),

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import copy_project, edit_params, python, started, wait_for
+from conftest import copy_project, python, set_params, started, wait_for
 from stage_runs import A
 
 
@@ -27,7 +27,7 @@ def run_pipeline(project) -> "subprocess.Popen[str]":
 
 def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
     # Each of the four shards takes seconds.
-    edit_params(project, lambda p: p["synthesize"].update(samples=32, steps=800))
+    set_params(project, {"synthesize.samples": 32, "synthesize.steps": 800})
     process = run_pipeline(project)
     wait_for(lambda: finished(project))
     os.killpg(process.pid, signal.SIGINT)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, copy_project, dvc, edit_params, executed, git, python
+from conftest import ROOT, copy_project, dvc, executed, git, python, set_params
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 from stage_runs import run_all
@@ -42,8 +42,7 @@ def begin(folder: Path) -> Path:
     project = copy_project(folder)
     formats = YAML(typ="safe").load(ROOT / "params.yaml")["export"]["formats"]
     assert {"onnx", "program"} <= set(formats)
-    edit_params(project, lambda p: p["export"].update(formats=formats))
-    edit_params(project, lambda p: p.update(bit_widths=["w4a4"]))
+    set_params(project, {"export.formats": formats, "bit_widths": ["w4a4"]})
     return project
 
 
@@ -105,7 +104,7 @@ def test_a_run_after_that_rebuilds_nothing(built):
 
 
 def test_another_bit_width_trains_one_student_and_touches_nothing_else(built, project):
-    edit_params(project, lambda p: p.update(bit_widths=["w4a4", "w3a3"]))
+    set_params(project, {"bit_widths": ["w4a4", "w3a3"]})
     assert changed(project) == of_width("w3a3") | {"report"}
     printed = make_run(project, "calibrate@w3a3")
     assert executed(printed) == {"calibrate@w3a3"} | ALWAYS
@@ -138,14 +137,8 @@ def test_stages_that_share_one_process_in_another_folder_write_identical_artifac
     ],
 )
 def test_a_parameter_rebuilds_only_the_stages_that_depend_on_it(built, key, value, expected):
-    def change(params):
-        *path, last = key.split(".")
-        for part in path:
-            params = params[part]
-        params[last] = value
-
     before = (built.project / "params.yaml").read_text()
-    edit_params(built.project, change)
+    set_params(built.project, {key: value})
     found = changed(built.project)
     (built.project / "params.yaml").write_text(before)
     assert found == expected | {"report"}  # which lists all parameters
@@ -183,17 +176,15 @@ def test_metrics_and_plots_are_dvcs_own(built):
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "message"),
+    ("key", "value", "message"),
     [
-        ("quantize", "steps", -1, "params.yaml: quantize.steps: Input should be greater than"),
-        ("teacher", "weights", "nothing.pth", "nothing.pth: no such checkpoint file"),
+        ("quantize.steps", -1, "params.yaml: quantize.steps: Input should be greater than"),
+        ("teacher.weights", "nothing.pth", "nothing.pth: no such checkpoint file"),
     ],
 )
-def test_bad_input_ends_with_one_clear_line_and_loses_nothing(
-    project, section, key, value, message
-):
+def test_bad_input_ends_with_one_clear_line_and_loses_nothing(project, key, value, message):
     before = artifacts(project)
-    edit_params(project, lambda p: p[section].update({key: value}))
+    set_params(project, {key: value})
     assert message in error_of(project, "stages.pipeline")
     survivors = {n: h for n, h in artifacts(project).items() if not re.search("teacher|inputs", n)}
     assert survivors.items() <= before.items()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import stage_runs as runs
-from conftest import copy_project, dvc, edit_params, files, started, wait_for
+from conftest import copy_project, dvc, files, set_params, started, wait_for
 
 BANK = "artifacts/bank"
 STUDENTS = {"reconstruct": "artifacts/reconstructed/w4a4", "quantize": "artifacts/students/w4a4"}
@@ -21,14 +21,12 @@ def whole(tmp_path_factory) -> Path:
     """A project whose bank and student were made without interruption."""
     project = copy_project(tmp_path_factory.mktemp("whole"))
 
-    def change(params):
-        params["bit_widths"] = ["w4a4"]
-        params["synthesize"].update(samples=64, steps=40)
-        params["layers"].update(quantizer="learned")
-        params["reconstruct"].update(steps=8, samples=16)
-        params["quantize"].update(steps=60, optimizer="adamw", schedule="cosine")
-
-    edit_params(project, change)
+    longer = {
+        "bit_widths": ["w4a4"], "synthesize.samples": 64, "synthesize.steps": 40,
+        "layers.quantizer": "learned", "reconstruct.steps": 8, "reconstruct.samples": 16,
+        "quantize.steps": 60, "quantize.optimizer": "adamw", "quantize.schedule": "cosine",
+    }  # fmt: skip
+    set_params(project, longer)
     with chdir(project):
         runs.run_teacher()
         runs.run_generator()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import stage_runs as runs
-from conftest import commit_all, copy_project, dvc, edit_params, executed, files, git
+from conftest import commit_all, copy_project, dvc, executed, files, git, set_params
 
 from hast.bank.tools import filter_bank
 
@@ -38,13 +38,8 @@ def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path, monkeypa
     other = copy_project(tmp_path / "other")
     dvc(other, "import", str(owner), "artifacts/bank", "-o", "shared-bank")
 
-    def change(params):
-        params["bit_widths"] = ["w4a4"]
-        params["bank"]["source"] = "shared-bank"
-        params["calibrate"]["images"] = "bank"
-        params["synthesize"]["steps"] = 10**9  # would never end
-
-    edit_params(other, change)
+    imported = {"bank.source": "shared-bank", "calibrate.images": "bank"}
+    set_params(other, imported | {"bit_widths": ["w4a4"], "synthesize.steps": 10**9})  # endless
     dvc(other, "repro", "synthesize")
     assert files(other / "artifacts/bank") == files(owner / "artifacts/bank")
     assert [p.name for p in (other / "artifacts/generator").iterdir()] == ["not-trained.json"]

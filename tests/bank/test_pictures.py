@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import files, refused, spec_of
 from pictures import make_pictures
-from students import warm_classifier
+from students import save_teacher, warm_classifier
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import hast
@@ -17,11 +17,8 @@ from hast.bank.facts import bank_facts, facts_rows
 from hast.bank.stored import StoredBank
 from hast.bank.tools import filter_bank, merge_banks
 from hast.files.pictures import SUFFIXES, PictureFiles, pictures_in
-from hast.files.teachers import TeacherCard
-from hast.files.weights import save_with_card
-from hast.networks.fingerprint import fingerprint
 
-SOURCE, ARGUMENTS = "torchvision:shufflenet_v2_x0_5", {"num_classes": 10}
+SOURCE = "torchvision:shufflenet_v2_x0_5"
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +35,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def saved(known, tmp_path):
     """The classifier as a folder."""
-    network, spec = known
-    card = TeacherCard(
-        source=SOURCE,
-        source_args=ARGUMENTS,
-        spec=spec,
-        fingerprint=fingerprint(network.state_dict()),
-    )
-    save_with_card(tmp_path / "teacher", network, card)
-    return tmp_path / "teacher"
+    return save_teacher(tmp_path / "teacher", *known, SOURCE, num_classes=10)
 
 
 def imported(pictures, out, known, **options):

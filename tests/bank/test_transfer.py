@@ -1,26 +1,22 @@
 """Push and pull against a real folder and a real S3 server on loopback."""
 
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
-from banks import noise
-from conftest import cli, files, refused, spec_of, wait_for
+from banks import noise_bank
+from conftest import cli, files, refused, started, wait_for
 
 from hast.bank import remote
-from hast.bank.record import Bank, BankCard
 from hast.bank.tools import filter_bank, save_bank
 from hast.bank.transfer import fetch_shard, pull_bank, push_bank, send_shard
 from hast.bank.writer import BankWriter
 
-SPEC = spec_of((3, 16, 16), 5, std=(0.2,) * 3)
+SHAPE = (3, 16, 16)
 
 
 @pytest.fixture(autouse=True)
@@ -30,38 +26,31 @@ def impatient(monkeypatch):
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory) -> Path:
-    card = BankCard(samples=3000, spec=SPEC, teacher="a" * 64, synthesis={"seed": 0})
-    images = noise(3000, *SPEC.input_shape)
     folder = tmp_path_factory.mktemp("bank") / "bank"
-    save_bank(Bank(images, torch.arange(3000) % 5, card, torch.rand(3000)), folder)
+    save_bank(noise_bank(3000, SHAPE), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The endpoint of an S3 server with the bucket `banks`."""
+def s3() -> Iterator[None]:
+    """An S3 server with the bucket `banks`."""
     pytest.importorskip("moto", reason="the S3 server of the tests is not installed")
     boto3 = pytest.importorskip("boto3")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from moto.server import main; main()"]
-    server = subprocess.Popen(
-        [*command, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    endpoint = f"http://127.0.0.1:{port}"
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**keys, "AWS_ENDPOINT_URL": endpoint}.items():
-            patch.setenv(name, value)
+    command = ["-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with pytest.MonkeyPatch.context() as patch, started(*command, **quiet) as server:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         try:
             wait_for(lambda: answers(port), 60)
             boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="banks")
-            yield endpoint
+            yield
         finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
+            server.terminate()
 
 
 def answers(port: int) -> bool:
@@ -205,10 +194,10 @@ def test_a_manifest_that_leads_out_of_the_bank_writes_nothing(bank, tmp_path):
 
 
 def test_a_shard_that_was_sent_is_fetched_whole_or_not_at_all(place, tmp_path):
-    card = BankCard(samples=64, spec=SPEC, teacher="a" * 64, synthesis={})
-    here, there = (BankWriter(tmp_path / name, card, 16) for name in ("here", "there"))
+    bank = noise_bank(64, SHAPE)
+    here, there = (BankWriter(tmp_path / name, bank.card, 16) for name in ("here", "there"))
     shard = here.shards()[1]
-    here.write(shard, noise(16, *SPEC.input_shape), torch.arange(16) % 5)
+    here.write(shard, bank.images[shard], bank.labels[shard])
     assert not fetch_shard(there, shard, place)
     send_shard(here, shard, place)
     far = remote.Remote(f"{place}/shard-16")

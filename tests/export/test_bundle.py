@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import edit_params, python, refused
+from conftest import python, refused, set_params
 from own_network import run as run_hast
 from PIL import Image
 from stage_runs import A, M, run
@@ -36,9 +36,8 @@ def in_a_hurry(monkeypatch):
 
 
 def export_as(*formats: str, max_mean_difference: float = 100.0) -> None:
-    limits = {"min_agreement": 0.0, "max_mean_difference": max_mean_difference}
-    edit_params(Path(), lambda p: p["export"].update(limits, formats=[*formats]))
-    edit_params(Path(), lambda p: p.update(bit_widths=["w4a4"]))
+    limits = {"export.min_agreement": 0.0, "export.max_mean_difference": max_mean_difference}
+    set_params(Path(), limits | {"export.formats": [*formats], "bit_widths": ["w4a4"]})
     run("export")
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from conftest import refused
 from safetensors.torch import save, save_file
-from students import observed
+from students import is_same, observed, save_teacher
 from torch import nn
 
 from hast.engine.engine import place
 from hast.errors import HastWarning, InputError
 from hast.files.classifiers import load_classifier
 from hast.files.students import StudentCard, load_student
-from hast.files.teachers import TeacherCard, load_teacher
+from hast.files.teachers import load_teacher
 from hast.files.weights import load_state, read_state, save_with_card
 from hast.networks.digits_resnet import DigitsResNet
 from hast.networks.fingerprint import fingerprint
@@ -24,12 +24,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path, teacher, spec):
-    card = TeacherCard(
-        source="builtin:digits_resnet", source_args={"widths": [8, 16]}, spec=spec,
-        fingerprint=fingerprint(teacher.state_dict()),
-    )  # fmt: skip
-    save_with_card(tmp_path / "teacher", teacher, card)
-    return tmp_path / "teacher"
+    source = "builtin:digits_resnet"
+    return save_teacher(tmp_path / "teacher", teacher, spec, source, widths=[8, 16])
 
 
 def test_a_teacher_comes_back_frozen_and_answers_the_same(folder, teacher):
@@ -126,12 +122,6 @@ def averages(network):
 
 def plain(state):
     return {k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"}
-
-
-def is_same(state, expected):
-    return state.keys() == expected.keys() and all(
-        torch.equal(tensor, expected[name]) for name, tensor in state.items()
-    )
 
 
 AVERAGED = {

@@ -4,7 +4,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import refused
-from students import observed, prepared
+from loop_runs import assert_a_snapshot_goes_on
+from students import is_same, observed, prepared
 
 from hast.config.finetune import FinetuneConfig
 from hast.config.recipes import method_settings
@@ -112,7 +113,7 @@ def test_a_cosine_is_warmed_up(student, teacher, spec):
 def test_without_steps_nothing_is_done(student, teacher, spec, schedule):
     before = copy.deepcopy(student.state_dict())
     held_run(student, teacher, spec, steps=0, schedule=schedule)
-    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert is_same(student.state_dict(), before)
 
 
 def test_learned_scales_may_move_faster_than_weights(teacher, spec):
@@ -149,7 +150,7 @@ def test_the_same_seed_gives_the_same_student_and_the_rate_drops_at_the_mileston
     assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
     torch.manual_seed(99)
     run(twin, teacher, spec)
-    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in student.state_dict().items())
+    assert is_same(student.state_dict(), twin.state_dict())
 
 
 def test_sampling_by_difficulty_prefers_hard_samples(student):
@@ -188,8 +189,8 @@ GOLDEN_OF_BEST = [7.1089, 6.4144, 6.8251, 7.3125, 5.2114, 5.702, 5.1375, 5.064, 
 
 def test_ten_golden_losses(teacher, spec):
     student = observed(teacher, spec, IMAGES, image_bits="width")
-    losses = [s.loss.item() for s in run(student, teacher, spec, steps=10)]
-    assert losses == pytest.approx(GOLDEN, rel=5e-3)
+    steps = run(student, teacher, spec, steps=10)
+    assert [s.loss.item() for s in steps] == pytest.approx(GOLDEN, rel=5e-3)
 
 
 def test_ten_golden_losses_of_recipe_best(teacher, spec):
@@ -208,25 +209,10 @@ def test_ten_golden_losses_of_recipe_best(teacher, spec):
     ],
 )
 def test_a_restored_snapshot_goes_on_to_the_same_student(student, teacher, spec, changes):
+    # It is taken after the fourth step, in the middle of an epoch of three batches.
     config = CONFIG.model_copy(update={"steps": 7, "milestones": (2, 5), **changes})
-    difficulty = torch.linspace(0, 1, len(IMAGES))
-    blocks = find_blocks(teacher, spec)
-    fresh = copy.deepcopy(student)
-
-    def steps_of(network, state):
-        rest = (difficulty, blocks, config)
-        return finetune(network, teacher, IMAGES, *rest, state=state)
-
-    state = start_finetuning(student, difficulty, config)
-    losses = []
-    for step in steps_of(student, state):
-        losses.append(step.loss.item())
-        if len(losses) == 4:  # in the middle of an epoch of three batches
-            taken = state.snapshot()
-    again = start_finetuning(fresh, difficulty, config)
-    again.restore(*taken)
-    assert [s.loss.item() for s in steps_of(fresh, again)] == losses[4:]
-    assert all(torch.equal(v, student.state_dict()[k]) for k, v in fresh.state_dict().items())
+    again = assert_a_snapshot_goes_on(student, teacher, spec, IMAGES, config)
+    assert is_same(again.state_dict(), student.state_dict())
 
 
 def held_run(student, teacher, spec, **changes):
@@ -242,14 +228,13 @@ def test_training_that_makes_it_worse_is_said_and_in_best_undone(teacher, spec, 
     ruinous = {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1.0, "keep": keep}
     with pytest.warns(HastWarning, match=r"agreement on held-back samples, from \d+\.\d% before"):
         held_run(student, teacher, spec, **ruinous)
-    same = all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
-    assert same == (keep == "best")
+    assert is_same(student.state_dict(), before) == (keep == "best")
 
 
 def test_training_that_does_no_harm_ends_with_the_last_step(student, teacher, spec):
     before = copy.deepcopy(student.state_dict())
     held_run(student, teacher, spec, keep="best")
-    assert any(not torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert not is_same(student.state_dict(), before)
 
 
 def test_what_is_held_back_is_never_trained_on(student, teacher, spec):

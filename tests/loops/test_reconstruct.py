@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from conftest import refused
-from students import observed
+from students import is_same, observed
 from torch import nn
 
 from hast.config.reconstruct import ReconstructionConfig
@@ -54,11 +54,9 @@ def test_codes_move_by_one_at_most_and_weights_are_stored_well_within_their_code
     assert 0.01 < moved.mean() < 0.5
     for name, weight in weights.items():
         module = student.get_submodule(name)
-        stored, quantizer = (
-            module.parametrizations.weight.original,
-            module.parametrizations.weight[0],
-        )
-        step = quantizer.qparams_of(stored).scale
+        parametrization = module.parametrizations.weight
+        stored = parametrization.original
+        step = parametrization[0].qparams_of(stored).scale
         assert ((stored - module.weight).abs() <= 0.26 * step).all()  # a first step keeps the code
         assert ((stored - weight).abs() <= (module.weight - weight).abs() + 1e-6).all()
         moved = (stored - weight).abs().mean() / (module.weight - weight).abs().mean()
@@ -72,15 +70,14 @@ def test_one_unit_after_the_other_in_two_runs_is_the_same_to_the_bit(teacher, sp
     list(reconstruct(whole, teacher, spec, units, images, CONFIG))
     list(reconstruct(halves, teacher, spec, units[:2], images, CONFIG))
     list(reconstruct(halves, teacher, spec, units, images, CONFIG, first=2))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, halves.state_dict()[name]), name
+    assert is_same(whole.state_dict(), halves.state_dict())
 
 
 def test_without_steps_nothing_is_done_and_minmax_scales_are_refused(teacher, spec, images):
     student = start(teacher, spec, images, quantizer="minmax")
     before = copy.deepcopy(student.state_dict())
     reconstruct_student(student, teacher, images, ReconstructionConfig(), show=False)
-    assert all(torch.equal(v, before[n]) for n, v in student.state_dict().items())
+    assert is_same(student.state_dict(), before)
     with refused(r"needs layers\.quantizer 'learned', got 'minmax'"):
         reconstruct_student(student, teacher, images, CONFIG, show=False)
 

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from banks import bank_for
 from conftest import refused, spec_of
-from students import Net
+from students import Net, count_hooks
 from torch import nn
 from torch.nn import functional as F
 
@@ -134,10 +134,6 @@ def test_the_fast_path_is_as_it_was_and_no_hook_is_left():
     covered(network)
     assert torch.backends.mha.get_fastpath_enabled() == before
     assert count_hooks(network) == hooks
-
-
-def count_hooks(network: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
 
 
 def test_a_recurrent_layer_is_seen():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import refused, spec_of
-from students import SHARING, Net, Sharing, observed, prepared
+from students import SHARING, Net, Sharing, count_hooks, is_same, observed, prepared
 from torch import nn
 
 from hast.math.quantization import choose_qparams, fake_quantize
@@ -24,16 +24,6 @@ WEIGHTED = nn.Conv2d | nn.Linear
 def calibrated(teacher, spec, bits="w4a4", **rules):
     torch.manual_seed(1)
     return observed(teacher, spec, torch.randn(48, *spec.input_shape), bits, **rules)
-
-
-def is_same(state, expected) -> bool:
-    return state.keys() == expected.keys() and all(
-        torch.equal(tensor, expected[name]) for name, tensor in state.items()
-    )
-
-
-def count_hooks(network) -> list[int]:
-    return [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in network.modules()]
 
 
 def activation_quantizers(network):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import assert_shown, opened
-from conftest import WIDTHS, edit_params, refused
+from conftest import WIDTHS, refused, set_params
 from stage_runs import run
 
 from hast.files.tables import read_json, read_tsv
@@ -162,7 +162,7 @@ def test_it_prints_on_white_paper_without_the_menu_and_with_what_is_folded(brows
 
 
 def test_without_test_images_it_says_what_is_not_known(browser, finished):
-    edit_params(Path(), lambda p: p["dataset"].update(name="none"))
+    set_params(Path(), {"dataset.name": "none"})
     with refused("is of other test images; rerun `dvc repro answers`"):
         run("evaluate", "w4a4")
     run("answers")
