@@ -24,6 +24,11 @@ def run(stage: str, bits: str = "w4a4", **others: Any) -> None:
     import_module(f"stages.{stage}").run(**paths | width | others)
 
 
+def finished_shards(project: Path) -> dict[Path, int]:
+    """Their files, with the time when they were written."""
+    return {p: p.stat().st_mtime_ns for p in project.glob(".partial/*/done/*.safetensors")}
+
+
 def run_teacher() -> None:
     run("inputs")
     run("teacher")

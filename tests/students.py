@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from conftest import spec_of
 from torch import Tensor, nn
 
@@ -102,6 +103,26 @@ def save_teacher(
 
 def count_hooks(network: nn.Module) -> list[int]:
     return [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in network.modules()]
+
+
+def own_parameters() -> Net:
+    """A convolution module of 3*4*9 weights, then one and a head on parameters of its own."""
+    return Net(
+        lambda net, x: F.linear(
+            F.conv2d(net.stem(x).relu(), net.kernel, padding=1).mean((2, 3)), net.head
+        ),
+        stem=nn.Conv2d(3, 4, 3, padding=1),
+        kernel=nn.Parameter(torch.randn(8, 4, 3, 3)),
+        head=nn.Parameter(torch.randn(10, 8)),
+    )
+
+
+def imagenet(name: str) -> nn.Module:
+    """A network of torchvision for images of IMAGENET, with random weights."""
+    return freeze(torchvision.models.get_model(name, weights=None, num_classes=7))
+
+
+IMAGENET = spec_of((3, 64, 64), 7)
 
 
 class Sharing(nn.Module):

@@ -3,21 +3,15 @@
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from conftest import copy_project, python, set_params, started, wait_for
-from stage_runs import A
+from stage_runs import A, finished_shards
 
 
 @pytest.fixture
 def project(tmp_path):
     return copy_project(tmp_path / "project")
-
-
-def finished(project) -> dict[Path, int]:
-    """Files of finished shards, with the time when they were written."""
-    return {p: p.stat().st_mtime_ns for p in project.glob(".partial/*/done/*.safetensors")}
 
 
 def run_pipeline(project) -> "subprocess.Popen[str]":
@@ -29,7 +23,7 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
     # Each of the four shards takes seconds.
     set_params(project, {"synthesize.samples": 32, "synthesize.steps": 800})
     process = run_pipeline(project)
-    wait_for(lambda: finished(project))
+    wait_for(lambda: finished_shards(project))
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -39,11 +33,11 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
     with pytest.raises(ProcessLookupError):  # nothing of it is left running
         os.killpg(process.pid, 0)
     assert (project / "artifacts/generator").is_dir()
-    kept = finished(project)
+    kept = finished_shards(project)
 
     again = run_pipeline(project)
-    wait_for(lambda: len(finished(project)) > len(kept))
-    assert kept.items() <= finished(project).items()
+    wait_for(lambda: len(finished_shards(project)) > len(kept))
+    assert kept.items() <= finished_shards(project).items()
     os.killpg(again.pid, signal.SIGINT)
     output, _ = again.communicate(timeout=60)
     assert "Stage 'generator' didn't change, skipping" in output

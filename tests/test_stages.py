@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import refused, set_params
-from PIL import Image
+from own_network import make_images
 from stage_runs import A, M, run, run_all, run_generator, run_student, run_synthesize, run_teacher
 
 from hast.bank import shards
@@ -58,9 +58,7 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
     set_params(project, learned)
     run("calibrate")
     run("reconstruct")
-    for digit in range(10):
-        (project / f"images/test/{digit}").mkdir(parents=True)
-        Image.new("L", (9, 12), digit).save(project / f"images/test/{digit}/0.png")
+    make_images(project / "images/test", classes=10)
     open_batches(DatasetConfig(name="folder", root=project / "images"), "test", DIGITS_SPEC)
     set_params(project, {"bank.source": "images", "layers.quantizer": "minmax"})
     run("inputs")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from hashlib import sha256
 
 import pytest
@@ -336,15 +335,12 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_refused_with_one_line(student, damage, tmp_path):
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_checkpoint_is_refused_with_one_line(student, damage, message, tmp_path):
     path = hast.save(student, tmp_path / "student")
-    change, message = DAMAGE[damage]
-    change(path)
-    with pytest.raises(hast.InputError) as caught:
+    damage(path)
+    with refused(message):
         hast.load(path)
-    assert re.search(message, str(caught.value))
-    assert "\n" not in str(caught.value)
 
 
 def test_scales_that_would_make_no_number_are_refused(student, tmp_path):

@@ -1,11 +1,10 @@
 import signal
 import subprocess
-import sys
 import threading
 
 import pytest
 import torch
-from conftest import child_environment, refused, spec_of
+from conftest import refused, spec_of, started
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -199,10 +198,7 @@ with clear_interrupts("evaluate", kept="all"):
     while True:
         for _ in batches: pass
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=child_environment(),
-    )  # fmt: skip
+    process = started("-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == "reads\n"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

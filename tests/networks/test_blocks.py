@@ -1,17 +1,10 @@
 import pytest
 import torch
-import torchvision
-from conftest import refused, spec_of
+from conftest import refused
+from students import IMAGENET, imagenet
 from torch import nn
 
-from hast.networks.batch_norm import freeze
 from hast.networks.blocks import find_blocks, tap_attention
-
-IMAGENET = spec_of((3, 64, 64), 7)
-
-
-def imagenet(name: str) -> nn.Module:
-    return freeze(torchvision.models.get_model(name, weights=None, num_classes=7))
 
 
 def test_the_built_in_network_aligns_its_three_bodies(teacher, spec):

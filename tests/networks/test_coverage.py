@@ -8,7 +8,7 @@ import torch
 import torchvision
 from banks import bank_for
 from conftest import refused, spec_of
-from students import Net, count_hooks
+from students import Net, count_hooks, own_parameters
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,18 +36,6 @@ def planned(network: nn.Module, spec: ModelSpec = SPEC, **rules) -> Quantization
 
 def covered(network: nn.Module, spec: ModelSpec = SPEC, **rules) -> Coverage:
     return plan_coverage(network, spec, planned(network, spec, **rules))
-
-
-def own_parameters() -> Net:
-    """A convolution module of 3*4*9 weights, then one and a head on parameters of its own."""
-    return Net(
-        lambda net, x: F.linear(
-            F.conv2d(net.stem(x).relu(), net.kernel, padding=1).mean((2, 3)), net.head
-        ),
-        stem=nn.Conv2d(3, 4, 3, padding=1),
-        kernel=nn.Parameter(torch.randn(8, 4, 3, 3)),
-        head=nn.Parameter(torch.randn(10, 8)),
-    )
 
 
 def test_all_modules_are_all_of_it(teacher, spec):
@@ -298,27 +286,15 @@ def test_a_checkpoint_keeps_what_was_skipped(tmp_path):
     assert found == covered(network, skip=skip)
 
 
-def test_inspect_shows_both_shares(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "covered_net.py").write_text(
-        "from torch import nn, randn\n"
-        "from torch.nn import functional as F\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.stem, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)\n"
-        "        self.head = nn.Parameter(randn(10, 4))\n"
-        "    def forward(self, x):\n"
-        "        return F.linear(self.norm(self.stem(x)).mean((2, 3)), self.head)\n"
-    )
-    arguments = {"input_shape": "3x8x8", "align": ["stem"]}
-    with pytest.warns(HastWarning, match="not low-bit: head"):
-        inspect("python:covered_net:Net", **arguments)
+def test_inspect_shows_both_shares(capsys):
+    arguments = ["python:students:own_parameters", "3x8x8"]
+    with pytest.warns(HastWarning, match="not low-bit: kernel, head"):
+        inspect(*arguments, align=["stem"])
     text = capsys.readouterr().out
-    assert "23.1% of the weights and 95.0% of the multiply-adds are low-bit." in text
+    assert "22.7% of the weights and 27.2% of the multiply-adds are low-bit." in text
     assert "head" in text
-    with pytest.warns(HastWarning, match="not low-bit: head"):
-        inspect("python:covered_net:Net", **arguments, as_json=True)
+    with pytest.warns(HastWarning, match="not low-bit: kernel, head"):
+        inspect(*arguments, align=["stem"], as_json=True)
     found = json.loads(capsys.readouterr().out)
-    assert found["coverage"]["full_precision"] == ["head"]
-    assert [layer["low_bit"] for layer in found["layers"]] == [1, 0]
+    assert found["coverage"]["full_precision"] == ["kernel", "head"]
+    assert [layer["low_bit"] for layer in found["layers"]] == [1, 0, 0]

@@ -26,6 +26,17 @@ def calibrated(teacher, spec, bits="w4a4", **rules):
     return observed(teacher, spec, torch.randn(48, *spec.input_shape), bits, **rules)
 
 
+def by_name(net, x):
+    return net.fc(input=net.bn(net.conv(x)).mean((2, 3)))
+
+
+def small(compute, change=lambda conv: conv) -> Net:
+    """A network of three layers with `change` applied to its convolution."""
+    return Net(
+        compute, conv=change(nn.Conv2d(1, 4, 3)), bn=nn.BatchNorm2d(4), fc=nn.Linear(4, 10)
+    )  # fmt: skip
+
+
 def activation_quantizers(network):
     return {n: m for n, m in network.named_modules() if isinstance(m, ActivationQuantizer)}
 
@@ -84,11 +95,7 @@ def test_a_shared_relu_gets_a_range_for_each_call():
 
 
 def test_a_network_with_functional_relus_and_no_relu_module_is_refused_for_placement_relu(spec):
-    network = Net(
-        lambda net, x: net.fc(F.relu(net.bn(net.conv(x))).mean((2, 3))),
-        conv=nn.Conv2d(1, 4, 3), bn=nn.BatchNorm2d(4), fc=nn.Linear(4, 10),
-    )  # fmt: skip
-    freeze(network)
+    network = freeze(small(lambda net, x: net.fc(F.relu(net.bn(net.conv(x))).mean((2, 3)))))
     with refused("use placement 'inputs'"):
         prepared(network, spec, placement="relu")
     assert calibrated(network, spec)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
@@ -179,16 +186,8 @@ def test_packed_size_counts_bits():
     assert packed_size(student) == codes + zero_points + 5 * 4 + 5 + 4 * (4 * 2 + 5)
 
 
-def unusual(change=lambda conv: conv) -> Net:
-    """A user's network with `change` applied to its convolution."""
-    return Net(
-        lambda net, x: net.fc(input=net.bn(net.conv(x)).mean((2, 3))),
-        conv=change(nn.Conv2d(1, 4, 3)), bn=nn.BatchNorm2d(4), fc=nn.Linear(4, 10),
-    )  # fmt: skip
-
-
 def test_an_input_that_is_given_by_name_is_quantized_too(spec):
-    student = calibrated(freeze(unusual()), spec)
+    student = calibrated(freeze(small(by_name)), spec)
     quantizer = student.fc.activation_quantizers[0]
     assert quantizer.minimum < quantizer.maximum
     assert student(torch.randn(2, 1, 8, 8)).shape == (2, 10)
@@ -204,7 +203,7 @@ def test_an_input_that_is_given_by_name_is_quantized_too(spec):
     ],
 )
 def test_a_layer_that_computes_its_weight_is_named(spec, normalize):
-    network = freeze(unusual(normalize))
+    network = freeze(small(by_name, normalize))
     with refused("conv computes its weight itself"):
         prepared(network, spec)
     assert calibrated(network, spec, skip=["conv"])(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
