@@ -6,6 +6,8 @@ import re
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -52,40 +54,21 @@ def edited(name: str, change: Callable[[Any], Any]) -> Damage:
     return damage
 
 
-def manifest(**values: Any) -> Damage:
-    return edited("../manifest.json", lambda m: m.update(values))
+def updated(name: str, *path: str) -> Callable[..., Damage]:
+    """What lies at a path in a JSON file gets other values, by their names."""
+    return lambda **values: edited(name, lambda v: reduce(getitem, path, v).update(values))
 
 
-def attributes(**values: Any) -> Damage:
-    return edited("zarr.json", lambda v: v["attributes"].update(values))
-
-
-def spec(**values: Any) -> Damage:
-    return edited("zarr.json", lambda v: v["attributes"]["spec"].update(values))
-
-
-def images(**values: Any) -> Damage:
-    return edited("images/zarr.json", lambda v: v.update(values))
+manifest = updated("../manifest.json")
+attributes = updated("zarr.json", "attributes")
+spec = updated("zarr.json", "attributes", "spec")
+images = updated("images/zarr.json")
+chunks = updated("images/zarr.json", "chunk_grid", "configuration")
+keys = updated("images/zarr.json", "chunk_key_encoding")
 
 
 def labels(change: Callable[[Any], Any]) -> Damage:
     return edited("labels/zarr.json", change)
-
-
-def image_shape(index: int, size: int) -> Damage:
-    return edited("images/zarr.json", lambda v: v["shape"].__setitem__(index, size))
-
-
-def chunk_shape(array: dict) -> list[int]:
-    return array["chunk_grid"]["configuration"]["chunk_shape"]
-
-
-def image_chunks(index: int, size: int) -> Damage:
-    return edited("images/zarr.json", lambda v: chunk_shape(v).__setitem__(index, size))
-
-
-def keys(**values: Any) -> Damage:
-    return edited("images/zarr.json", lambda v: v["chunk_key_encoding"].update(values))
 
 
 def more_codecs(name: str, codec: str) -> Damage:
@@ -147,12 +130,8 @@ def flip_a_byte(store: Path) -> None:
     (store / SHARD).write_bytes(bytes(data))
 
 
-def declare_huge_images(array: dict) -> None:
-    array["shape"][2:] = chunk_shape(array)[2:] = [40_000, 40_000]
-
-
 def shard_in_chunks(array: dict) -> None:
-    inner = {"chunk_shape": chunk_shape(array), "codecs": array["codecs"]}
+    inner = array["chunk_grid"]["configuration"] | {"codecs": array["codecs"]}
     array["codecs"] = [{"name": "sharding_indexed", "configuration": inner}]
 
 
@@ -166,6 +145,9 @@ def measure_endless_layers(store: Path) -> None:
 # A chunk of a few bytes that decompresses to 64 MB.
 BOMB = bytes(Zstd(checksum=True).encode(b"\0" * (64 << 20)))
 BOTTOMLESS = "[" * 100_000 + "]" * 100_000
+TAKES = "has 12288 bytes but a chunk takes "
+CODECS = "must have codecs .*, got .*"
+SHAPE = r"must have shape \[300, 3, 8, 8\], got "
 
 # What was done to the store, and what the line says. The manifest stays as it was.
 DAMAGED = {
@@ -178,12 +160,10 @@ DAMAGED = {
     "a name left out of the manifest": (
         edited("../manifest.json", lambda m: m.pop(SHARD)), r"1 file\(s\) not in the manifest",
     ),
-    "a traversal in the manifest": (
-        manifest(**{"../../x": "0" * 64}), r"'../../x' leads out of the store",
-    ),
-    "an absolute name in the manifest": (
-        manifest(**{"/etc/passwd": "0" * 64}), "'/etc/passwd' leads out",
-    ),
+    **{
+        f"{name} in the manifest": (manifest(**{to: "0" * 64}), f"'{to}' leads out of the store")
+        for name, to in (("a traversal", "../../x"), ("an absolute name", "/etc/passwd"))
+    },
     "no hash in the manifest": (manifest(**{SHARD: 7}), "must have a sha256 sum, got 7"),
     "a manifest that is a list": (content("../manifest.json", "[]"), "must map file names"),
     "a bottomless manifest": (
@@ -216,10 +196,9 @@ HOSTILE = {
         all_of(content(SHARD, BOMB), more_codecs("images", "zstd")),
         r"must have codecs \[\{'name': 'bytes'\}\], got .*'zstd'",
     ),
-    "a compressed column": (more_codecs("labels", "blosc"), "must have codecs .*, got .*'blosc'"),
+    "a compressed column": (more_codecs("labels", "blosc"), f"{CODECS}'blosc'"),
     "shards inside of chunks": (
-        edited("images/zarr.json", shard_in_chunks),
-        "must have codecs .*, got .*'sharding_indexed'",
+        edited("images/zarr.json", shard_in_chunks), f"{CODECS}'sharding_indexed'",
     ),
     "no codec": (images(codecs=[]), r"must have codecs .*, got \[\]"),
     "codecs that are no list": (images(codecs="bytes"), "must have codecs .*, got 'bytes'"),
@@ -246,30 +225,32 @@ HOSTILE = {
     "a data type that is no name": (
         images(data_type={"name": "object"}), "must have data_type uint8, got",
     ),
-    "another shape than the card's": (
-        image_shape(0, 299), r"must have shape \[300, 3, 8, 8\], got \[299, 3, 8, 8\]",
-    ),
-    "negative dimensions": (images(shape=[-1, 3, 8, 8]), r"must have shape \[300, 3, 8, 8\]"),
-    "no samples": (images(shape=[0, 3, 8, 8]), r"must have shape \[300, 3, 8, 8\]"),
+    "another shape than the card's": (images(shape=[299, 3, 8, 8]), rf"{SHAPE}\[299, 3, 8, 8\]"),
+    "negative dimensions": (images(shape=[-1, 3, 8, 8]), SHAPE),
+    "no samples": (images(shape=[0, 3, 8, 8]), SHAPE),
     "absurdly large images": (
-        all_of(spec(input_shape=[3, 40_000, 40_000]),
-               edited("images/zarr.json", declare_huge_images)),
-        "has 12288 bytes but a chunk takes 307200000000",
+        all_of(spec(input_shape=[3, 40_000, 40_000]), images(shape=[300, 3, 40_000, 40_000]),
+               chunks(chunk_shape=[64, 3, 40_000, 40_000])),
+        f"{TAKES}307200000000",
     ),
     "absurdly many samples": (
-        all_of(attributes(samples=10**12), image_shape(0, 10**12)), "c/5/0/0/0: is missing",
+        all_of(attributes(samples=10**12), images(shape=[10**12, 3, 8, 8])),
+        "c/5/0/0/0: is missing",
     ),
-    "huge chunks": (image_chunks(0, 1 << 40), "has 12288 bytes but a chunk takes 211106232532992"),
-    "small chunks": (image_chunks(0, 63), "has 12288 bytes but a chunk takes 12096"),
+    "huge chunks": (chunks(chunk_shape=[1 << 40, 3, 8, 8]), f"{TAKES}211106232532992"),
+    "small chunks": (chunks(chunk_shape=[63, 3, 8, 8]), f"{TAKES}12096"),
     "chunks that cut images": (
-        image_chunks(1, 1), r"must have chunk_grid .*\[64, 3, 8, 8\].*, got .*\[64, 1, 8, 8\]",
+        chunks(chunk_shape=[64, 1, 8, 8]),
+        r"must have chunk_grid .*\[64, 3, 8, 8\].*, got .*\[64, 1, 8, 8\]",
     ),
-    "chunks of nothing": (image_chunks(0, 0), "chunk_shape must hold positive integers"),
+    "chunks of nothing": (
+        chunks(chunk_shape=[0, 3, 8, 8]), "chunk_shape must hold positive integers",
+    ),
     "absurdly many layers": (measure_endless_layers, "bns_gap has 100001 values; hostile"),
-    "an unknown codec": (more_codecs("images", "evil"), "must have codecs .*, got .*'evil'"),
+    "an unknown codec": (more_codecs("images", "evil"), f"{CODECS}'evil'"),
     "a codec that unpickles": (
         labels(lambda v: v.update(codecs=[{"name": "numcodecs.pickle"}])),
-        "must have codecs .*, got .*'numcodecs.pickle'",
+        f"{CODECS}'numcodecs.pickle'",
     ),
     "a storage transformer": (
         images(storage_transformers=[{"name": "x"}]), r"must have storage_transformers \[\], got",
@@ -277,13 +258,13 @@ HOSTILE = {
     "other chunk keys": (keys(name="v2"), "must have chunk_key_encoding .*, got .*'v2'"),
     "keys with dots": (keys(configuration={"separator": "."}), "must have chunk_key_encoding"),
     "another format": (attributes(format="x"), "not a hast-bank"),
-    "a newer version": (
-        attributes(version=3), "a bank of version 3, this program reads version 2; make it again",
-    ),
-    "version 1": (
-        attributes(version=1),
-        "a bank of version 1, this program reads version 2; make it again .*dvc repro synthesize",
-    ),
+    **{
+        f"version {n}": (
+            attributes(version=n),
+            f"a bank of version {n}, this program reads version 2; make it again .*dvc repro synth",
+        )
+        for n in (1, 3)
+    },
     "a card without a teacher": (
         edited("zarr.json", lambda v: v["attributes"].pop("teacher")),
         r"\.teacher: required parameter is missing",
