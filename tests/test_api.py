@@ -66,9 +66,7 @@ def test_one_call_does_it_all_shows_progress_and_leaves_the_teacher(teacher, spe
     assert is_same(teacher.state_dict(), before)
 
 
-def test_the_same_seed_gives_the_same_result_and_progress_can_be_switched_off(
-    teacher, spec, bank, generator, capsys
-):
+def test_one_seed_makes_one_student_and_silence_is_possible(teacher, spec, bank, generator, capsys):
     again = hast.synthesize(teacher, spec, progress=False, **SYNTHESIS)
     assert torch.equal(bank.images, again.images)
     first, second = (

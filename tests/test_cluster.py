@@ -43,9 +43,7 @@ def scheduler(tmp_path_factory) -> "Iterator[tuple[str, subprocess.Popen[str]]]"
             process.wait()
 
 
-def test_workers_of_a_cluster_write_the_bank_of_one_process_byte_for_byte(
-    project, scheduler, tmp_path, monkeypatch
-):
+def test_a_cluster_writes_the_bank_of_one_process(project, scheduler, tmp_path, monkeypatch):
     change = {"synthesize.samples": 40, "synthesize.steps": 60, "synthesize.init": "generator"}
     set_params(project, change)
     run_teacher()
@@ -72,9 +70,7 @@ def test_workers_of_a_cluster_write_the_bank_of_one_process_byte_for_byte(
 
 
 @pytest.mark.slow
-def test_shards_that_reached_the_store_before_a_crash_are_not_made_again(
-    project, scheduler, tmp_path
-):
+def test_shards_in_the_store_before_a_crash_are_not_made_again(project, scheduler, tmp_path):
     run_teacher()
     run_synthesize(workers=1)
     alone = files(A / "bank")

@@ -70,9 +70,7 @@ class Breaks(torch.autograd.Function):
 
 @pytest.mark.parametrize("at", [1, 2, 5])
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_a_failure_of_the_compiler_in_any_pass_of_any_step_costs_a_warning(
-    teacher, spec, monkeypatch, at, where
-):
+def test_a_failing_compiler_costs_a_warning_in_any_pass(teacher, spec, monkeypatch, at, where):
     """As of another shape, or of a backward pass, which are compiled when they first run."""
 
     def breaks_later(function, **_):

@@ -112,9 +112,7 @@ def test_another_bit_width_trains_one_student_and_touches_nothing_else(built, pr
     assert changed(project) == of_width("w3a3") - executed(printed) | {"report"}
 
 
-def test_stages_that_share_one_process_in_another_folder_write_identical_artifacts(
-    built, tmp_path, monkeypatch
-):
+def test_stages_in_one_process_elsewhere_write_identical_artifacts(built, tmp_path, monkeypatch):
     other = begin(tmp_path / "elsewhere/and-deeper")
     monkeypatch.chdir(other)
     run_all(["w4a4"])

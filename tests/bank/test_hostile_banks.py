@@ -345,9 +345,7 @@ def test_a_bank_for_another_teacher_is_refused_with_both_fingerprints(good):
         ("input_shape", (3, 8, 9)),
     ],
 )
-def test_a_bank_for_another_spec_of_the_same_teacher_is_refused_with_both_values(
-    good, tmp_path, hast_refuses, name, value
-):
+def test_another_spec_is_refused_with_both_values(good, tmp_path, hast_refuses, name, value):
     other = SPEC.model_copy(update={name: value})
     message = re.escape(f"made for {name} {getattr(SPEC, name)} but the teacher has {value}")
     with refused(message):

@@ -57,9 +57,7 @@ def test_pictures_are_stored_in_the_order_of_their_names(pictures, known, tmp_pa
     assert len(names) == len(bank) == 70
 
 
-def test_labels_and_difficulty_are_the_teachers_of_the_pixels_as_they_are_stored(
-    pictures, known, tmp_path
-):
+def test_labels_and_difficulty_are_the_teachers_of_the_stored_pixels(pictures, known, tmp_path):
     bank = imported(pictures, tmp_path / "bank", known)
     probability, answer = known[0](bank.images[:]).softmax(1).max(1)
     assert torch.equal(bank.labels, answer)
@@ -89,9 +87,7 @@ def test_the_same_pictures_give_the_same_bytes_wherever_they_are(pictures, known
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-def test_the_command_makes_the_same_bank_and_replaces_one_if_asked(
-    pictures, known, saved, hast_here, tmp_path
-):
+def test_the_command_makes_that_bank_or_replaces_one(pictures, known, saved, hast_here, tmp_path):
     imported(pictures, tmp_path / "expected", known, crop_fraction=0.875)
     out = tmp_path / "bank"
     command = ["bank", "import", str(pictures), str(out), "--teacher", str(saved)]
@@ -104,9 +100,7 @@ def test_the_command_makes_the_same_bank_and_replaces_one_if_asked(
     hast_here("bank", "verify", str(out), "--teacher", str(saved))
 
 
-def test_pictures_and_synthetic_samples_merge_and_the_import_is_remembered(
-    pictures, known, tmp_path
-):
+def test_pictures_and_synthetic_samples_merge_and_the_import_is_known(pictures, known, tmp_path):
     own = imported(pictures, tmp_path / "pictures", known)
     made = hast.synthesize(*known, samples=4, steps=1, batch_size=4, progress=False)
     hast.save_bank(made, tmp_path / "synthetic")

@@ -223,9 +223,7 @@ def test_a_bank_for_another_teacher_is_not_placed(bank, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["far"]
 
 
-def test_a_passing_fault_is_tried_again_and_a_lasting_one_ends_in_one_line(
-    bank, tmp_path, monkeypatch
-):
+def test_a_passing_fault_is_tried_again_and_a_lasting_one_is_said(bank, tmp_path, monkeypatch):
     run(push_bank(bank, str(tmp_path / "far")))
     from fsspec.implementations.local import LocalFileSystem
 

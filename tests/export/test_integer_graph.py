@@ -92,9 +92,7 @@ def test_openvino_computes_all_layers_in_integers(network, bits, tmp_path):
     assert set(precisions) <= {"u8", "i8"}
 
 
-def test_weights_of_8_bits_are_signed_with_zero_at_0_and_narrower_ones_are_spread(
-    network, tmp_path
-):
+def test_weights_of_8_bits_are_signed_with_zero_at_0_and_narrower_ones_spread(network, tmp_path):
     for bits, farthest in (("w8a8", 127), ("w4a8", 64)):
         _, path = exported(network, tmp_path, bits, "onnxruntime")
         signed = [array for array in stored(path).values() if array.dtype == np.int8]
@@ -232,9 +230,7 @@ def test_the_paper_s_placement_is_completed_too(network, tmp_path):
 
 
 @pytest.mark.parametrize(("inputs", "first"), [("normalized", "last"), ("bytes", "network.last")])
-def test_a_file_that_differs_is_refused_with_the_layer_where_it_begins(
-    network, tmp_path, inputs, first
-):
+def test_a_file_that_differs_is_refused_with_its_first_such_layer(network, tmp_path, inputs, first):
     student, path = exported(network, tmp_path, "w4a8", "onnxruntime", inputs)
     config = ExportConfig(inputs=inputs)
 

@@ -23,7 +23,7 @@ def classifier():
     ("bits", "placement", "quantizer"),
     [("w3a3", "inputs", "minmax"), ("w8a2", "relu", "learned"), ("w4a32", "inputs", "learned")],
 )
-def test_a_program_answers_the_same_to_the_bit_for_any_batch(
+def test_any_batch_is_answered_the_same_to_the_bit(
     classifier, bits, placement, quantizer, tmp_path
 ):
     network, spec = classifier
@@ -116,9 +116,7 @@ def test_a_program_for_compilers_answers_as_the_student(residual, bits, tmp_path
     assert torch.equal(program(x[:1]).argmax(1), student(x[:1]).argmax(1))
 
 
-def test_every_layer_of_a_program_for_compilers_reads_bytes_and_codes_around_zero(
-    residual, tmp_path
-):
+def test_layers_of_a_program_for_compilers_read_bytes_and_codes_around_zero(residual, tmp_path):
     _, program = for_compilers(*residual, "w4a4", tmp_path / "student.pt2")
     made_by = {node: str(node.target) for node in program.graph.nodes}
     layers = [

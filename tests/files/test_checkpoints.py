@@ -277,7 +277,7 @@ def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, 
         ("builtin:digits_resnet", {"widths": torch.zeros(2)}, "does not rebuild the student"),
     ],
 )
-def test_a_failed_save_is_one_line_and_leaves_the_old_checkpoint_and_nothing_else(
+def test_a_failed_save_leaves_the_old_checkpoint_alone(
     student, source, arguments, message, tmp_path
 ):
     path = hast.save(student, tmp_path / "student")

@@ -142,9 +142,7 @@ def test_promoted_images_are_harder(student, teacher, spec):
     assert step.promoted > step.distillation + step.alignment
 
 
-def test_the_same_seed_gives_the_same_student_and_the_rate_drops_at_the_milestones(
-    student, teacher, spec
-):
+def test_one_seed_makes_one_student_and_the_rate_drops_at_the_milestones(student, teacher, spec):
     twin = copy.deepcopy(student)
     rates = [s.learning_rate for s in run(student, teacher, spec)]
     assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])

@@ -40,9 +40,7 @@ def test_the_student_comes_nearer_to_the_teacher_on_other_images_too(teacher, sp
     assert after[1] < 0.9 * before[1]
 
 
-def test_codes_move_by_one_at_most_and_weights_are_stored_well_within_their_code(
-    teacher, spec, images
-):
+def test_codes_move_by_one_at_most_and_weights_lie_well_within_their_code(teacher, spec, images):
     student = start(teacher, spec, images)
     before = weight_codes(student)
     weights = {name: student.get_submodule(name).parametrizations.weight.original.clone()

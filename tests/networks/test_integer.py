@@ -17,9 +17,7 @@ import hast
         ("torchvision:mobilenet_v2", {}, (3, 32, 32), "w8a8"),  # depthwise
     ],
 )
-def test_a_packed_checkpoint_computed_with_integers_answers_as_the_student(
-    source, arguments, shape, bits, tmp_path
-):
+def test_a_packed_checkpoint_is_answered_by_integers(source, arguments, shape, bits, tmp_path):
     network, spec = warm_classifier(source, arguments, shape)
     student = calibrated(network, spec, bits)
     hast.save(student, tmp_path / "packed")
