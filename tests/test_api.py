@@ -91,29 +91,20 @@ def test_layers_can_have_bits_of_their_own(teacher, spec, bank, generator):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("call", "settings", "message"),
     [
-        ({"stepz": 3}, "synthesize.stepz: unknown parameter, got 3"),
-        ({"steps": 0}, "synthesize.steps: .* got 0"),
-        ({"init": "generator"}, "init 'generator' needs a generator"),
+        ("synthesize", {"stepz": 3}, "synthesize.stepz: unknown parameter, got 3"),
+        ("synthesize", {"steps": 0}, "synthesize.steps: .* got 0"),
+        ("synthesize", {"init": "generator"}, "init 'generator' needs a generator"),
+        ("quantize", {"weight_bits": 1}, "2 to 8 bits"),
+        ("quantize", {"act_bits": 9}, "2 to 8 bits"),
+        ("quantize", {"calibration": {"images": "generator"}}, "needs a generator, got none"),
     ],
 )
-def test_wrong_settings_of_a_bank_are_one_clear_line(teacher, spec, settings, message):
+def test_wrong_settings_are_one_clear_line(teacher, spec, bank, call, settings, message):
+    made_from = {"synthesize": [], "quantize": [bank]}[call]
     with refused(message):
-        hast.synthesize(teacher, spec, progress=False, **settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"weight_bits": 1}, "2 to 8 bits"),
-        ({"act_bits": 9}, "2 to 8 bits"),
-        ({"calibration": {"images": "generator"}}, "'generator' needs a generator, got none"),
-    ],
-)
-def test_so_are_those_of_a_student(teacher, spec, bank, settings, message):
-    with refused(message):
-        hast.quantize(teacher, spec, bank, progress=False, **settings)
+        getattr(hast, call)(teacher, spec, *made_from, progress=False, **settings)
 
 
 def test_a_bank_of_another_teacher_or_shape_is_refused(teacher, spec, bank):

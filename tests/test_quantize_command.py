@@ -38,11 +38,8 @@ def test_one_command_makes_a_packed_student_and_the_pipeline_the_same_again(fini
     values = read_yaml(Path("packed/params.yaml"))
     write_yaml(Path("params.yaml"), values, comment="the test")
     check_params(Path("params.yaml"))
-    runs.run_teacher()
-    runs.run_generator()
-    runs.run_synthesize()
-    for stage in ("sensitivity", "calibrate", "score", "reconstruct", "quantize"):
-        runs.run(stage, "w4a8")
+    runs.run_bank()
+    runs.run_student("w4a8", until="quantize")
     cpu = select_device("cpu")
     again = load_student(runs.A / "students/w4a8", load_teacher(runs.A / "teacher", cpu), cpu)
     images = StoredBank(runs.A / "bank").images[:16]

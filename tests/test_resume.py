@@ -30,11 +30,8 @@ def whole(tmp_path_factory) -> Path:
     }  # fmt: skip
     set_params(project, longer)
     with chdir(project):
-        runs.run_teacher()
-        runs.run_generator()
-        runs.run_synthesize()
-        for stage in ("sensitivity", "calibrate", "reconstruct", "score", "quantize"):
-            runs.run(stage)
+        runs.run_bank()
+        runs.run_student(until="quantize")
     dvc(project, "commit", "--force", "--with-deps", "quantize")
     return project
 

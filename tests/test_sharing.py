@@ -16,9 +16,7 @@ def owner(tmp_path_factory) -> Path:
     """The repository of a team that has made a bank and pushed it."""
     project = copy_project(tmp_path_factory.mktemp("owner"))
     with chdir(project):
-        runs.run_teacher()
-        runs.run_generator()
-        runs.run_synthesize()
+        runs.run_bank()
     dvc(project, "commit", "--force", "--with-deps", "synthesize")
     dvc(project, "remote", "add", "-d", "store", str(tmp_path_factory.mktemp("remote")))
     dvc(project, "remote", "modify", "store", "verify", "true")
