@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,6 +32,7 @@ from hast.networks.blocks import find_blocks
 from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student
+from hast.report.tables import markdown_rows
 
 OUT = Path(__file__).parent / "out"
 WARM_UP, ENDLESS = 2, 10**6
@@ -70,14 +69,13 @@ def main() -> None:
     device = select_device("auto")
     machine = describe(device)
     engine = choose_engine(device, work=float("inf"))
-    console = Console()
-    console.print(machine, engine)
+    print(machine, engine)
     lines = []
     for case in CASES:
         for line in measure(case, device, engine, machine):
             lines.append(line)
-            console.print(line)
-    report(machine, engine, lines, console)
+            print(line, flush=True)
+    report(machine, engine, lines)
 
 
 def setting(case: Case, device: torch.device) -> tuple[ModelSpec, nn.Module, nn.Module, Tensor]:
@@ -169,17 +167,14 @@ def warmed(network: nn.Module, spec: ModelSpec) -> nn.Module:
     return freeze(network)
 
 
-def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: Console) -> None:
-    table = Table(title=f"{machine['device']}, torch {machine['torch']}, {engine}")
-    for column in ("network", "task", "plain s", "engine s", "ratio", "GFLOP/s", "of matmul"):
-        table.add_column(column, justify="right")
+def report(machine: dict[str, Any], engine: Engine, lines: list[Line]) -> None:
+    cells = [["network", "task", "plain s", "engine s", "ratio", "GFLOP/s", "of matmul"]]
     for line in lines:
-        table.add_row(
+        cells.append([
             line.network, line.task, f"{line.reference_seconds:.3f}", f"{line.engine_seconds:.3f}",
             f"{line.ratio:.1f}x", f"{line.gflops:.0f}", f"{line.share_of_matmul:.0%}",
-        )  # fmt: skip
-    console.print(table)
-
+        ])  # fmt: skip
+    print(markdown_rows(cells, left=2))
     ratios = {(line.network, line.task): line.ratio for line in lines}
     values = {
         "synthesis": {"ratio": ratios["ResNet-20", "synthesis"]},
@@ -189,7 +184,7 @@ def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: 
         "lines": [line._asdict() for line in lines],
     }
     write_json(OUT / "latest.json", values)
-    console.print(f"written: {OUT / 'latest.json'}")
+    print(f"written: {OUT / 'latest.json'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-import io
 import json
 from pathlib import Path
 
@@ -65,9 +64,9 @@ def test_the_table_is_markdown():
 
 
 def printed(table) -> str:
-    console = Console(width=100, file=io.StringIO())
-    console.print(table)
-    return console.file.getvalue()
+    with (console := Console(width=100)).capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 def test_wall_times_tell_what_was_built_now():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, copy_project, dvc, executed, git, python, set_params
+from conftest import ROOT, copy_project, dvc, executed, files, git, python, set_params
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 from stage_runs import run_all
@@ -75,12 +75,9 @@ def artifacts(project: Path) -> dict[str, str]:
     head = git(project, "rev-parse", "HEAD").strip().encode()
     return {
         # The page names the commit, and each copy of the project makes its own.
-        str(path.relative_to(project)): hashlib.sha256(
-            path.read_bytes().replace(head, b"HEAD")
-        ).hexdigest()
+        f"{folder}/{name}": hashlib.sha256(data.replace(head, b"HEAD")).hexdigest()
         for folder in ("artifacts", "metrics", "plots", "report")
-        for path in sorted((project / folder).rglob("*"))
-        if path.is_file()
+        for name, data in files(project / folder).items()
     }
 
 
@@ -165,10 +162,8 @@ def test_metrics_and_plots_are_dvcs_own(built):
     rows = {Path(path).stem: row["data"] for path, row in metrics.items()}
     assert set(rows) == {"fp32", "w4a4"}
     assert {"top1", "drop", "agreement", "compression"} <= set(rows["w4a4"])
-    html = (
-        dvc(built.project, "plots", "show", "--out", "plots-page").strip().removeprefix("file://")
-    )
-    page = Path(html).read_text()
+    html = dvc(built.project, "plots", "show", "--out", "plots-page").strip()
+    page = Path(html.removeprefix("file://")).read_text()
     names = ("plots_bns", "plots_quantize_w4a4", "plots_difficulty_w4a4", "report_accuracy")
     assert all(f'id = "{name}_tsv"' in page for name in names)
 

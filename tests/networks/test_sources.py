@@ -82,42 +82,30 @@ def test_a_library_that_knows_its_pretrained_weights_gives_the_spec(monkeypatch)
     assert torch.equal(built.network.fc.weight, network.fc.weight)
 
 
-partial = PartialSpec
-NORM = {"mean": (0.0,), "std": (1.0,)}
+SHAPE = {"input_shape": (1, 8, 8)}
+KNOWN = SHAPE | {"mean": (0.0,), "std": (1.0,)}
 
 
 def test_what_the_source_does_not_know_is_given_and_classes_are_counted():
     network = build_network("builtin:digits_resnet", {"num_classes": 7}).network
-    spec = resolve_spec(network, partial(), partial(input_shape=(1, 8, 8), **NORM))
+    spec = resolve_spec(network, PartialSpec(), PartialSpec(**KNOWN))
     assert (spec.num_classes, spec.input_shape) == (7, (1, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("known", "given", "message"),
     [
-        (partial(), partial(input_shape=(1, 8, 8)), "mean must be given"),
-        (partial(), partial(**NORM), "input_shape must be given"),
-        (
-            partial(input_shape=(1, 8, 8), **NORM),
-            partial(mean=(0.5,)),
-            r"mean is \(0\.5,\) but the source says \(0\.0,\); remove it",
-        ),
-        (
-            partial(input_shape=(1, 8, 8), **NORM),
-            partial(num_classes=3),
-            "answers 10 logits an image but num_classes is 3",
-        ),
-        (
-            partial(input_shape=(1, 8, 8)),
-            partial(mean=(0.0, 0.0), std=(1.0, 1.0)),
-            "one value for each of 1 channels",
-        ),
+        ({}, SHAPE, "mean must be given"),
+        ({}, {"mean": (0.0,), "std": (1.0,)}, "input_shape must be given"),
+        (KNOWN, {"mean": (0.5,)}, r"mean is \(0\.5,\) but the source says \(0\.0,\); remove it"),
+        (KNOWN, {"num_classes": 3}, "answers 10 logits an image but num_classes is 3"),
+        (SHAPE, {"mean": (0, 0), "std": (1, 1)}, "one value for each of 1 channels"),
     ],
 )
 def test_a_spec_that_contradicts_or_lacks_something_is_refused(known, given, message):
     network = build_network("builtin:digits_resnet", {}).network
     with refused(message):
-        resolve_spec(network, known, given)
+        resolve_spec(network, PartialSpec(**known), PartialSpec(**given))
 
 
 @pytest.mark.parametrize(
