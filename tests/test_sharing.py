@@ -48,9 +48,9 @@ def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path, monkeypa
     dvc(other, "plots", "show", "--out", str(tmp_path / "plots"))
 
     # A new version of the bank is noticed, and only what depends on it runs again.
-    smaller = tmp_path / "smaller"
-    filter_bank(other / "shared-bank", smaller, count=16)
-    shutil.rmtree(other / "shared-bank")
-    shutil.copytree(smaller, other / "shared-bank")
+    shared = other / "shared-bank"
+    filter_bank(shared, tmp_path / "smaller", count=16)
+    shutil.rmtree(shared)
+    shutil.copytree(tmp_path / "smaller", shared)
     assert executed(dvc(other, "repro", "synthesize")) == {"inputs", "synthesize"}
-    assert files(other / "artifacts/bank") == files(smaller)
+    assert files(other / "artifacts/bank") == files(shared)

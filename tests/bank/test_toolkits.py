@@ -50,11 +50,8 @@ def test_a_reader_starts_anew_and_ends(bank):
     assert [batch.shape for batch in reader] == 2 * [(1, 3, 8, 8)] + [(1, 3, 8, 8)]
 
 
-TOOLKITS = ("ONNX Runtime", "OpenVINO", "PyTorch, PT2E", "this project")
-
-
 @pytest.mark.filterwarnings("ignore")  # of the toolkits
-@pytest.mark.parametrize("toolkit", TOOLKITS)
+@pytest.mark.parametrize("toolkit", ["ONNX Runtime", "OpenVINO", "PyTorch, PT2E", "this project"])
 def test_a_toolkit_quantizes_a_teacher_with_it(tmp_path, teacher, spec, toolkit):
     """Ranges of a bank keep the answers."""
     pytest.importorskip("nncf", reason="nncf is an optional extra")

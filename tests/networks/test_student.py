@@ -7,6 +7,7 @@ import torchvision
 from conftest import refused, spec_of
 from students import SHARING, Net, Sharing, count_hooks, is_same, observed, prepared
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from hast.math.quantization import choose_qparams, fake_quantize
 from hast.networks.batch_norm import freeze
@@ -196,11 +197,7 @@ def test_an_input_that_is_given_by_name_is_quantized_too(spec):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     "normalize",
-    [
-        torch.nn.utils.weight_norm,
-        torch.nn.utils.parametrizations.weight_norm,
-        torch.nn.utils.parametrizations.spectral_norm,
-    ],
+    [nn.utils.weight_norm, parametrizations.weight_norm, parametrizations.spectral_norm],
 )
 def test_a_layer_that_computes_its_weight_is_named(spec, normalize):
     network = freeze(small(by_name, normalize))
