@@ -2,12 +2,12 @@
 
     python -m bench.minutes --source python:hast.networks.efficientnet_lite0:efficientnet_lite0 \
         --shape 3x224x224 --mean 0.498,0.498,0.498 --std 0.502,0.502,0.502 --crop-fraction 0.875 \
-        --images FOLDER --real 200 --widths w8a8,w4a8,w4a4 --minutes 15
+        --images FOLDER --widths w8a8,w4a8,w4a4 --minutes 15
 
 Sizes are chosen once, as `hast quantize --minutes` does, and then hold for all rows. Some of the
-test images, `--real` of them drawn with seed 0, are a bank of their own to compare with; all rows
-are measured on the others, paired with the teacher. Writes bench/out/NAME.json after every student;
-the same command again goes on where it was stopped.
+test images, drawn with seed 0, are a bank of their own to compare with; all rows are measured on
+the others, paired with the teacher. Writes bench/out/NAME.json after every student; the same
+command again goes on where it was stopped.
 """
 
 import time
@@ -56,6 +56,7 @@ VARIANTS: dict[str, Settings] = {
     "best, real images": {},
     "hast": {},
 }
+REAL = 200  # test images that are spent as a bank
 _COLUMNS = ("", "width", "seed", "minutes", "top-1", "loses", "agreement, held back")
 
 
@@ -67,20 +68,18 @@ def main(
     weights: Weights = None,
     shape: Shape = "",
     crop_fraction: float = 1.0,
-    real: Annotated[int, typer.Option(help="Test images to spend as a bank.")] = 200,
     widths: Widths = "w8a8,w4a8,w4a4",
     minutes: float = 15.0,
     variants: Annotated[str, typer.Option(help="Separated by semicolons.")] = "best",
     seeds: int = 3,
     first_seed: int = 0,
     out: str = "minutes",
-    device: str = "auto",
 ) -> None:
-    teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
+    teacher = open_teacher(source, weights, images, mean, std, "auto", shape, crop_fraction)
     path = OUT / f"{out}.json"
     kept = read_json(path) if path.exists() else {"settings": {}, "rows": []}
     kept["machine"] = describe(device_of(teacher.network))
-    spent, rest = drawn_pictures(images, real)
+    spent, rest = drawn_pictures(images, REAL)
     before = correct_answers(teacher.network, teacher)[0][rest]
     kept["teacher"] = 100 * before.double().mean().item()
     for seed, name in product(range(first_seed, first_seed + seeds), variants.split(";")):
