@@ -68,6 +68,13 @@ COMMON = (
     Variant("without compilation", plain),
     Variant("in the other precision", other_precision),
     Variant("with gradients for the teacher", change=lambda t: t.requires_grad_(True)),
+    Variant(
+        "without folded BatchNorm",
+        patches={
+            f"hast.loops.{loop}.folded_statistics": lambda _: nullcontext()
+            for loop in ("synthesize", "finetune")
+        },
+    ),
 )
 WITHOUT = {
     "synthesis": (
@@ -78,20 +85,12 @@ WITHOUT = {
             change=lambda t: t.to(memory_format=torch.contiguous_format),
         ),
         Variant(
-            "without folded BatchNorm",
-            patches={"hast.loops.synthesize.folded_statistics": lambda _: nullcontext()},
-        ),
-        Variant(
             "with Welford's moments",
             patches={"hast.networks.batch_norm.channel_statistics": welford},
         ),
     ),
     "fine-tuning": (
         *COMMON,
-        Variant(
-            "without folded BatchNorm",
-            patches={"hast.loops.finetune.folded_statistics": lambda _: nullcontext()},
-        ),
         Variant("without recomputation", patches={"hast.engine.engine._RECOMPUTE": {}}),
     ),
 }
