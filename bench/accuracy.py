@@ -72,7 +72,6 @@ VARIANTS: dict[str, Settings] = {
     "hast, ranges only": {"quantize": _NO_STEPS},
     "hast, real data": {"bank": {"source": "train"}},
     "best": {},
-    "best, not reconstructed": {"reconstruct": {"steps": 0}},
     "best, reconstructed only": {"quantize": _NO_STEPS},
     "best, ranges only": {"reconstruct": {"steps": 0}, "quantize": _NO_STEPS},
     "best, ends at 8 bits": {"layers": {"first_last_bits": 8}},
@@ -90,11 +89,7 @@ VARIANTS: dict[str, Settings] = {
     "best, BatchNorm corrected": {"calibrate": {"correct_batch_norm": True}},
     "best, ranges of the generator": {"calibrate": {"images": "generator"}},
     "best, crops in synthesis": {"synthesize": {"augment_probability": 1.0, "min_crop_scale": 0.5}},
-    "best, ε = 0, λ = 0": {"quantize": {"promotion_step": 0.0, "alignment_weight": 0.0}},
     "best, λ = 0": {"quantize": {"alignment_weight": 0.0}},
-    "best, lr 3e-4": {"quantize": {"learning_rate": 3e-4}},
-    "best, lr 3e-3": {"quantize": {"learning_rate": 3e-3}},
-    "best, min/max": {"layers": {"quantizer": "minmax"}},
     "best, real data": {"bank": {"source": "train"}},
 }
 BANKS = "Folder to keep banks in for other runs; empty it after a change of the synthesis."
@@ -208,7 +203,7 @@ class Shared:
         key = f"{real} {json.dumps(synthesis)}"
         if key not in self._banks:
             images = self._real(synthesis["samples"]) if real else self._synthetic(synthesis)
-            self._banks[key] = bank_of(self.teacher, images)
+            self._banks[key] = bank_of(self.teacher.network, self.teacher.spec, images)
         return self._banks[key]
 
     def _synthetic(self, settings: Mapping[str, Any]) -> Tensor:

@@ -163,24 +163,19 @@ class Results:
                 axes.grid(axis="x")
         path.write_bytes(to_png(figure))
 
-    def write(self, path: Path | None = None) -> None:
-        """All of it, by default to the file that it is from."""
-        rows = [row._asdict() for row in self.rows]
-        write_json(path or self._path, self._values | {"rows": rows})
+    def write(self) -> None:
+        write_json(self._path, self._values | {"rows": [row._asdict() for row in self.rows]})
 
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="Of the same teacher and device.")],
     picture: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
     against: Annotated[str, typer.Option(help="Variant to compare the others with.")] = "",
-    together: Annotated[Path | None, typer.Option(help="JSON to write the rows of all to.")] = None,
 ) -> None:
     results = Results.read(files[0])
     for path in files[1:]:
         results.include(Results.read(path))
     results.show(against)
-    if together:
-        results.write(together)
     if picture:
         results.draw(picture)
 

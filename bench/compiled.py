@@ -1,6 +1,6 @@
 """Speed of students for `pt2e`, compiled by torch, beside full precision compiled the same way.
 
-    python -m bench.compiled --networks torchvision:resnet18,torchvision:mobilenet_v2
+    python -m bench.compiled
 
 Calls take turns and the median counts. Weights are random, see `bench.integer`. It needs torchao,
 which holds Inductor's patterns for integer kernels. Writes bench/out/compiled.json.
@@ -12,17 +12,16 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 import hast
-from bench.experiment import Widths, parse_widths
-from bench.integer import NETWORKS, bank_of, built, calibrated, show
+from bench.experiment import bank_of, parse_widths
+from bench.integer import BATCHES, NETWORKS, built, calibrated, show
 from bench.machine import describe
 from bench.run import OUT
 from hast.files.tables import write_json
@@ -32,19 +31,14 @@ _IMAGES, _CALLS = 16, 25  # to calibrate with; of each network
 _REST = 0.05  # seconds; threads of the network before may wait actively for more work
 
 
-def main(
-    networks: Annotated[str, typer.Option(help="Sources, with commas.")] = NETWORKS,
-    widths: Widths = "w8a8,w4a8,w4a4",
-    batches: Annotated[str, typer.Option(help="Images of a call, with commas.")] = "1,16",
-    pixels: int = 224,
-) -> None:
+def main() -> None:
     import_module(PATTERNS)  # registers them
     rows: list[dict[str, Any]] = []
-    for source, network, spec in built(networks, pixels):
+    for source, network, spec in built(NETWORKS):
         bank = bank_of(network, spec, torch.randn(_IMAGES, *spec.input_shape))
         students = {
             f"ours, {width}": calibrated(network, spec, bank, width, "pt2e")
-            for width in parse_widths(widths)
+            for width in parse_widths("w8a8,w4a8,w4a4")
         }
         with TemporaryDirectory() as folder:
             found = {"fp32": (network, sum(t.nbytes for t in network.state_dict().values()))}
@@ -55,7 +49,7 @@ def main(
         mine = {
             name: {"network": source, "file": name, "bytes": n} for name, (_, n) in found.items()
         }
-        for batch in map(int, batches.split(",")):
+        for batch in BATCHES:
             for name, row in measure(programs, torch.randn(batch, *spec.input_shape)).items():
                 mine[name] |= {f"batch_{batch}": row["ms"], "integer layers": row["layers"]}
         rows += mine.values()
@@ -90,4 +84,4 @@ def measure(programs: Mapping[str, nn.Module], images: Tensor) -> dict[str, dict
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

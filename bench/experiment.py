@@ -63,10 +63,10 @@ def parse_widths(text: str) -> list[BitWidth]:
     return [BitWidth.parse(name) for name in text.split(",")]
 
 
-def bank_of(teacher: Teacher, images: Tensor) -> Bank:
-    """Images (N, C, H, W) as a bank without labels."""
-    made_for = fingerprint(teacher.network.state_dict())
-    card = BankCard(samples=len(images), spec=teacher.spec, teacher=made_for, synthesis={})
+def bank_of(network: nn.Module, spec: ModelSpec, images: Tensor) -> Bank:
+    """Images (N, C, H, W) as a bank without labels, made for a teacher."""
+    made_for = fingerprint(network.state_dict())
+    card = BankCard(samples=len(images), spec=spec, teacher=made_for, synthesis={})
     return Bank(images, torch.zeros(len(images)), card)
 
 

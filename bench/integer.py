@@ -16,11 +16,11 @@ import typer
 from torch import Tensor, nn
 
 import hast
-from bench.experiment import Widths, parse_widths
+from bench.experiment import Widths, bank_of, parse_widths
 from bench.machine import describe
 from bench.run import OUT, warmed
 from bench.toolkits import nncf_quantized, runtime_quantized
-from hast.bank.record import Bank, BankCard
+from hast.bank.record import Bank
 from hast.bank.toolkits import CalibrationReader
 from hast.config.bit_width import BitWidth
 from hast.config.spec import ModelSpec
@@ -29,30 +29,26 @@ from hast.errors import one_of
 from hast.export.latency import measure_latency
 from hast.export.onnx_graph import export_float_onnx
 from hast.files.tables import write_json
-from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network
 
 NETWORKS = ",".join(f"torchvision:{name}" for name in ("resnet18", "resnet50", "mobilenet_v2"))
+BATCHES = (1, 16)  # images of a call
 _IMAGES = 16
 
 
 def main(
     networks: Annotated[str, typer.Option(help="Sources, with commas.")] = NETWORKS,
     widths: Widths = "w8a8,w4a8,w4a4",
-    batches: Annotated[str, typer.Option(help="Images of a call, with commas.")] = "1,16",
-    pixels: int = 224,
     target: Annotated[str, typer.Option(help="openvino also measures there.")] = "onnxruntime",
 ) -> None:
     one_of("--target", target, Target)
     rows: list[dict[str, Any]] = []
-    for source, network, spec in built(networks, pixels):
+    for source, network, spec in built(networks):
         images = torch.randn(_IMAGES, *spec.input_shape)
         with TemporaryDirectory() as folder:
             files = deployed(network, spec, images, parse_widths(widths), target, Path(folder))
-            found = measure_latency(
-                files, spec, [int(batch) for batch in batches.split(",")],
-                runtime="openvino" if target == "openvino" else "onnxruntime",
-            )  # fmt: skip
+            runtime = "openvino" if target == "openvino" else "onnxruntime"
+            found = measure_latency(files, spec, BATCHES, runtime=runtime)
             rows += [
                 {"network": source, "file": name, "bytes": size_of(path), **found[name]}
                 for name, path in files.items()
@@ -61,10 +57,9 @@ def main(
     write_json(OUT / "integer.json", {"machine": describe(torch.device("cpu")), "rows": rows})
 
 
-def built(sources: str, pixels: int) -> Iterator[tuple[str, nn.Module, ModelSpec]]:
+def built(sources: str) -> Iterator[tuple[str, nn.Module, ModelSpec]]:
     """Networks with random weights, by source."""
-    shape = (3, pixels, pixels)
-    spec = ModelSpec(input_shape=shape, num_classes=1000, mean=(0.5,) * 3, std=(0.25,) * 3)
+    spec = ModelSpec(input_shape=(3, 224, 224), num_classes=1000, mean=(0.5,) * 3, std=(0.25,) * 3)
     for source in sources.split(","):
         torch.manual_seed(0)
         yield source, warmed(build_network(source, {}).network, spec), spec
@@ -85,24 +80,17 @@ def deployed(
         student = calibrated(network, spec, bank, width, target)
         path = folder / f"{width}.onnx"
         files[f"ours, {width}"] = hast.export_onnx(student, path, images=images)
-    files["ONNX Runtime's own, w8a8"] = folder / "own.onnx"
-    own = files["ONNX Runtime's own, w8a8"]
+    files["ONNX Runtime's own, w8a8"] = own = folder / "own.onnx"
     runtime_quantized(files["fp32"], own, CalibrationReader(bank, batch_size=_IMAGES))
     if target == "openvino":
-        files["NNCF's own, w8a8"] = folder / "nncf.xml"
-        nncf_quantized(files["fp32"], folder / "nncf.xml", CalibrationReader(bank))
+        files["NNCF's own, w8a8"] = own = folder / "nncf.xml"
+        nncf_quantized(files["fp32"], own, CalibrationReader(bank))
     return files
 
 
 def size_of(path: Path) -> int:
     """Bytes of a model, with what lies beside it under the same name (OpenVINO's weights)."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
-
-
-def bank_of(network: nn.Module, spec: ModelSpec, images: Tensor) -> Bank:
-    made_for = fingerprint(network.state_dict())
-    card = BankCard(samples=len(images), spec=spec, teacher=made_for, synthesis={})
-    return Bank(images, torch.zeros(len(images)), card)
 
 
 def calibrated(

@@ -2,12 +2,12 @@
 
     python -m bench.minutes --source python:hast.networks.efficientnet_lite0:efficientnet_lite0 \
         --shape 3x224x224 --mean 0.498,0.498,0.498 --std 0.502,0.502,0.502 --crop-fraction 0.875 \
-        --images FOLDER --real 200 --widths w8a8,w4a8,w4a4 --minutes 15
+        --images FOLDER --widths w8a8,w4a8,w4a4 --minutes 15
 
 Sizes are chosen once, as `hast quantize --minutes` does, and then hold for all rows. Some of the
-test images, `--real` of them drawn with seed 0, are a bank of their own to compare with; all rows
-are measured on the others, paired with the teacher. Writes bench/out/NAME.json after every student;
-the same command again goes on where it was stopped.
+test images, drawn with seed 0, are a bank of their own to compare with; all rows are measured on
+the others, paired with the teacher. Writes bench/out/NAME.json after every student; the same
+command again goes on where it was stopped.
 """
 
 import time
@@ -49,15 +49,14 @@ from hast.math.intervals import paired_drop
 from hast.pipeline.settings import network_settings
 from hast.report.tables import markdown_rows
 
-_NO_STEPS: Settings = {"reconstruct": {"steps": 0}, "quantize": {"steps": 0, "milestones": []}}
 # What each variant changes of the recipe that its name begins with.
 VARIANTS: dict[str, Settings] = {
     "best": {},
     "best, ends no wider": {"layers": {"first_last_bits": "width"}},
-    "best, ranges only": _NO_STEPS,
     "best, real images": {},
     "hast": {},
 }
+REAL = 200  # test images that are spent as a bank
 _COLUMNS = ("", "width", "seed", "minutes", "top-1", "loses", "agreement, held back")
 
 
@@ -69,24 +68,25 @@ def main(
     weights: Weights = None,
     shape: Shape = "",
     crop_fraction: float = 1.0,
-    real: Annotated[int, typer.Option(help="Test images to spend as a bank.")] = 200,
     widths: Widths = "w8a8,w4a8,w4a4",
     minutes: float = 15.0,
     variants: Annotated[str, typer.Option(help="Separated by semicolons.")] = "best",
     seeds: int = 3,
     first_seed: int = 0,
     out: str = "minutes",
-    device: str = "auto",
 ) -> None:
-    teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
+    teacher = open_teacher(source, weights, images, mean, std, "auto", shape, crop_fraction)
     path = OUT / f"{out}.json"
     kept = read_json(path) if path.exists() else {"settings": {}, "rows": []}
     kept["machine"] = describe(device_of(teacher.network))
-    spent, rest = drawn_pictures(images, real)
+    spent, rest = drawn_pictures(images, REAL)
     before = correct_answers(teacher.network, teacher)[0][rest]
     kept["teacher"] = 100 * before.double().mean().item()
     for seed, name in product(range(first_seed, first_seed + seeds), variants.split(";")):
-        missing = [w for w in parse_widths(widths) if not _has(kept, name, str(w), seed)]
+        made = [
+            row["width"] for row in kept["rows"] if (row["variant"], row["seed"]) == (name, seed)
+        ]
+        missing = [width for width in parse_widths(widths) if str(width) not in made]
         if not missing:
             continue
         recipe = name.partition(",")[0]
@@ -103,14 +103,14 @@ def main(
                 bank = imported(spent, Path(folder), teacher)
             else:
                 generator, bank = make_samples(teacher.network, teacher.spec, settings)
-            made = time.perf_counter() - start
+            for_bank = time.perf_counter() - start
             for width in missing:
                 start = time.perf_counter()
                 student = quantize(
                     teacher.network, teacher.spec, bank, generator=generator, **width._asdict(),
                     **arguments_of(settings),
                 )  # fmt: skip
-                seconds = made + time.perf_counter() - start
+                seconds = for_bank + time.perf_counter() - start
                 after = correct_answers(student, teacher)[0][rest]
                 row = _row(student, teacher, bank, settings, before, after)
                 row |= {"variant": name, "width": str(width), "seed": seed, "minutes": seconds / 60}
@@ -159,11 +159,6 @@ def _sections(settings: dict[str, Any]) -> Settings:
 
 def _seeded(settings: Settings, seed: int) -> Settings:
     return {name: s | {"seed": seed} if "seed" in s else s for name, s in settings.items()}
-
-
-def _has(kept: dict[str, Any], variant: str, width: str, seed: int) -> bool:
-    asked = (variant, width, seed)
-    return any((row["variant"], row["width"], row["seed"]) == asked for row in kept["rows"])
 
 
 def _table(kept: dict[str, Any]) -> str:

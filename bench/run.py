@@ -1,20 +1,17 @@
 """`make bench`: synthesis and fine-tuning steps, engine against plain reference, interleaved.
 
-Writes bench/out/latest.json and bench/out/latest.png. Medians over repeats; the ratio is what
+Writes bench/out/latest.json. Medians over repeats; the ratio is what
 counts, the seconds depend on the machine.
 """
 
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,7 +32,7 @@ from hast.networks.blocks import find_blocks
 from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student
-from hast.report.figures.canvas import canvas, to_png
+from hast.report.tables import markdown_rows
 
 OUT = Path(__file__).parent / "out"
 WARM_UP, ENDLESS = 2, 10**6
@@ -69,17 +66,16 @@ class Line(NamedTuple):
 
 
 def main() -> None:
-    device = select_device(sys.argv[1] if len(sys.argv) > 1 else "auto")
+    device = select_device("auto")
     machine = describe(device)
     engine = choose_engine(device, work=float("inf"))
-    console = Console()
-    console.print(machine, engine)
+    print(machine, engine)
     lines = []
     for case in CASES:
         for line in measure(case, device, engine, machine):
             lines.append(line)
-            console.print(line)
-    report(machine, engine, lines, console)
+            print(line, flush=True)
+    report(machine, engine, lines)
 
 
 def setting(case: Case, device: torch.device) -> tuple[ModelSpec, nn.Module, nn.Module, Tensor]:
@@ -171,17 +167,14 @@ def warmed(network: nn.Module, spec: ModelSpec) -> nn.Module:
     return freeze(network)
 
 
-def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: Console) -> None:
-    table = Table(title=f"{machine['device']}, torch {machine['torch']}, {engine}")
-    for column in ("network", "task", "plain s", "engine s", "ratio", "GFLOP/s", "of matmul"):
-        table.add_column(column, justify="right")
+def report(machine: dict[str, Any], engine: Engine, lines: list[Line]) -> None:
+    cells = [["network", "task", "plain s", "engine s", "ratio", "GFLOP/s", "of matmul"]]
     for line in lines:
-        table.add_row(
+        cells.append([
             line.network, line.task, f"{line.reference_seconds:.3f}", f"{line.engine_seconds:.3f}",
             f"{line.ratio:.1f}x", f"{line.gflops:.0f}", f"{line.share_of_matmul:.0%}",
-        )  # fmt: skip
-    console.print(table)
-
+        ])  # fmt: skip
+    print(markdown_rows(cells, left=2))
     ratios = {(line.network, line.task): line.ratio for line in lines}
     values = {
         "synthesis": {"ratio": ratios["ResNet-20", "synthesis"]},
@@ -191,19 +184,7 @@ def report(machine: dict[str, Any], engine: Engine, lines: list[Line], console: 
         "lines": [line._asdict() for line in lines],
     }
     write_json(OUT / "latest.json", values)
-    draw(lines, OUT / "latest.png")
-    console.print(f"written: {OUT / 'latest.json'}, {OUT / 'latest.png'}")
-
-
-def draw(lines: list[Line], path: Path) -> None:
-    names = [f"{line.network}, {line.task}" for line in lines]
-    with canvas(width=7, height=3) as (figure, (axes,)):
-        bars = axes.barh(names, [line.ratio for line in lines])
-        axes.bar_label(bars, fmt="%.1fx", padding=3)
-        axes.invert_yaxis()
-        axes.set_xlabel("times faster than the plain reference")
-        axes.margins(x=0.15)
-    path.write_bytes(to_png(figure))
+    print(f"written: {OUT / 'latest.json'}")
 
 
 if __name__ == "__main__":

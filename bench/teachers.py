@@ -22,16 +22,7 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig
 from torchvision.models.regnet import BlockParams
 from torchvision.models.vgg import make_layers
 
-from bench.experiment import (
-    Images,
-    Mean,
-    Std,
-    Teacher,
-    correct_answers,
-    dataset,
-    floats,
-    is_digits,
-)
+from bench.experiment import Images, Mean, Std, Teacher, correct_answers, dataset, floats, is_digits
 from hast.config.spec import ModelSpec
 from hast.engine.engine import choose_engine, place, place_images, select_device
 from hast.engine.progress import drain

@@ -13,8 +13,6 @@ from unittest.mock import patch
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from bench.machine import describe
@@ -22,6 +20,7 @@ from bench.run import CASES, OUT, engine_steps, seconds, setting
 from hast.engine.engine import Engine, Precision, choose_engine, place_images
 from hast.files.tables import write_json
 from hast.math.statistics import ChannelStatistics
+from hast.report.tables import markdown_rows
 
 ROUNDS, WARM_UP = 15, 3
 
@@ -69,6 +68,13 @@ COMMON = (
     Variant("without compilation", plain),
     Variant("in the other precision", other_precision),
     Variant("with gradients for the teacher", change=lambda t: t.requires_grad_(True)),
+    Variant(
+        "without folded BatchNorm",
+        patches={
+            f"hast.loops.{loop}.folded_statistics": lambda _: nullcontext()
+            for loop in ("synthesize", "finetune")
+        },
+    ),
 )
 WITHOUT = {
     "synthesis": (
@@ -79,20 +85,12 @@ WITHOUT = {
             change=lambda t: t.to(memory_format=torch.contiguous_format),
         ),
         Variant(
-            "without folded BatchNorm",
-            patches={"hast.loops.synthesize.folded_statistics": lambda _: nullcontext()},
-        ),
-        Variant(
             "with Welford's moments",
             patches={"hast.networks.batch_norm.channel_statistics": welford},
         ),
     ),
     "fine-tuning": (
         *COMMON,
-        Variant(
-            "without folded BatchNorm",
-            patches={"hast.loops.finetune.folded_statistics": lambda _: nullcontext()},
-        ),
         Variant("without recomputation", patches={"hast.engine.engine._RECOMPUTE": {}}),
     ),
 }
@@ -105,8 +103,7 @@ def main(only: str = "") -> None:
         raise SystemExit(f"--only: no variant {unknown}; there are {sorted(known)}")
     device = torch.device("cpu") if not torch.cuda.is_available() else torch.device("cuda")
     machine = describe(device)
-    console = Console()
-    console.print(machine, whole(device))
+    print(machine, whole(device))
     case = CASES[0]
     results: list[dict[str, Any]] = []
     for task, variants in WITHOUT.items():
@@ -117,12 +114,8 @@ def main(only: str = "") -> None:
             loop = engine_steps(task, case, spec, teacher, images, variant.engine(device))
             steps.append((variant, loop))
         results += race(task, steps, device)
-    table = Table(title=f"{case.network}, {machine['device']}, torch {machine['torch']}")
-    for column in ("step", "variant", "ms", "times as slow"):
-        table.add_column(column, justify="right")
-    for row in results:
-        table.add_row(row["task"], row["variant"], f"{row['ms']:.0f}", f"{row['slower']:.2f}")
-    console.print(table)
+    cells = [[r["task"], r["variant"], f"{r['ms']:.0f}", f"{r['slower']:.2f}"] for r in results]
+    print(markdown_rows([["step", "variant", "ms", "times as slow"], *cells], left=2))
     write_json(OUT / "techniques.json", {"machine": machine, "results": results})
 
 

@@ -53,6 +53,7 @@ from hast.pipeline.settings import network_settings
 from hast.report.tables import markdown_rows
 
 Samples = Bank | StoredBank
+SAMPLES = 96  # images to calibrate with
 
 
 def main(
@@ -63,21 +64,19 @@ def main(
     weights: Weights = None,
     shape: Shape = "",
     crop_fraction: float = 1.0,
-    samples: Annotated[int, typer.Option(help="Images to calibrate with.")] = 96,
     bank: Annotated[Path | None, typer.Option(help="One that is there; else one is made.")] = None,
     minutes: Annotated[float, typer.Option(help="For a student; the bank takes half.")] = 5.0,
-    seed: int = 0,
     out: str = "toolkits",
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, "cpu", shape, crop_fraction)
-    network, spec = teacher.network, teacher.spec
-    spent, rest = drawn_pictures(images, samples)
-    noise = torch.randn(samples, *spec.input_shape, generator=seeded(seed, "bench"))
+    network, spec, _ = teacher
+    spent, rest = drawn_pictures(images, SAMPLES)
+    noise = torch.randn(SAMPLES, *spec.input_shape, generator=seeded(0, "bench"))
     rows = []
     with TemporaryDirectory() as folder:
         calibrated_with: dict[str, Samples] = {
-            "standard normal noise": bank_of(teacher, noise),
-            "bank": StoredBank(bank, spec=spec) if bank else made_bank(teacher, seed, minutes),
+            "standard normal noise": bank_of(network, spec, noise),
+            "bank": StoredBank(bank, spec=spec) if bank else made_bank(teacher, minutes),
             "real images": imported(spent, Path(folder), teacher),
         }
         full = correct_answers(network, teacher)[0][rest].double().mean().item()
@@ -85,7 +84,7 @@ def main(
             row: dict[str, Any] = {"toolkit": toolkit, "full precision": full}
             for name, chosen in calibrated_with.items():
                 with TemporaryDirectory() as place:
-                    predict = quantized(teacher, chosen, samples, Path(place))
+                    predict = quantized(teacher, chosen, SAMPLES, Path(place))
                     row[name] = top1(predict, teacher, rest)
                 print(row, flush=True)
             rows.append(row)
@@ -94,11 +93,9 @@ def main(
     print(markdown_rows([["", *(n for n in rows[0] if n != "toolkit")], *cells], left=1))
 
 
-def made_bank(teacher: Teacher, seed: int, minutes: float) -> Bank:
-    network, spec = teacher.network, teacher.spec
-    settings = network_settings(
-        network, spec, recipe="best", size="quick", seed=seed, minutes=minutes
-    )
+def made_bank(teacher: Teacher, minutes: float) -> Bank:
+    network, spec, _ = teacher
+    settings = network_settings(network, spec, recipe="best", size="quick", seed=0, minutes=minutes)
     return make_samples(network, spec, settings)[1]
 
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 from conftest import spec_of
-from torch import Tensor
+from torch import Tensor, nn
 
 from hast.bank.pixels import as_stored
 from hast.bank.record import Bank, BankCard
+from hast.config.spec import ModelSpec
+from hast.networks.fingerprint import fingerprint
 
 TEACHER = "a" * 64
 
@@ -27,3 +29,10 @@ def noise_bank(
     labels = torch.arange(samples) % classes
     rising = torch.linspace(0, 1, samples)
     return Bank(noise(samples, *shape, seed=seed), labels, card, rising, **others)
+
+
+def bank_for(teacher: nn.Module, spec: ModelSpec, samples: int) -> Bank:
+    """A bank of noise that says it was made for this teacher."""
+    bank = noise_bank(samples, spec.input_shape, classes=spec.num_classes)
+    made_for = {"spec": spec, "teacher": fingerprint(teacher.state_dict())}
+    return bank._replace(card=bank.card.model_copy(update=made_for))

@@ -39,8 +39,7 @@ def opened(browser: Any, path: Path, **context: Any) -> Iterator[Opened]:
     tab = browser.new_context(offline=True, **context)
     page, complaints, requests = tab.new_page(), [], []
     page.on(
-        "console",
-        lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None,
+        "console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda r: requests.append(r.url))

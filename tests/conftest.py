@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir
+from contextlib import chdir, contextmanager
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from hast.config.spec import ModelSpec
+from hast.errors import InputError
 from hast.networks.batch_norm import freeze
 from hast.networks.digits_resnet import DigitsResNet
 
@@ -29,14 +32,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every stage in its smallest real form.
-TINY: dict[str, dict[str, Any]] = {
-    "teacher": {"training": {"epochs": 1, "batch_size": 256}, "source_args": {"widths": [8, 16]}},
-    "generator": {"steps": 3, "width": 8, "latent_dim": 4},
-    "synthesize": {"samples": 24, "batch_size": 8, "steps": 3},
-    "calibrate": {"batches": 2, "batch_size": 8},
-    "quantize": {"steps": 3, "batch_size": 8, "milestones": [2]},
-    "export": {"formats": [], "samples": 32, "reference_samples": 8, "min_agreement": 0.5},
-}
+TINY = {
+    "teacher.training.epochs": 1, "teacher.training.batch_size": 256,
+    "teacher.source_args.widths": [8, 16],
+    "generator.steps": 3, "generator.width": 8, "generator.latent_dim": 4,
+    "synthesize.samples": 24, "synthesize.batch_size": 8, "synthesize.steps": 3,
+    "calibrate.batches": 2, "calibrate.batch_size": 8,
+    "quantize.steps": 3, "quantize.batch_size": 8, "quantize.milestones": [2],
+    "export.formats": [], "export.samples": 32, "export.reference_samples": 8,
+    "export.min_agreement": 0.5,
+}  # fmt: skip
 
 WIDTHS = ["w4a4", "w2a3"]
 
@@ -62,6 +67,14 @@ def forget_written_modules(tmp_path_factory):
     for name in sys.modules.keys() - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(written):
             del sys.modules[name]
+
+
+@contextmanager
+def refused(message: str) -> Iterator[None]:
+    """What is done inside ends with this message, in one line."""
+    with pytest.raises(InputError, match=message) as caught:
+        yield
+    assert "\n" not in str(caught.value)
 
 
 def spec_of(shape: tuple[int, int, int], classes: int = 10, **others: Any) -> ModelSpec:
@@ -129,7 +142,7 @@ def begun(finished) -> Path:
         shutil.rmtree(finished / "artifacts" / name)
     for name in (".partial", "metrics", "report"):
         shutil.rmtree(finished / name)
-    edit_params(finished, lambda p: p.update(bit_widths=["w4a4"]))
+    set_params(finished, {"bit_widths": ["w4a4"]})
     return finished
 
 
@@ -159,39 +172,27 @@ def prefect(tmp_path_factory) -> Iterator[dict[str, str]]:
 def write_params(project: Path, widths: list[str]) -> None:
     """The parameters of the project in tiny sizes."""
     shutil.copy(ROOT / "params.yaml", project)
-    edit_params(project, use_tiny_sizes)
-    edit_params(project, lambda p: p.update(bit_widths=widths))
+    set_params(project, TINY | {"bit_widths": widths})
 
 
-def edit_params(project: Path, change: Callable[[Any], None]) -> None:
-    """Change params.yaml of a project in place."""
-    yaml = YAML()
-    path = project / "params.yaml"
+def set_params(project: Path, values: dict[str, Any]) -> None:
+    """Write values into params.yaml of a project, by names such as `quantize.steps`."""
+    yaml, path = YAML(), project / "params.yaml"
     params = yaml.load(path)
-    change(params)
+    for name, value in values.items():
+        *sections, key = name.split(".")
+        reduce(getitem, sections, params)[key] = value
     yaml.dump(params, path)
-
-
-def use_tiny_sizes(params: Any) -> None:
-    for section, values in TINY.items():
-        for key, value in values.items():
-            if isinstance(value, dict) and isinstance(params[section][key], dict):
-                params[section][key].update(value)
-            else:
-                params[section][key] = value
 
 
 def copy_project(target: Path) -> Path:
     """A git repository at `target` with the project's files as they are now and tiny sizes."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file() and name != "dvc.lock":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    edit_params(target, use_tiny_sizes)
+    set_params(target, TINY)
     git(target, "init", "-q")
     commit_all(target, "start")
     return target
@@ -210,20 +211,20 @@ def commit_all(folder: Path, message: str) -> None:
 
 
 def python(
-    *arguments: str, cwd: Path | None = None, **environment: str
+    *arguments: str, cwd: Path | None = None, code: int | None = 0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python process of its own, with `environment` beside that of this one."""
-    return subprocess.run(
+    """Run a Python process of its own, with `environment` beside that of this one; it ends with
+    `code`, or with any where that is None."""
+    done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
         env=child_environment() | environment,
     )  # fmt: skip
+    assert code in (None, done.returncode), done.stdout + done.stderr
+    return done
 
 
 def started(
-    *arguments: str,
-    cwd: Path | None = None,
-    environment: Mapping[str, str] = {},
-    **pipes: Any,
+    *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] = {}, **pipes: Any
 ) -> "subprocess.Popen[str]":
     """Start a Python process that leads a group of its own; `pipes` as of `subprocess.Popen`."""
     return subprocess.Popen(
@@ -233,10 +234,8 @@ def started(
 
 
 def dvc(project: Path, *arguments: str) -> str:
-    """Run DVC in a project and return what it printed; a failure shows it."""
-    done = python("-m", "dvc", *arguments, cwd=project)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """Run DVC in a project and return what it printed."""
+    return python("-m", "dvc", *arguments, cwd=project).stdout
 
 
 def executed(output: str) -> set[str]:
@@ -251,16 +250,29 @@ def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def hast_here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `hast` in this process, where it starts at once."""
+    """Runs `hast` in this process, where it starts at once; it ends with `code`."""
     from hast.cli.main import main
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["hast", *arguments])
         monkeypatch.setattr(sys, "path", [*sys.path])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, shown.out, shown.err)
+        assert (ended.value.code or 0) == code, shown.out + shown.err
+        return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def hast_refuses(hast_here) -> Callable[..., str]:
+    """The one line with which `hast` ends where what it was given is wrong."""
+
+    def run(*arguments: str) -> str:
+        (line,) = hast_here(*arguments, code=2).stderr.splitlines()
+        assert line.startswith("error: ")
+        return line
 
     return run
 

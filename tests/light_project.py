@@ -71,10 +71,37 @@ def light_project(target: Path) -> Path:
     return project
 
 
-def run_probe(
-    prefect: dict[str, str], project: Path, code: str, argument: Any, *, path: str = ""
+# Runs a flow once for each set of parameters, in a folder of its own and after a shell command.
+_PROBE = """
+import json, os, subprocess, sys
+from importlib import import_module
+from prefect.client.orchestration import get_client
+
+flow = getattr(import_module(f"flows.{sys.argv[1]}"), sys.argv[1])
+for folder, before, parameters in json.loads(sys.argv[2]):
+    os.chdir(folder)
+    subprocess.run(before, shell=True, check=True)
+    state = flow(return_state=True, **parameters)
+    run = state.state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        tasks = {
+            task.name: [task.state_name, task.state.message, task.run_count, task.tags]
+            for task in client.read_task_runs()
+            if task.flow_run_id == run
+        }
+        artifacts = {a.key: a.data for a in client.read_artifacts() if a.flow_run_id == run}
+    shown = [state.name, state.message, state.result(False), tasks, artifacts]
+    print("STATE", json.dumps(shown, default=str))
+"""
+
+
+def run_flows(
+    prefect: dict[str, str],
+    *runs: tuple[Path, str, dict[str, Any]],
+    flow: str = "pipeline",
+    path: str = "",
 ) -> list[list[Any]]:
-    """Run a program on a Prefect server, and return what it prints after STATE.
+    """Of every run of a flow: name, message and result of its state, its tasks, its artifacts.
 
     In a process of its own: Prefect's settings are global to a process.
     """
@@ -82,9 +109,10 @@ def run_probe(
         "HAST_TASKS_PER_DEVICE": "1",
         "PATH": os.pathsep.join(filter(None, [path, child_environment()["PATH"]])),
     }
-    done = python("-c", code, json.dumps(argument), cwd=project, **environment)
+    given = json.dumps([(str(folder), *others) for folder, *others in runs])
+    done = python("-c", _PROBE, flow, given, cwd=runs[0][0], code=None, **environment)
     states = [line for line in done.stdout.splitlines() if line.startswith("STATE ")]
-    assert states, done.stdout[-3000:] + done.stderr[-3000:]
+    assert len(states) == len(runs), done.stdout[-3000:] + done.stderr[-3000:]
     return [json.loads(state.removeprefix("STATE ")) for state in states]
 
 

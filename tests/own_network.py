@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from hast.cli.main import app
 
@@ -28,5 +28,10 @@ def make_images(folder: Path, *, classes: int) -> None:
             Image.new("RGB", (12, 12)).save(folder / name / f"{i}.png")
 
 
-def run(*arguments: str, typed: str | None = None):
-    return CliRunner().invoke(app, [*arguments], input=typed)
+def run(*arguments: str, typed: str | None = None, code: int = 0, **environment: str) -> Result:
+    """Run `hast`; what it raises is raised here, and it ends with `code`."""
+    done = CliRunner().invoke(
+        app, [*arguments], input=typed, env=environment, catch_exceptions=False
+    )
+    assert done.exit_code == code, done.output
+    return done

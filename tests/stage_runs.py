@@ -24,6 +24,11 @@ def run(stage: str, bits: str = "w4a4", **others: Any) -> None:
     import_module(f"stages.{stage}").run(**paths | width | others)
 
 
+def finished_shards(project: Path) -> dict[Path, int]:
+    """Their files, with the time when they were written."""
+    return {p: p.stat().st_mtime_ns for p in project.glob(".partial/*/done/*.safetensors")}
+
+
 def run_teacher() -> None:
     run("inputs")
     run("teacher")
@@ -38,16 +43,21 @@ def run_synthesize(**options: Any) -> None:
     run("answers")
 
 
-def run_student(bits: str = "w4a4") -> None:
-    before = ("sensitivity", "calibrate", "score", "reconstruct")
-    for stage in (*before, "quantize", "evaluate", "export"):
+def run_bank() -> None:
+    run_teacher()
+    run_generator()
+    run_synthesize()
+
+
+def run_student(bits: str = "w4a4", *, until: str = "export") -> None:
+    """All its stages until one of them, with that one."""
+    stages = ["sensitivity", "calibrate", "score", "reconstruct", "quantize", "evaluate", "export"]
+    for stage in stages[: stages.index(until) + 1]:
         run(stage, bits)
 
 
 def run_all(widths: list[str]) -> None:
-    run_teacher()
-    run_generator()
-    run_synthesize()
+    run_bank()
     for width in widths:
         run_student(width)
     run("report")

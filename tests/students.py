@@ -1,10 +1,12 @@
 """Calibrated students of networks with random weights, for tests of what happens to a student."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from conftest import spec_of
 from torch import Tensor, nn
 
@@ -12,8 +14,11 @@ from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
 from hast.config.spec import ModelSpec
 from hast.engine.engine import place
+from hast.files.teachers import TeacherCard
+from hast.files.weights import save_with_card
 from hast.loops.calibrate import observe_ranges
 from hast.networks.batch_norm import freeze
+from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student
@@ -78,6 +83,46 @@ def calibrated(network: nn.Module, spec: ModelSpec, bits: str = "w4a4", **rules)
     noise = (torch.randn(8, *spec.input_shape) for _ in range(3))
     list(observe_ranges(student, noise))
     return freeze(student)
+
+
+def is_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    return state.keys() == expected.keys() and all(
+        torch.equal(tensor, expected[name]) for name, tensor in state.items()
+    )
+
+
+def save_teacher(
+    folder: Path, network: nn.Module, spec: ModelSpec, source: str, **arguments: Any
+) -> Path:
+    """A classifier of a source as the stage `teacher` leaves it."""
+    name = fingerprint(network.state_dict())
+    card = TeacherCard(source=source, source_args=arguments, spec=spec, fingerprint=name)
+    save_with_card(folder, network, card)
+    return folder
+
+
+def count_hooks(network: nn.Module) -> list[int]:
+    return [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in network.modules()]
+
+
+def own_parameters() -> Net:
+    """A convolution module of 3*4*9 weights, then one and a head on parameters of its own."""
+    return Net(
+        lambda net, x: F.linear(
+            F.conv2d(net.stem(x).relu(), net.kernel, padding=1).mean((2, 3)), net.head
+        ),
+        stem=nn.Conv2d(3, 4, 3, padding=1),
+        kernel=nn.Parameter(torch.randn(8, 4, 3, 3)),
+        head=nn.Parameter(torch.randn(10, 8)),
+    )
+
+
+def imagenet(name: str) -> nn.Module:
+    """A network of torchvision for images of IMAGENET, with random weights."""
+    return freeze(torchvision.models.get_model(name, weights=None, num_classes=7))
+
+
+IMAGENET = spec_of((3, 64, 64), 7)
 
 
 class Sharing(nn.Module):

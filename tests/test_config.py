@@ -1,4 +1,5 @@
 import pytest
+from conftest import refused
 
 from hast.config.bit_width import BitWidth, load_bit_widths
 from hast.config.finetune import FinetuneConfig
@@ -6,7 +7,6 @@ from hast.config.params import check_params
 from hast.config.section import load_section
 from hast.config.spec import ModelSpec
 from hast.config.synthesize import SynthesisConfig
-from hast.errors import InputError
 
 
 @pytest.fixture
@@ -37,13 +37,12 @@ def params(tmp_path):
     ],
 )
 def test_a_wrong_value_is_one_line_with_key_rule_and_value(params, text, message):
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message):
         load_section(params(text), "quantize", FinetuneConfig)
-    assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_said_plainly(tmp_path):
-    with pytest.raises(InputError, match="no such file; run from the project's root"):
+    with refused("no such file; run from the project's root"):
         load_section(tmp_path / "nothing.yaml", "quantize", FinetuneConfig)
 
 
@@ -60,7 +59,7 @@ def test_bit_widths_are_read(params):
 
 @pytest.mark.parametrize("text", ["w1a4", "w04a4", "w4a9", "4", "w4", "W4A4", "w4a4 ", "w44a4"])
 def test_a_malformed_width_is_refused(text):
-    with pytest.raises(InputError, match=r"must be written w<bits>a<bits> with 2 to 8 bits"):
+    with refused(r"must be written w<bits>a<bits> with 2 to 8 bits"):
         BitWidth.parse(text)
 
 
@@ -74,7 +73,7 @@ def test_a_malformed_width_is_refused(text):
     ],
 )
 def test_malformed_widths_and_unknown_sections_are_refused(params, text, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         check_params(params(text))
 
 

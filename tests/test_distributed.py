@@ -49,7 +49,6 @@ with clear_errors("stage"), clear_interrupts("stage", kept="all"):
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     (tmp_path / "stage.py").write_text(STAGE)
-
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return lambda told: started("-m", "stage", told, cwd=tmp_path, **pipes)

@@ -5,39 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import commit_all, copy_project, dvc, edit_params, git
-from light_project import light_project, run_probe, two_gpus
-
-# Runs the flow once for each set of parameters, in a folder of its own and after a shell command.
-PROBE = """
-import json, os, subprocess, sys
-from prefect.client.orchestration import get_client
-from flows.pipeline import pipeline
-
-for folder, before, parameters in json.loads(sys.argv[1]):
-    os.chdir(folder)
-    subprocess.run(before, shell=True, check=True)
-    state = pipeline(return_state=True, **parameters)
-    with get_client(sync_client=True) as client:
-        tasks = {
-            task.name: [task.state_name, task.state.message, task.run_count, task.tags]
-            for task in client.read_task_runs()
-            if task.flow_run_id == state.state_details.flow_run_id
-        }
-        artifacts = [artifact.key for artifact in client.read_artifacts()]
-    shown = [state.name, state.message, state.result(False), tasks, artifacts]
-    print("STATE", json.dumps(shown, default=str))
-"""
-
-
-def run_flows(
-    prefect: dict[str, str], *runs: tuple[Path, str, dict[str, Any]], path: str = ""
-) -> list[list[Any]]:
-    """Of every run: name, message and result of its state, its tasks, keys of all artifacts."""
-    given = [(str(folder), *others) for folder, *others in runs]
-    states = run_probe(prefect, runs[0][0], PROBE, given, path=path)
-    assert len(states) == len(runs)
-    return states
+from conftest import commit_all, copy_project, dvc, git, set_params
+from light_project import light_project, run_flows, two_gpus
 
 
 def note(project: Path, name: str, folder: str = "out") -> dict[str, Any]:
@@ -109,7 +78,7 @@ def test_a_second_clone_with_the_same_remote_skips_what_the_first_has_built(pref
 @pytest.mark.slow
 def test_the_real_stages_are_built_once_and_publish_their_artifacts(prefect, tmp_path):
     project = copy_project(tmp_path / "project")
-    edit_params(project, lambda p: p.update(bit_widths=["w4a4"]))
+    set_params(project, {"bit_widths": ["w4a4"]})
     first, again, failed = run_flows(
         prefect,
         (project, "true", {}),

@@ -54,15 +54,12 @@ class Served:
 
     def runs(self, deployment: str, *states: str) -> list[dict[str, Any]]:
         """Flow runs of a deployment in one of the states, the oldest first."""
-        found = self.call(
-            "flow_runs/filter",
-            {
-                "deployments": {"id": {"any_": [self.deployment(deployment)]}},
-                "flow_runs": {"state": {"name": {"any_": list(states)}}},
-                "sort": "EXPECTED_START_TIME_ASC",
-            },
-        )
-        return list(found)
+        asked = {
+            "deployments": {"id": {"any_": [self.deployment(deployment)]}},
+            "flow_runs": {"state": {"name": {"any_": list(states)}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        return list(self.call("flow_runs/filter", asked))
 
     def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
         found = self.call("task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
@@ -78,9 +75,8 @@ class Served:
         return dict(self.call(path, {"parameters": parameters}))
 
     def wait(self, run: dict[str, Any], *states: str) -> dict[str, Any]:
-        return until(
-            lambda: (r := self.call(f"flow_runs/{run['id']}"))["state_name"] in states and r
-        )
+        path = f"flow_runs/{run['id']}"
+        return until(lambda: (r := self.call(path))["state_name"] in states and r)
 
 
 until = partial(wait_for, every=0.3)
@@ -106,8 +102,8 @@ def served(tmp_path_factory) -> Iterator[Served]:
     definition = yaml.load(project / "prefect.yaml")
     nightly = definition["deployments"][0]
     assert nightly["name"] == "nightly"
-    nightly["schedules"] = [{"interval": 15}]
-    nightly["parameters"] = {"targets": ["first"], "retries": 1, "retry_delay_seconds": 1}
+    parameters = {"targets": ["first"], "retries": 1, "retry_delay_seconds": 1}
+    nightly.update(schedules=[{"interval": 15}], parameters=parameters)
     yaml.dump(definition, project / "prefect.yaml")
     port = free_port()
     environment = {

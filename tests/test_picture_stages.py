@@ -3,38 +3,33 @@
 import shutil
 
 import pytest
-from conftest import edit_params
+from conftest import refused, set_params
 from pictures import BUILDERS, make_pictures
 from stage_runs import A, M, run, run_student, run_synthesize, run_teacher
 
 from hast.bank.stored import StoredBank
-from hast.errors import InputError
 from hast.files.tables import read_json, read_tsv
 
 pytestmark = pytest.mark.filterwarnings("ignore::hast.errors.HastWarning")  # of attention
-TEACHER = {
-    "weights": None, "source_args": {},
-    "spec": {"input_shape": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3},
+PICTURES = {
+    "teacher.weights": None, "teacher.source_args": {},
+    "teacher.spec": {"input_shape": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3},
+    "bank.source": "pictures", "calibrate.images": "bank", "dataset.name": "none",
 }  # fmt: skip
 
 
 @pytest.fixture(params=[*BUILDERS])
 def own(request, project):
     """A project with a network of the user's own that has no BatchNorm, and with pictures."""
-    source = f"python:pictures:{request.param}"
-    edit_params(project, lambda p: p["teacher"].update(TEACHER, source=source))
-    edit_params(project, lambda p: p["bank"].update(source="pictures"))
-    edit_params(project, lambda p: p["calibrate"].update(images="bank"))
-    edit_params(project, lambda p: p["dataset"].update(name="none"))
+    set_params(project, PICTURES | {"teacher.source": f"python:pictures:{request.param}"})
     make_pictures(project / "pictures", 24)
     return project
 
 
 def test_every_stage_runs_and_no_gap_is_told(own):
-    edit_params(own, lambda p: p["layers"].update(quantizer="learned"))
-    edit_params(own, lambda p: p["quantize"].update(optimizer="adamw"))
-    edit_params(own, lambda p: p["reconstruct"].update(steps=2, samples=16))
-    edit_params(own, lambda p: p["sensitivity"].update(enabled=True, samples=8))
+    learned = {"layers.quantizer": "learned", "quantize.optimizer": "adamw"}
+    set_params(own, learned | {"reconstruct.steps": 2, "reconstruct.samples": 16})
+    set_params(own, {"sensitivity.enabled": True, "sensitivity.samples": 8})
     run_teacher()
     assert read_json(M / "teacher.json")["batch_norm_layers"] == 0
     run("generator")
@@ -71,16 +66,15 @@ def test_a_changed_picture_is_noticed(own):
 def test_pictures_that_change_under_a_run_end_it(own):
     run_teacher()
     next((own / "pictures").rglob("*.png")).unlink()
-    with pytest.raises(InputError, match=r"bank\.source: pictures changed while the pipeline ran"):
+    with refused(r"bank\.source: pictures changed while the pipeline ran"):
         run_synthesize()
 
 
 @pytest.mark.parametrize("stage", ["generator", "synthesize"])
 def test_what_needs_batch_norm_says_what_to_do_before_any_work(own, stage):
-    edit_params(own, lambda p: p["bank"].update(source=None))
-    edit_params(own, lambda p: p["calibrate"].update(images="generator"))
+    set_params(own, {"bank.source": None, "calibrate.images": "generator"})
     run_teacher()
-    with pytest.raises(InputError, match=r"no BatchNorm .* bank\.source: FOLDER with calibrate"):
+    with refused(r"no BatchNorm .* bank\.source: FOLDER with calibrate"):
         run(stage)
     assert not (own / ".partial").exists()
 
@@ -88,6 +82,6 @@ def test_what_needs_batch_norm_says_what_to_do_before_any_work(own, stage):
 def test_a_source_with_neither_bank_nor_pictures_is_refused_by_the_first_stage(project):
     (project / "nothing").mkdir()
     for source in ("nothing", "nowhere"):
-        edit_params(project, lambda p, source=source: p["bank"].update(source=source))
-        with pytest.raises(InputError, match=f"{source} holds no manifest.json and no pictures"):
+        set_params(project, {"bank.source": source})
+        with refused(f"{source} holds no manifest.json and no pictures"):
             run("inputs")

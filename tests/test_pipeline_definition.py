@@ -65,6 +65,5 @@ def test_the_options_of_the_command_are_the_stage_functions_parameters(stage):
     (run,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run"]
     without_influence = {"device", "precision", "compile", "workers", "cluster", "store"}
     without_influence |= {"overwrite", "checkpoint"}
-    assert (
-        options - {"code"} == {argument.arg for argument in run.args.kwonlyargs} - without_influence
-    )
+    arguments = {argument.arg for argument in run.args.kwonlyargs}
+    assert options - {"code"} == arguments - without_influence

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import stage_runs as runs
 import torch
+from conftest import refused
 from own_network import FACTORY, SPEC, make_images, run
 
 import hast
@@ -27,9 +28,7 @@ FAST = ["--minutes", "0.02"]
 
 
 def test_one_command_makes_a_packed_student_and_the_pipeline_the_same_again(finished):
-    done = run("quantize", *TEACHER, "--bits", "w4a8", *FAST, "--json")
-    assert done.exit_code == 0, done.exception
-    made = json.loads(done.stdout)
+    made = json.loads(run("quantize", *TEACHER, "--bits", "w4a8", *FAST, "--json").stdout)
     assert made["bits"] == "w4a8"
     assert made["size_bytes"] < made["full_size_bytes"] / 2
     assert 0 < made["held_back"]["agreement"] <= 1
@@ -38,11 +37,8 @@ def test_one_command_makes_a_packed_student_and_the_pipeline_the_same_again(fini
     values = read_yaml(Path("packed/params.yaml"))
     write_yaml(Path("params.yaml"), values, comment="the test")
     check_params(Path("params.yaml"))
-    runs.run_teacher()
-    runs.run_generator()
-    runs.run_synthesize()
-    for stage in ("sensitivity", "calibrate", "score", "reconstruct", "quantize"):
-        runs.run(stage, "w4a8")
+    runs.run_bank()
+    runs.run_student("w4a8", until="quantize")
     cpu = select_device("cpu")
     again = load_student(runs.A / "students/w4a8", load_teacher(runs.A / "teacher", cpu))
     images = StoredBank(runs.A / "bank").images[:16]
@@ -51,9 +47,7 @@ def test_one_command_makes_a_packed_student_and_the_pipeline_the_same_again(fini
 
 def test_the_fewest_bits_that_hold_are_found_and_written(finished):
     options = ["--bank", "artifacts/bank", "--max-drop", "30%", "--attempts", "3", "--out", "few"]
-    done = run("quantize", *TEACHER, *FAST, *options, "--json")
-    assert done.exit_code == 0, done.exception
-    made = json.loads(done.stdout)
+    made = json.loads(run("quantize", *TEACHER, *FAST, *options, "--json").stdout)
     assert 1 <= len(made["trials"]) <= 3
     best = [trial for trial in made["trials"] if trial["holds"]][-1]
     assert best["drop"] <= 0.3
@@ -68,7 +62,6 @@ def test_with_test_images_it_says_what_is_lost_and_that_they_selected(mine):
     make_images(mine / "data/test", classes=3)
     options = [*SPEC, *FAST, "--data-root", "data", "--recipe", "best"]
     done = run("quantize", "python:mine:build", *options, "--max-drop", "0.5", "--attempts", "1")
-    assert done.exit_code == 0, done.exception
     assert "of 6 test images" in done.stdout
     assert "it was selected by these images" in done.stdout
     again = run("quantize", "python:mine:build", *options, "--bits", "w8a8", "--out", "wide")
@@ -80,17 +73,15 @@ def test_pictures_are_a_bank_also_for_a_network_without_batch_norm(mine, hast_he
     (mine / "plain.py").write_text(FACTORY.replace("nn.BatchNorm2d(4), ", ""))
     make_images(mine / "pictures", classes=10)
     options = [*SPEC, *FAST, "--bits", "w8a8"]
-    refused = hast_here("quantize", "python:plain:build", *options)
-    assert refused.returncode == 2
+    refused = hast_here("quantize", "python:plain:build", *options, code=2)
     assert "has no BatchNorm layer" in refused.stderr
     assert "--bank FOLDER" in refused.stderr
     done = hast_here("quantize", "python:plain:build", *options, "--bank", "pictures", "--json")
-    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["held_back"]["agreement"] == 1.0
     assert "plain:build: pictures, " in done.stderr  # and no images that are not made
     make_images(mine / "few", classes=4)
-    refused = hast_here("quantize", "python:plain:build", *options, "--bank", "few", "--out", "b")
-    assert refused.returncode == 2
+    few = ["--bank", "few", "--out", "b"]
+    refused = hast_here("quantize", "python:plain:build", *options, *few, code=2)
     assert "quantize.held_back: 0.1 of 8 samples is none" in refused.stderr
     assert "calibrate" not in refused.stderr
     assert read_yaml(Path("packed/params.yaml"))["bank"]["source"] == "pictures"
@@ -108,16 +99,15 @@ def test_pictures_are_a_bank_also_for_a_network_without_batch_norm(mine, hast_he
     ],
 )
 def test_what_is_wrong_is_one_line_before_any_work(mine, hast_here, arguments, message):
-    done = hast_here("quantize", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "synthesize:" not in done.stderr
+    said = hast_here("quantize", *arguments, code=2).stderr
+    assert message in said
+    assert "synthesize:" not in said
     assert not Path("packed").exists()
 
 
 def test_where_nothing_holds_the_nearest_is_named(teacher, spec):
     bank = hast.synthesize(teacher, spec, samples=16, steps=2, batch_size=8, progress=False)
-    with pytest.raises(hast.InputError, match=r"none of 2 candidates holds; w\da8 comes nearest"):
+    with refused(r"none of 2 candidates holds; w\da8 comes nearest"):
         hast.quantize_within(
             teacher, spec, bank, max_drop=0.2, attempts=2, drop=lambda student: (0.5, 0.1),
             steps=1, batch_size=8, progress=False,
@@ -141,14 +131,10 @@ def test_more_minutes_are_more_images_and_steps_and_no_more_work_than_there_is(r
         total += 3 * blocks["steps"] * blocks["batch_size"]
         return total + 10 * training["steps"] * training["batch_size"]
 
-    amounts = [
-        work(sizes_within(known, passes, units=20)) for passes in (1e5, 1e6, 1e7, 1e9)
-    ]  # fmt: skip
+    amounts = [work(sizes_within(known, passes, units=20)) for passes in (1e5, 1e6, 1e7, 1e9)]
     assert amounts == sorted(amounts)
     for amount, passes in zip(amounts[:3], (1e5, 1e6, 1e7), strict=True):
         assert 0.2 * passes < amount < 1.1 * passes or recipe == "best"
         assert amount < 1.1 * passes
-    assert (
-        merged([known, sizes_within(known, 1e6, units=20)])["synthesize"]["bns"]
-        == (known["synthesize"]["bns"])
-    )
+    sized = merged([known, sizes_within(known, 1e6, units=20)])
+    assert sized["synthesize"]["bns"] == known["synthesize"]["bns"]

@@ -4,13 +4,12 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, refused
 from ruamel.yaml import YAML
 
 from hast.config.params import PRESETS, SECTIONS, check_params, own_network, preset
 from hast.config.recipes import merged, method_settings, recipe_of, size_settings, with_recipe
 from hast.config.section import Section, load_section, parse_section, read_yaml, write_yaml
-from hast.errors import InputError
 
 RECIPES, SIZES = ("hast", "best"), ("quick", "paper")
 
@@ -59,7 +58,7 @@ def test_a_recipe_changes_its_own_values_and_nothing_else():
 
 
 def test_a_section_that_is_no_mapping_is_one_line():
-    with pytest.raises(InputError, match="section 'quantize' must be a mapping, got 3"):
+    with refused("section 'quantize' must be a mapping, got 3"):
         with_recipe("quantize: 3", "best")
 
 
@@ -74,7 +73,7 @@ def test_a_recipe_with_own_values_is_named_with_them():
 def test_widths_of_single_layers_are_a_number_or_the_word():
     for section in ({"first_last_bits": "all"}, {"average_weight_bits": 9}):
         (name,) = section
-        with pytest.raises(InputError, match=f"layers.{name}: .* layers.{name}: Input should be"):
+        with refused(f"layers.{name}: .* layers.{name}: Input should be"):
             parse_section(section, SECTIONS["layers"], name="layers")
 
 
@@ -85,7 +84,7 @@ def test_the_paper_at_its_size_is_the_default_of_every_section():
 
 
 def test_an_unknown_size_is_refused_with_those_that_are_known():
-    with pytest.raises(InputError, match="size must be one of quick, paper, got 'huge'"):
+    with refused("size must be one of quick, paper, got 'huge'"):
         preset("digits", recipe="hast", size="huge")
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import stage_runs as runs
-from conftest import copy_project, dvc, edit_params, files, started, wait_for
+from conftest import copy_project, dvc, files, set_params, started, wait_for
+from ruamel.yaml import YAML
+from stage_runs import finished_shards
 
 BANK = "artifacts/bank"
-STUDENTS = {
-    "reconstruct": "artifacts/reconstructed/w4a4",
-    "quantize": "artifacts/students/w4a4",
-}
+STUDENTS = {"reconstruct": "artifacts/reconstructed/w4a4", "quantize": "artifacts/students/w4a4"}
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +23,15 @@ def whole(tmp_path_factory) -> Path:
     """A project whose bank and student were made without interruption."""
     project = copy_project(tmp_path_factory.mktemp("whole"))
 
-    def change(params):
-        params["bit_widths"] = ["w4a4"]
-        params["synthesize"].update(samples=64, steps=40)
-        params["layers"].update(quantizer="learned")
-        params["reconstruct"].update(steps=8, samples=16)
-        params["quantize"].update(steps=60, optimizer="adamw", schedule="cosine")
-
-    edit_params(project, change)
+    longer = {
+        "bit_widths": ["w4a4"], "synthesize.samples": 64, "synthesize.steps": 40,
+        "layers.quantizer": "learned", "reconstruct.steps": 8, "reconstruct.samples": 16,
+        "quantize.steps": 60, "quantize.optimizer": "adamw", "quantize.schedule": "cosine",
+    }  # fmt: skip
+    set_params(project, longer)
     with chdir(project):
-        runs.run_teacher()
-        runs.run_generator()
-        runs.run_synthesize()
-        for stage in ("sensitivity", "calibrate", "reconstruct", "score", "quantize"):
-            runs.run(stage)
+        runs.run_bank()
+        runs.run_student(until="quantize")
     dvc(project, "commit", "--force", "--with-deps", "quantize")
     return project
 
@@ -53,11 +47,10 @@ def project(whole, tmp_path) -> Path:
 
 def forget(project: Path, stage: str) -> None:
     """Let DVC believe that a stage has never run."""
-    lock = project / "dvc.lock"
-    parts = lock.read_text().split(f"\n  {stage}:")
-    rest = parts[1].split("\n  ")
-    kept = next((i for i, line in enumerate(rest) if i and not line.startswith((" ", "-"))), None)
-    lock.write_text(parts[0] + ("" if kept is None else "\n  " + "\n  ".join(rest[kept:])) + "\n")
+    yaml, path = YAML(), project / "dvc.lock"
+    lock = yaml.load(path)
+    del lock["stages"][stage]
+    yaml.dump(lock, path)
 
 
 def kill_when(project: Path, stage: str, condition: Callable[[], bool]) -> None:
@@ -73,12 +66,6 @@ def kill_when(project: Path, stage: str, condition: Callable[[], bool]) -> None:
     running.wait()
 
 
-def finished(project: Path) -> dict[Path, int]:
-    """Files of finished shards, with the time when they were written."""
-    done = (project / ".partial").glob("bank-*/done/*.safetensors")
-    return {path: path.stat().st_mtime_ns for path in done}
-
-
 @pytest.mark.parametrize("shards", [pytest.param(n, marks=pytest.mark.slow) for n in (0, 1)] + [3])
 def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(project, whole, shards):
     forget(project, "synthesize")
@@ -86,15 +73,15 @@ def test_a_bank_is_the_same_after_kill_9_and_its_finished_shards_are_kept(projec
 
     def enough() -> bool:
         began = any(project.glob(".partial/*/bank/bank.zarr/images/zarr.json"))
-        return began and len(finished(project)) >= shards
+        return began and len(finished_shards(project)) >= shards
 
     assert not enough()
     kill_when(project, "synthesize", enough)
     assert not (project / BANK).exists()
-    kept = finished(project)
+    kept = finished_shards(project)
     dvc(project, "repro", "--single-item", "synthesize")
     assert files(project / BANK) == files(whole / BANK)
-    after = finished(project)
+    after = finished_shards(project)
     assert {path: after[path] for path in kept} == kept
     assert len(after) == 4
 
@@ -103,11 +90,11 @@ def test_a_bank_killed_while_dvc_takes_it_over_costs_no_shard(project, whole):
     forget(project, "synthesize")
     shutil.rmtree(project / BANK)
     kill_when(project, "synthesize", lambda: (project / BANK / "manifest.json").is_file())
-    kept = finished(project)
+    kept = finished_shards(project)
     assert len(kept) == 4
     dvc(project, "repro", "--single-item", "synthesize")
     assert files(project / BANK) == files(whole / BANK)
-    assert finished(project) == kept
+    assert finished_shards(project) == kept
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import stage_runs as runs
-from conftest import commit_all, copy_project, dvc, edit_params, executed, files, git
+from conftest import commit_all, copy_project, dvc, executed, files, git, set_params
 
 from hast.bank.tools import filter_bank
 
@@ -16,9 +16,7 @@ def owner(tmp_path_factory) -> Path:
     """The repository of a team that has made a bank and pushed it."""
     project = copy_project(tmp_path_factory.mktemp("owner"))
     with chdir(project):
-        runs.run_teacher()
-        runs.run_generator()
-        runs.run_synthesize()
+        runs.run_bank()
     dvc(project, "commit", "--force", "--with-deps", "synthesize")
     dvc(project, "remote", "add", "-d", "store", str(tmp_path_factory.mktemp("remote")))
     dvc(project, "remote", "modify", "store", "verify", "true")
@@ -38,13 +36,8 @@ def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path, monkeypa
     other = copy_project(tmp_path / "other")
     dvc(other, "import", str(owner), "artifacts/bank", "-o", "shared-bank")
 
-    def change(params):
-        params["bit_widths"] = ["w4a4"]
-        params["bank"]["source"] = "shared-bank"
-        params["calibrate"]["images"] = "bank"
-        params["synthesize"]["steps"] = 10**9  # would never end
-
-    edit_params(other, change)
+    imported = {"bank.source": "shared-bank", "calibrate.images": "bank"}
+    set_params(other, imported | {"bit_widths": ["w4a4"], "synthesize.steps": 10**9})  # endless
     dvc(other, "repro", "synthesize")
     assert files(other / "artifacts/bank") == files(owner / "artifacts/bank")
     assert [p.name for p in (other / "artifacts/generator").iterdir()] == ["not-trained.json"]
@@ -55,9 +48,9 @@ def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path, monkeypa
     dvc(other, "plots", "show", "--out", str(tmp_path / "plots"))
 
     # A new version of the bank is noticed, and only what depends on it runs again.
-    smaller = tmp_path / "smaller"
-    filter_bank(other / "shared-bank", smaller, count=16)
-    shutil.rmtree(other / "shared-bank")
-    shutil.copytree(smaller, other / "shared-bank")
+    shared = other / "shared-bank"
+    filter_bank(shared, tmp_path / "smaller", count=16)
+    shutil.rmtree(shared)
+    shutil.copytree(tmp_path / "smaller", shared)
     assert executed(dvc(other, "repro", "synthesize")) == {"inputs", "synthesize"}
-    assert files(other / "artifacts/bank") == files(smaller)
+    assert files(other / "artifacts/bank") == files(shared)

@@ -6,34 +6,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import edit_params
-from PIL import Image
-from stage_runs import A, M, run, run_generator, run_student, run_synthesize, run_teacher
+from conftest import refused, set_params
+from own_network import make_images
+from stage_runs import A, M, run, run_all, run_generator, run_student, run_synthesize, run_teacher
 
 from hast.bank import shards
 from hast.config.dataset import DatasetConfig
 from hast.config.params import SECTIONS
 from hast.config.section import Section
-from hast.errors import InputError, NonFiniteLossError
+from hast.errors import NonFiniteLossError
 from hast.files.datasets import open_batches
 from hast.files.tables import read_json, read_tsv
 from hast.files.weights import read_state
 from hast.networks.digits_resnet import DIGITS_SPEC
 from stages import inputs, teacher
 
+FOLDER = {"dataset.name": "folder", "dataset.root": "images"}
+SENSITIVITY = {"sensitivity.enabled": True, "sensitivity.samples": 8}
+
 
 @pytest.mark.parametrize(
-    ("section", "value", "message"),
+    ("values", "message"),
     [
-        ("quantize", {"steps": -1}, "quantize.steps: .* greater than or equal to 0, got -1"),
-        ("dataset", {"name": "folder", "root": "images"}, "no valid file for the classes a"),
-        ("dataset", {"name": "folder", "root": "nowhere"}, "must be a folder .* got nowhere"),
+        ({"quantize.steps": -1}, "quantize.steps: .* greater than or equal to 0, got -1"),
+        (FOLDER, "no valid file for the classes a"),
+        (FOLDER | {"dataset.root": "nowhere"}, "must be a folder .* got nowhere"),
     ],
 )
-def test_the_first_stage_finds_what_a_later_one_would_end_with(project, section, value, message):
+def test_the_first_stage_finds_what_a_later_one_would_end_with(project, values, message):
     (project / "images/test/a").mkdir(parents=True)
-    edit_params(project, lambda p: p[section].update(value))
-    with pytest.raises(InputError, match=message):
+    set_params(project, values)
+    with refused(message):
         run_teacher()
     assert not (project / A / "teacher").exists()
 
@@ -48,24 +51,16 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
 
     monkeypatch.setattr(Section, "__getattribute__", recording)
     # Crops inside the loop, so that their size is read too.
-    edit_params(project, lambda p: p["synthesize"].update(augment_probability=1.0))
-    edit_params(project, lambda p: p["sensitivity"].update(enabled=True, samples=8))
-    edit_params(project, lambda p: p["export"].update(formats=["program"]))
-    run_teacher()
-    run_generator()
-    run_synthesize()
-    run_student()
-    run("report")
-    edit_params(project, lambda p: p["layers"].update(quantizer="learned"))
-    edit_params(project, lambda p: p["reconstruct"].update(steps=1, samples=8))
+    set_params(project, {"synthesize.augment_probability": 1.0, "export.formats": ["program"]})
+    set_params(project, SENSITIVITY)
+    run_all(["w4a4"])
+    learned = {"layers.quantizer": "learned", "reconstruct.steps": 1, "reconstruct.samples": 8}
+    set_params(project, learned)
     run("calibrate")
     run("reconstruct")
-    for digit in range(10):
-        (project / f"images/test/{digit}").mkdir(parents=True)
-        Image.new("L", (9, 12), digit).save(project / f"images/test/{digit}/0.png")
+    make_images(project / "images/test", classes=10)
     open_batches(DatasetConfig(name="folder", root=project / "images"), "test", DIGITS_SPEC)
-    edit_params(project, lambda p: p["bank"].update(source="images"))
-    edit_params(project, lambda p: p["layers"].update(quantizer="minmax"))
+    set_params(project, {"bank.source": "images", "layers.quantizer": "minmax"})
     run("inputs")
     run_synthesize()
 
@@ -75,9 +70,8 @@ def test_every_parameter_is_read_by_the_stages(project, monkeypatch):
 
 
 def test_bits_are_allocated_by_sensitivity_within_the_budget(finished):
-    edit_params(finished, lambda p: p["sensitivity"].update(enabled=True, samples=8))
-    rules = {"average_weight_bits": 3.0, "first_last_bits": 8}
-    edit_params(finished, lambda p: p["layers"].update(rules))
+    rules = {"layers.average_weight_bits": 3.0, "layers.first_last_bits": 8}
+    set_params(finished, SENSITIVITY | rules)
     run("sensitivity")
     run("calibrate")
     layers = read_tsv(A / "layers/w4a4.tsv")
@@ -111,7 +105,7 @@ def test_nan_in_synthesis_keeps_what_was_finished(begun, monkeypatch):
 def test_a_checkpoint_is_taken_instead_of_training(begun):
     trained = read_state(A / "teacher/model.safetensors")
     torch.save({"state_dict": trained}, "mine.pth")
-    edit_params(begun, lambda p: p["teacher"].update(weights="mine.pth"))
+    set_params(begun, {"teacher.weights": "mine.pth"})
     run_teacher()
     again = read_state(A / "teacher/model.safetensors")
     assert all(torch.equal(again[k], v) for k, v in trained.items())
@@ -132,16 +126,16 @@ def test_a_checkpoint_is_taken_instead_of_training(begun):
     ],
 )  # fmt: skip
 def test_a_teacher_that_does_not_fit_is_refused(project, change, message):
-    edit_params(project, lambda p: p["teacher"].update(change))
-    with pytest.raises(InputError, match=message):
+    set_params(project, {f"teacher.{name}": value for name, value in change.items()})
+    with refused(message):
         run_teacher()
 
 
 def test_another_teacher_does_not_use_the_old_bank(finished):
-    edit_params(finished, lambda p: p["teacher"]["training"].update(seed=1))
+    set_params(finished, {"teacher.training.seed": 1})
     run_teacher()
     run_generator()
-    with pytest.raises(InputError, match="the bank was made for teacher"):
+    with refused("the bank was made for teacher"):
         run_student()
 
 
@@ -152,8 +146,7 @@ def test_a_replaced_checkpoint_factory_or_test_image_changes_the_fingerprints(pr
     image = project / "images/test/cat/0.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"1")
-    edit_params(project, lambda p: p["teacher"].update(source="python:mine:f", weights="w.pth"))
-    edit_params(project, lambda p: p["dataset"].update(name="folder", root="images"))
+    set_params(project, FOLDER | {"teacher.source": "python:mine:f", "teacher.weights": "w.pth"})
 
     def fingerprints() -> list[str]:
         inputs.run(teacher=A / "t.json", dataset=A / "d.json", bank=A / "b.json", stages=A / "code")
@@ -180,12 +173,8 @@ def test_a_replaced_checkpoint_factory_or_test_image_changes_the_fingerprints(pr
     ],
 )
 def test_a_generator_is_trained_where_something_uses_it(begun, start, ranges, bank, is_trained):
-    def change(params):
-        params["synthesize"]["init"] = start
-        params["calibrate"]["images"] = ranges
-        params["bank"]["source"] = bank
-
-    edit_params(begun, change)
+    uses = {"synthesize.init": start, "calibrate.images": ranges, "bank.source": bank}
+    set_params(begun, uses)
     shutil.rmtree(A / "generator")  # as DVC does
     run_generator()
     assert (A / "generator/model.safetensors").exists() == is_trained

@@ -5,33 +5,28 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from banks import TEACHER
-from conftest import files, spec_of
+from banks import TEACHER, noise_bank
+from conftest import files, refused
 
-from hast.bank.record import BankCard
 from hast.bank.stored import StoredBank, open_bank
 from hast.bank.writer import BankWriter
-from hast.errors import InputError
 
-SPEC = spec_of((3, 4, 4), 5, std=(0.2,) * 3)
-CARD = BankCard(samples=2600, spec=SPEC, teacher=TEACHER, synthesis={"seed": 0}, dtype="float32")
-BATCH = 100
+BANK = noise_bank(2600, (3, 4, 4))
+CARD = BANK.card.model_copy(update={"dtype": "float32"})
 IMAGES = torch.randn(2600, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-LABELS = torch.arange(2600) % 5
-DIFFICULTY = torch.linspace(0, 1, 2600)
 
 
-def writer_in(folder: Path, card=CARD, batch_size=BATCH) -> BankWriter:
+def writer_in(folder: Path, card=CARD, batch_size=100) -> BankWriter:
     return BankWriter(folder / "partial", card, batch_size)
 
 
 def write_shards(writer: BankWriter, shards: list[slice]) -> None:
     for shard in shards:
-        writer.write(shard, IMAGES[shard], LABELS[shard])
+        writer.write(shard, IMAGES[shard], BANK.labels[shard])
 
 
 def publish(writer: BankWriter, folder: Path) -> Path:
-    writer.seal(DIFFICULTY)
+    writer.seal(BANK.difficulty)
     writer.publish(folder / "bank")
     return folder / "bank"
 
@@ -48,8 +43,8 @@ def test_what_was_written_is_read_back(tmp_path, dtype, error):
     bank = open_bank(written(tmp_path, dtype=dtype), teacher=TEACHER)
     assert (bank.images - IMAGES).abs().max() <= error
     assert bank.images.dtype == torch.float32
-    assert torch.equal(bank.labels, LABELS)
-    assert torch.equal(bank.difficulty, DIFFICULTY)
+    assert torch.equal(bank.labels, BANK.labels)
+    assert torch.equal(bank.difficulty, BANK.difficulty)
     assert bank.card == CARD.model_copy(update={"dtype": dtype})
 
 
@@ -101,11 +96,7 @@ def test_finished_shards_of_an_interrupted_run_are_kept_and_what_was_half_writte
 
 def test_a_second_run_of_the_same_bank_is_refused_while_the_first_one_lasts(tmp_path):
     first, second = (writer_in(tmp_path) for _ in range(2))
-    with (
-        first.alone(),
-        pytest.raises(InputError, match="another process is making this bank"),
-        second.alone(),
-    ):
+    with first.alone(), refused("another process is making this bank"), second.alone():
         pass
     with second.alone():
         pass
@@ -121,7 +112,7 @@ def test_other_parameters_never_continue_a_partial_bank(tmp_path):
 def test_a_bank_of_zeros_still_counts_its_shards(tmp_path):
     writer = writer_in(tmp_path)
     for shard in writer.shards():
-        writer.write(shard, torch.zeros_like(IMAGES[shard]), LABELS[shard])
+        writer.write(shard, torch.zeros_like(IMAGES[shard]), BANK.labels[shard])
         assert writer.is_finished(shard)
     assert not open_bank(publish(writer, tmp_path)).images.any()
 
@@ -133,7 +124,7 @@ def test_shards_hold_whole_batches_and_cover_every_sample(tmp_path, batch_size):
     assert (shards[0].start, shards[-1].stop) == (0, CARD.samples)
     assert all(a.stop == b.start for a, b in pairwise(shards))
     batches = [i for s in shards for i in writer.batches(s)]
-    assert batches == list(range(-(-CARD.samples // batch_size)))
+    assert batches == [*range(-(-CARD.samples // batch_size))]
 
 
 @pytest.mark.parametrize("pixel", [torch.nan, torch.inf])
@@ -142,11 +133,11 @@ def test_what_is_not_finite_is_never_written(tmp_path, pixel):
     shard = writer.shards()[0]
     images = IMAGES[shard].clone()
     images[0, 0, 0, 0] = pixel
-    with pytest.raises(InputError, match="must be finite"):
-        writer.write(shard, images, LABELS[shard])
+    with refused("must be finite"):
+        writer.write(shard, images, BANK.labels[shard])
     assert not writer.is_finished(shard)
 
 
 def test_no_bank_is_said_plainly(tmp_path):
-    with pytest.raises(InputError, match="no such bank; run `dvc repro synthesize`"):
+    with refused("no such bank; run `dvc repro synthesize`"):
         open_bank(tmp_path)

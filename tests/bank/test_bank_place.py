@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 from banks import noise_bank
-from conftest import files
+from conftest import files, refused
 
 from hast.bank.place import check_free
 from hast.bank.stored import open_bank
 from hast.bank.tools import filter_bank, merge_banks, save_bank
 from hast.bank.transfer import pull_bank, push_bank
-from hast.errors import InputError
 
 SMALL = noise_bank(20, (1, 4, 4), classes=2)
 
@@ -22,23 +21,14 @@ def bank(tmp_path_factory) -> Path:
     return tmp_path_factory.getbasetemp() / "small/bank"
 
 
-def lone_web_manifest(folder: Path, bank: Path) -> None:
-    (folder / "manifest.json").write_text('{"name": "my site"}')
-
-
-def web_folder(folder: Path, bank: Path) -> None:
-    lone_web_manifest(folder, bank)
-    (folder / "index.html").write_text("hello")
-
-
-def bank_with_notes(folder: Path, bank: Path) -> None:
-    filter_bank(bank, folder, count=7, overwrite=True)
-    (folder / "notes.txt").write_text("three weeks of work")
-
-
-def folder_of_that_name(folder: Path, bank: Path) -> None:
-    (folder / "bank.zarr").mkdir()
-    (folder / "bank.zarr/thesis.tex").write_text("hello")
+SITE = '{"name": "my site"}'
+# Whether there is another bank, and files that are no part of one.
+PLACES = {
+    "a web folder": (False, {"manifest.json": SITE, "index.html": "hello"}),
+    "a lone web manifest": (False, {"manifest.json": SITE}),
+    "a bank with notes": (True, {"notes.txt": "three weeks of work"}),
+    "a folder of that name": (False, {"bank.zarr/thesis.tex": "hello"}),
+}
 
 
 def write_all(bank: Path, target: Path):
@@ -51,37 +41,29 @@ def write_all(bank: Path, target: Path):
     yield lambda: check_free(target, overwrite=True)  # what the stage asks before it works
 
 
-@pytest.mark.parametrize(
-    "fill", [web_folder, lone_web_manifest, bank_with_notes, folder_of_that_name]
-)
-def test_a_folder_that_is_no_bank_is_never_replaced(bank, tmp_path, fill):
+@pytest.mark.parametrize(("is_bank", "others"), PLACES.values(), ids=PLACES.keys())
+def test_a_folder_that_is_no_bank_is_never_replaced(bank, tmp_path, is_bank, others):
     target = tmp_path / "target"
-    target.mkdir()
-    fill(target, bank)
+    if is_bank:
+        filter_bank(bank, target, count=7)
+    for name, text in others.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text(text)
     before = files(target)
     for write in write_all(bank, target):
-        with pytest.raises(InputError, match="is no bank; only a bank is overwritten by a bank"):
+        with refused("is no bank; only a bank is overwritten by a bank"):
             write()
         assert files(target) == before
     assert [p.name for p in tmp_path.iterdir()] == ["target"]
 
 
-def without_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
-def without_store(folder: Path) -> None:
-    shutil.rmtree(folder / "bank.zarr")
-
-
-def emptied(folder: Path) -> None:
-    without_manifest(folder)
-    without_store(folder)
-
-
-@pytest.mark.parametrize("damage", [without_manifest, without_store, emptied])
-def test_a_damaged_bank_may_be_replaced(bank, tmp_path, damage):
-    target = Path(shutil.copytree(bank, tmp_path / "target"))
-    damage(target)
+@pytest.mark.parametrize("left", ["bank.zarr", "manifest.json", "nothing"])
+def test_a_damaged_bank_may_be_replaced(bank, tmp_path, left):
+    target = tmp_path / "target"
+    target.mkdir()
+    if left == "bank.zarr":
+        shutil.copytree(bank / left, target / left)
+    elif left == "manifest.json":
+        shutil.copy(bank / left, target)
     filter_bank(bank, target, count=5, overwrite=True)
     assert len(open_bank(target).images) == 5

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from banks import noise_bank
+from conftest import refused
 
 from hast.bank.stored import open_bank
 from hast.bank.tools import save_bank
 from hast.bank.writer import BankWriter
-from hast.errors import InputError
 from hast.files.partial import CheckpointFile
 
 SHAPE = (3, 16, 16)
@@ -24,11 +24,9 @@ def small_disk(tmp_path) -> Iterator[Path]:
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"mounting a small file system is not possible here ({error})")
-    if done.returncode:
-        pytest.skip(f"mounting a small file system is not allowed here ({done.stderr.strip()})")
+        subprocess.run(mount, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small file system cannot be mounted here ({error})")
     try:
         yield place
     finally:
@@ -39,9 +37,8 @@ def test_the_old_bank_stays_usable(small_disk):
     target = small_disk / "bank"
     save_bank(noise_bank(300, SHAPE), target)
     before = open_bank(target)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)") as error:
+    with refused(r"cannot be written \(No space left on device\)"):
         save_bank(noise_bank(2000, SHAPE, seed=1), target, overwrite=True)
-    assert "\n" not in str(error.value)
     after = open_bank(target)
     assert torch.equal(after.images, before.images)
     assert after.card == before.card
@@ -53,34 +50,31 @@ def test_the_old_bank_stays_usable(small_disk):
 def test_shards_that_fitted_are_kept_and_the_rest_is_made_when_there_is_room(small_disk):
     samples = noise_bank(1600, SHAPE)
     writer = BankWriter(small_disk / "partial", samples.card, 64)
-    shards = writer.shards()
 
     def write(writer, shards):
         for shard in shards:
             writer.write(shard, samples.images[shard], samples.labels[shard])
 
-    with pytest.raises(InputError, match="No space left on device"):
-        write(writer, shards)
-    kept = [writer.is_finished(shard) for shard in shards]
-    assert any(kept)
-    assert not all(kept)
+    with refused("No space left on device"):
+        write(writer, writer.shards())
+    left = [shard for shard in writer.shards() if not writer.is_finished(shard)]
+    assert 0 < len(left) < len(writer.shards())
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     again = BankWriter(small_disk / "partial", samples.card, 64)
     with again.alone():
-        assert again.missing_shards() == [s for s, k in zip(shards, kept, strict=True) if not k]
-        write(again, again.missing_shards())
+        assert again.missing_shards() == left
+        write(again, left)
         again.seal(samples.difficulty)
         again.publish(small_disk / "bank")
     save_bank(samples, small_disk / "whole")
-    assert torch.equal(
-        open_bank(small_disk / "bank").images, open_bank(small_disk / "whole").images
-    )
+    made, whole = (open_bank(small_disk / name).images for name in ("bank", "whole"))
+    assert torch.equal(made, whole)
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(small_disk):
     file = CheckpointFile(small_disk / "x.safetensors", every=0)
     file.save({"a": torch.ones(10)}, {"step": 1})
-    with pytest.raises(InputError, match="No space left on device"):
+    with refused("No space left on device"):
         file.save({"a": torch.ones(1 << 20)}, {"step": 2})
     saved = file.load()
     assert saved is not None

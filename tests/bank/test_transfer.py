@@ -1,27 +1,22 @@
 """Push and pull against a real folder and a real S3 server on loopback."""
 
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
-from banks import noise
-from conftest import cli, files, spec_of, wait_for
+from banks import noise_bank
+from conftest import cli, files, refused, started, wait_for
 
 from hast.bank import remote
-from hast.bank.record import Bank, BankCard
 from hast.bank.tools import filter_bank, save_bank
 from hast.bank.transfer import fetch_shard, pull_bank, push_bank, send_shard
 from hast.bank.writer import BankWriter
-from hast.errors import InputError
 
-SPEC = spec_of((3, 16, 16), 5, std=(0.2,) * 3)
+SHAPE = (3, 16, 16)
 
 
 @pytest.fixture(autouse=True)
@@ -31,38 +26,31 @@ def impatient(monkeypatch):
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory) -> Path:
-    card = BankCard(samples=3000, spec=SPEC, teacher="a" * 64, synthesis={"seed": 0})
-    images = noise(3000, *SPEC.input_shape)
     folder = tmp_path_factory.mktemp("bank") / "bank"
-    save_bank(Bank(images, torch.arange(3000) % 5, card, torch.rand(3000)), folder)
+    save_bank(noise_bank(3000, SHAPE), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The endpoint of an S3 server with the bucket `banks`."""
+def s3() -> Iterator[None]:
+    """An S3 server with the bucket `banks`."""
     pytest.importorskip("moto", reason="the S3 server of the tests is not installed")
     boto3 = pytest.importorskip("boto3")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from moto.server import main; main()"]
-    server = subprocess.Popen(
-        [*command, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    endpoint = f"http://127.0.0.1:{port}"
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**keys, "AWS_ENDPOINT_URL": endpoint}.items():
-            patch.setenv(name, value)
+    command = ["-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with pytest.MonkeyPatch.context() as patch, started(*command, **quiet) as server:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         try:
             wait_for(lambda: answers(port), 60)
             boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="banks")
-            yield endpoint
+            yield
         finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
+            server.terminate()
 
 
 def answers(port: int) -> bool:
@@ -122,7 +110,7 @@ def test_an_interrupted_push_is_no_bank_and_goes_on(bank, place, tmp_path, monke
     carried = push_bank(bank, place)
     done = [next(carried) for _ in range(4)]
     carried.close()
-    with pytest.raises(InputError, match="there is no bank, or its push has not ended"):
+    with refused("there is no bank, or its push has not ended"):
         run(pull_bank(place, tmp_path / "back"))
     made = calls_of(monkeypatch, "_make_folder_of")  # before a file is sent
     whole = run(push_bank(bank, place))
@@ -134,7 +122,7 @@ def test_an_interrupted_push_is_no_bank_and_goes_on(bank, place, tmp_path, monke
 def test_another_bank_at_the_far_end_is_replaced_only_when_asked(bank, place, tmp_path):
     filter_bank(bank, tmp_path / "other", count=70)
     run(push_bank(bank, place))
-    with pytest.raises(InputError, match=r"holds another bank, or files of one|is there already"):
+    with refused(r"holds another bank, or files of one|is there already"):
         run(push_bank(tmp_path / "other", place))
     run(push_bank(tmp_path / "other", place, overwrite=True))
     run(pull_bank(place, tmp_path / "back"))
@@ -166,7 +154,7 @@ def test_a_manifest_of_something_else_in_a_bucket_is_never_replaced(bank, s3, tm
     url = f"s3://banks/{tmp_path.name}"
     far = remote.Remote(url)
     far.write("manifest.json", content)
-    with pytest.raises(InputError, match=r"its manifest.json is no bank's; only a bank is over"):
+    with refused(r"its manifest.json is no bank's; only a bank is over"):
         run(push_bank(bank, url, overwrite=True))
     assert far.read("manifest.json") == content
     assert far.names("") == ["manifest.json"]
@@ -176,12 +164,12 @@ def test_a_bank_that_is_there_is_not_overwritten_by_a_pull(bank, tmp_path):
     run(push_bank(bank, str(tmp_path / "far")))
     filter_bank(bank, tmp_path / "mine", count=70)
     before = files(tmp_path / "mine")
-    with pytest.raises(InputError, match="is there already and is not overwritten"):
+    with refused("is there already and is not overwritten"):
         run(pull_bank(str(tmp_path / "far"), tmp_path / "mine"))
     assert files(tmp_path / "mine") == before
     run(pull_bank(str(tmp_path / "far"), tmp_path / "mine", overwrite=True))
     assert files(tmp_path / "mine") == files(bank)
-    with pytest.raises(InputError, match="is no bank; only a bank is overwritten"):
+    with refused("is no bank; only a bank is overwritten"):
         run(pull_bank(str(tmp_path / "far"), tmp_path, overwrite=True))
 
 
@@ -189,7 +177,7 @@ def test_a_file_that_is_damaged_at_the_far_end_is_named_and_nothing_is_placed(ba
     run(push_bank(bank, str(tmp_path / "far")))
     shard = tmp_path / "far/bank.zarr/images/c/1/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    with pytest.raises(InputError, match=r"images/c/1/0/0/0: differs from its hash"):
+    with refused(r"images/c/1/0/0/0: differs from its hash"):
         run(pull_bank(str(tmp_path / "far"), tmp_path / "back"))
     assert not (tmp_path / "back").exists()
     # A push of the same bank mends it.
@@ -200,16 +188,16 @@ def test_a_file_that_is_damaged_at_the_far_end_is_named_and_nothing_is_placed(ba
 def test_a_manifest_that_leads_out_of_the_bank_writes_nothing(bank, tmp_path):
     far = Path(shutil.copytree(bank, tmp_path / "far"))
     (far / "manifest.json").write_text('{"../../stolen": "' + "0" * 64 + '"}')
-    with pytest.raises(InputError, match="leads out of the store"):
+    with refused("leads out of the store"):
         run(pull_bank(str(far), tmp_path / "back"))
     assert [p.name for p in tmp_path.iterdir()] == ["far"]
 
 
 def test_a_shard_that_was_sent_is_fetched_whole_or_not_at_all(place, tmp_path):
-    card = BankCard(samples=64, spec=SPEC, teacher="a" * 64, synthesis={})
-    here, there = (BankWriter(tmp_path / name, card, 16) for name in ("here", "there"))
+    bank = noise_bank(64, SHAPE)
+    here, there = (BankWriter(tmp_path / name, bank.card, 16) for name in ("here", "there"))
     shard = here.shards()[1]
-    here.write(shard, noise(16, *SPEC.input_shape), torch.arange(16) % 5)
+    here.write(shard, bank.images[shard], bank.labels[shard])
     assert not fetch_shard(there, shard, place)
     send_shard(here, shard, place)
     far = remote.Remote(f"{place}/shard-16")
@@ -222,7 +210,7 @@ def test_a_shard_that_was_sent_is_fetched_whole_or_not_at_all(place, tmp_path):
     assert files(there.folder) == files(here.folder)
 
     far.write("done/1.safetensors", b"damaged")
-    with pytest.raises(InputError, match=r"shard-16/done/1.safetensors: differs from its hash"):
+    with refused(r"shard-16/done/1.safetensors: differs from its hash"):
         fetch_shard(there, shard, place)
     far.clear()
     assert not fetch_shard(there, shard, place)
@@ -230,14 +218,12 @@ def test_a_shard_that_was_sent_is_fetched_whole_or_not_at_all(place, tmp_path):
 
 def test_a_bank_for_another_teacher_is_not_placed(bank, tmp_path):
     run(push_bank(bank, str(tmp_path / "far")))
-    with pytest.raises(InputError, match=r"made for teacher a.* but the teacher is b"):
+    with refused(r"made for teacher a.* but the teacher is b"):
         run(pull_bank(str(tmp_path / "far"), tmp_path / "back", teacher="b" * 64))
     assert [p.name for p in tmp_path.iterdir()] == ["far"]
 
 
-def test_a_passing_fault_is_tried_again_and_a_lasting_one_ends_in_one_line(
-    bank, tmp_path, monkeypatch
-):
+def test_a_passing_fault_is_tried_again_and_a_lasting_one_is_said(bank, tmp_path, monkeypatch):
     run(push_bank(bank, str(tmp_path / "far")))
     from fsspec.implementations.local import LocalFileSystem
 
@@ -256,9 +242,8 @@ def test_a_passing_fault_is_tried_again_and_a_lasting_one_ends_in_one_line(
         raise TimeoutError("the line is dead")
 
     monkeypatch.setattr(LocalFileSystem, "get_file", dead)
-    with pytest.raises(InputError, match="the line is dead; what was carried is kept") as error:
+    with refused("the line is dead; what was carried is kept"):
         run(pull_bank(str(tmp_path / "far"), tmp_path / "again"))
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -268,15 +253,13 @@ def test_a_passing_fault_is_tried_again_and_a_lasting_one_ends_in_one_line(
 def test_a_url_that_cannot_be_used_ends_in_one_line(request, bank, url, message):
     if url.startswith("s3"):
         request.getfixturevalue("s3")
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message):
         run(push_bank(bank, url))
-    assert "\n" not in str(error.value)
 
 
 def test_the_command_line_carries_a_bank_to_s3_and_back(bank, s3, tmp_path):
     def bank_command(*arguments: str) -> str:
         done = cli("bank", *arguments)
-        assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
     assert "good, verified at the far end" in bank_command("push", str(bank), "s3://banks/cli")

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import spec_of
+from conftest import refused, spec_of
+from onnx_files import PLAIN, assert_near, onnx, onnxruntime, stored
 from students import Net, calibrated, warm_network
 from torch import nn
 
@@ -14,14 +15,9 @@ from hast.bank.toolkits import as_inputs
 from hast.config.export import ExportConfig
 from hast.export.bundle import check, compare_formats
 from hast.export.inputs import takes
-from hast.export.parity import compare, logits_of, predictor
+from hast.export.parity import logits_of
 from hast.networks.provenance import spec_and_plan
 
-onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
-onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an optional extra")
-pytest.importorskip("onnxscript", reason="onnxscript is an optional extra")
-
-PLAIN = "onnxruntime without optimizations"
 SPEC = spec_of((3, 16, 16), 5, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 IMAGES = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 
@@ -50,9 +46,9 @@ def network():
     )  # fmt: skip
 
 
-def exported(network, folder, bits, target, **settings):
-    student = calibrated(network, SPEC, bits, target=target)
-    return student, hast.export_onnx(student, folder / "s.onnx", images=IMAGES, **settings)
+def exported(network, folder, bits, target, inputs="normalized", **rules):
+    student = calibrated(network, SPEC, bits, target=target, **rules)
+    return student, hast.export_onnx(student, folder / "s.onnx", images=IMAGES, inputs=inputs)
 
 
 def optimized(path, folder) -> Counter[str]:
@@ -67,14 +63,10 @@ def optimized(path, folder) -> Counter[str]:
 @pytest.mark.parametrize("bits", ["w8a8", "w7a8", "w4a8", "w3a5", "w4a4"])
 def test_onnx_runtime_computes_the_whole_network_in_integers(network, bits, tmp_path):
     student, path = exported(network, tmp_path, bits, "onnxruntime")
-    expected = logits_of(student, IMAGES)
-    predictors = [predictor(path, PLAIN), predictor(path, "onnx reference")]
+    programs = [PLAIN, "onnx reference"]
     if bits != "w8a8":  # a processor without VNNI saturates sums of full bytes
-        predictors.append(predictor(path))
-    for predict in predictors:
-        parity = compare(expected, logits_of(predict, IMAGES))
-        assert parity.agreement >= 0.9
-        assert parity.mean_difference < 0.02 * parity.logit_spread
+        programs.append("onnxruntime")
+    assert_near(student, path, IMAGES, 0.02, *programs, agreement=0.9)
 
     runs = optimized(path, tmp_path)
     assert runs["QLinearConv"] == 5
@@ -91,8 +83,7 @@ def test_onnx_runtime_computes_the_whole_network_in_integers(network, bits, tmp_
 def test_openvino_computes_all_layers_in_integers(network, bits, tmp_path):
     openvino = pytest.importorskip("openvino", reason="openvino is optional")
     student, path = exported(network, tmp_path, bits, "openvino")
-    parity = compare(logits_of(student, IMAGES), logits_of(predictor(path, "openvino"), IMAGES))
-    assert parity.mean_difference < 0.05 * parity.logit_spread
+    assert_near(student, path, IMAGES, 0.05, "openvino")
     model = openvino.Core().compile_model(str(path), "CPU").get_runtime_model()
     keys = ("layerType", "runtimePrecision")
     ran = [[op.get_rt_info()[key].astype(str) for key in keys] for op in model.get_ops()]
@@ -101,56 +92,49 @@ def test_openvino_computes_all_layers_in_integers(network, bits, tmp_path):
     assert set(precisions) <= {"u8", "i8"}
 
 
-def test_weights_of_8_bits_are_signed_with_zero_at_0_and_narrower_ones_are_spread(
-    network, tmp_path
-):
+def test_weights_of_8_bits_are_signed_with_zero_at_0_and_narrower_ones_spread(network, tmp_path):
     for bits, farthest in (("w8a8", 127), ("w4a8", 64)):
         _, path = exported(network, tmp_path, bits, "onnxruntime")
-        stored = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
-        weights = [array for array in stored.values() if array.dtype == np.int8 and array.ndim > 1]
+        signed = [array for array in stored(path).values() if array.dtype == np.int8]
+        weights = [array for array in signed if array.ndim > 1]
         assert len(weights) == 6
         assert farthest // 2 < max(np.abs(w.astype(int)).max() for w in weights) <= farthest
-        zero_points = [a for a in stored.values() if a.dtype == np.int8 and a.ndim == 1]
+        zero_points = [array for array in signed if array.ndim == 1]
         assert not any(zero_point.any() for zero_point in zero_points)
 
 
 def test_a_file_for_tensorrt_keeps_its_rules(network, tmp_path):
     """INT8 with a zero point of 0, nothing between Q and DQ, Q and DQ around additions."""
     student, path = exported(network, tmp_path, "w4a8", "tensorrt")
-    parity = compare(logits_of(student, IMAGES), logits_of(predictor(path, PLAIN), IMAGES))
-    assert parity.mean_difference < 0.05 * parity.logit_spread
-    graph = onnx.load(path).graph
-    stored = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    assert_near(student, path, IMAGES, 0.05, PLAIN)
+    graph, tensors = onnx.load(path).graph, stored(path)
     maker = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            assert stored[node.input[2]].dtype == np.int8
-            assert not stored[node.input[2]].any()
+            assert tensors[node.input[2]].dtype == np.int8
+            assert not tensors[node.input[2]].any()
         if node.op_type in ("Conv", "Add", "Concat", "Gemm"):
             assert all(maker[name].op_type == "DequantizeLinear" for name in node.input[:2])
-            assert all(stored[name].dtype == np.float32 for name in node.input[2:])  # biases
+            assert all(tensors[name].dtype == np.float32 for name in node.input[2:])  # biases
         if node.op_type in ("Conv", "Gemm"):
             weight = maker[node.input[1]]
             assert [a.i for a in weight.attribute if a.name == "axis"] == [0]
-            assert len(stored[weight.input[1]]) == stored[weight.input[0]].shape[0]
+            assert len(tensors[weight.input[1]]) == tensors[weight.input[0]].shape[0]
         if node.op_type == "QuantizeLinear":
-            assert [other.op_type for other in graph.node if node.output[0] in other.input] == [
-                "DequantizeLinear"
-            ]
+            (reader,) = [other for other in graph.node if node.output[0] in other.input]
+            assert reader.op_type == "DequantizeLinear"
 
 
 def test_a_student_of_another_target_is_derived_anew_and_stays_what_it_was(network, tmp_path):
     student = calibrated(network, SPEC, "w8a8")
     before = logits_of(student, IMAGES)
     path, settings = tmp_path / "s.onnx", {"target": "tensorrt", "images": IMAGES}
-    with pytest.raises(hast.InputError, match=r"of 32 images are answered alike, .*; train it"):
+    with refused(r"of 32 images are answered alike, .*; train it"):
         hast.export_onnx(student, path, **settings)  # random weights: close answers
     assert not path.exists()
     hast.export_onnx(student, path, **settings, min_agreement=0.8)
-    parity = compare(before, logits_of(predictor(path, PLAIN), IMAGES))
-    assert parity.mean_difference < 0.1 * parity.logit_spread
-    stored = [onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer]
-    assert not any(array.dtype == np.uint8 for array in stored)
+    assert_near(student, path, IMAGES, 0.1, PLAIN)
+    assert not any(array.dtype == np.uint8 for array in stored(path).values())
     assert torch.equal(logits_of(student, IMAGES), before)
 
 
@@ -181,17 +165,12 @@ def test_a_channel_without_weights_keeps_its_bias(tmp_path):
         network[2].bias[:2] = 3.0
     # At 8 bits a processor without VNNI would saturate sums of such large activations.
     student, path = exported(network, tmp_path, "w7a8", "onnxruntime")
-    expected = logits_of(student, IMAGES)
-    for program in (PLAIN, "onnxruntime"):
-        parity = compare(expected, logits_of(predictor(path, program), IMAGES))
-        assert parity.mean_difference < 0.03 * parity.logit_spread
+    assert_near(student, path, IMAGES, 0.03, PLAIN, "onnxruntime")
 
 
 def test_layers_that_are_skipped_stay_in_full_precision(network, tmp_path):
-    student = calibrated(network, SPEC, "w8a8", target="onnxruntime", skip=("side", "fc"))
-    path = hast.export_onnx(student, tmp_path / "s.onnx", images=IMAGES)
-    parity = compare(logits_of(student, IMAGES), logits_of(predictor(path), IMAGES))
-    assert parity.mean_difference < 0.05 * parity.logit_spread
+    student, path = exported(network, tmp_path, "w8a8", "onnxruntime", skip=("side", "fc"))
+    assert_near(student, path, IMAGES, 0.05)
     runs = optimized(path, tmp_path)
     # The stem makes what `side` reads too, in floating point.
     floats = runs["Conv"] + runs["FusedConv"]  # with its ReLU
@@ -211,66 +190,53 @@ def test_layers_of_equal_biases_one_called_twice_and_a_mean_that_answers(tmp_pat
     for layer in (network.stem, network.twice):
         nn.init.constant_(layer.bias, 0.5)
     student, path = exported(network, tmp_path, "w4a8", "onnxruntime")
-    parity = compare(logits_of(student, IMAGES), logits_of(predictor(path), IMAGES))
-    assert parity.mean_difference < 0.05 * parity.logit_spread
+    assert_near(student, path, IMAGES, 0.05)
     assert [output.name for output in onnx.load(path).graph.output] == ["logits"]
     assert optimized(path, tmp_path)["QLinearConv"] == 4
 
 
 @pytest.mark.parametrize(("bits", "factor"), [("w2a4", 16), ("w4a4", 4), ("w6a4", 1)])
 def test_codes_are_spread_over_the_byte_without_changing_a_weight(network, bits, factor, tmp_path):
-    student, path = exported(network, tmp_path, bits, "onnxruntime", fold_batch_norm=False)
-    stored = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+    student = calibrated(network, SPEC, bits, target="onnxruntime")
+    path = hast.export_onnx(student, tmp_path / "s.onnx", images=IMAGES, fold_batch_norm=False)
     for name in ("stem", "deep"):
-        codes = stored[f"{name}.parametrizations.weight.original"]
-        scale = stored[f"{name}.parametrizations.weight.0.scale"]
+        codes = stored(path)[f"{name}.parametrizations.weight.original"]
+        scale = stored(path)[f"{name}.parametrizations.weight.0.scale"]
         assert (codes % factor == 0).all()
         weight = torch.tensor(codes) * torch.tensor(scale).view(-1, 1, 1, 1)
         assert torch.equal(weight, student.get_submodule(name).weight)
 
 
 @pytest.mark.parametrize(
-    ("bits", "settings"),
-    [
-        ("w4a8", {"inputs": "bytes"}),
-        ("w4a8", {"inputs": "pixels"}),
-        ("w4a32", {}),
-    ],
+    ("bits", "inputs"), [("w4a8", "bytes"), ("w4a8", "pixels"), ("w4a32", "normalized")]
 )
-def test_other_inputs_and_float_activations_work_with_a_target(network, bits, settings, tmp_path):
-    student, path = exported(network, tmp_path, bits, "onnxruntime", **settings)
-    known = takes(student, SPEC, settings.get("inputs", "normalized"))
-    given = as_inputs(IMAGES, SPEC, settings.get("inputs", "normalized"))
-    parity = compare(logits_of(known, given), logits_of(predictor(path), given))
-    assert parity.mean_difference < 0.05 * parity.logit_spread
+def test_other_inputs_and_float_activations_work_with_a_target(network, bits, inputs, tmp_path):
+    student, path = exported(network, tmp_path, bits, "onnxruntime", inputs)
+    assert_near(takes(student, SPEC, inputs), path, as_inputs(IMAGES, SPEC, inputs), 0.05)
 
 
 def test_images_of_another_network_and_none_at_all_are_one_clear_line(network, tmp_path):
     student = calibrated(network, SPEC, "w8a8", target="onnxruntime")
     for images in (None, IMAGES[:0], IMAGES[:, :1]):
-        with pytest.raises(
-            hast.InputError, match=r"some images of the bank.*\(N, 3, 16, 16\), got"
-        ):
+        with refused(r"some images of the bank.*\(N, 3, 16, 16\), got"):
             hast.export_onnx(student, tmp_path / "s.onnx", images=images)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_paper_s_placement_is_completed_too(network, tmp_path):
-    student = calibrated(network, SPEC, "w4a8", target="onnxruntime", placement="relu")
-    path = hast.export_onnx(student, tmp_path / "s.onnx", images=IMAGES)
-    parity = compare(logits_of(student, IMAGES), logits_of(predictor(path), IMAGES))
-    assert parity.mean_difference < 0.05 * parity.logit_spread
+    student, path = exported(network, tmp_path, "w4a8", "onnxruntime", placement="relu")
+    assert_near(student, path, IMAGES, 0.05)
     assert optimized(path, tmp_path)["QLinearConv"] == 5
 
 
-@pytest.mark.parametrize("settings", [{}, {"inputs": "bytes"}])
-def test_a_file_that_differs_is_refused_with_the_layer_where_it_begins(network, tmp_path, settings):
-    student, path = exported(network, tmp_path, "w4a8", "onnxruntime", **settings)
-    config = ExportConfig(**settings)
-    shown = {"bank": IMAGES}
+@pytest.mark.parametrize(("inputs", "first"), [("normalized", "last"), ("bytes", "network.last")])
+def test_a_file_that_differs_is_refused_with_its_first_such_layer(network, tmp_path, inputs, first):
+    student, path = exported(network, tmp_path, "w4a8", "onnxruntime", inputs)
+    config = ExportConfig(inputs=inputs)
 
     def check_all():
-        for compared in compare_formats(student, {"onnx": path}, shown, config, "onnxruntime"):
+        forms, shown = {"onnx": path}, {"bank": IMAGES}
+        for compared in compare_formats(student, forms, shown, config, "onnxruntime"):
             check(compared, config, spec_and_plan(student)[1])
 
     check_all()
@@ -281,8 +247,7 @@ def test_a_file_that_differs_is_refused_with_the_layer_where_it_begins(network, 
     wrong = onnx.numpy_helper.to_array(scale) * 10
     scale.CopyFrom(onnx.numpy_helper.from_array(wrong, scale.name))
     onnx.save(model, path)
-    first = "network.last" if settings else "last"
-    with pytest.raises(hast.InputError, match=rf"; {first} is the first layer that reads other"):
+    with refused(rf"; {first} is the first layer that reads other"):
         check_all()
 
 
@@ -310,8 +275,7 @@ def test_a_batch_norm_inside_another_module_and_a_layer_of_tokens_are_in_integer
     with torch.no_grad():
         network.norm.weight[::2] *= -1  # a channel whose codes turn
     student, path = exported(network, tmp_path, "w4a8", "onnxruntime")
-    parity = compare(logits_of(student, IMAGES), logits_of(predictor(path), IMAGES))
-    assert parity.mean_difference < 0.03 * parity.logit_spread
+    assert_near(student, path, IMAGES, 0.03)
     runs = optimized(path, tmp_path)
     assert (runs["QLinearConv"], runs["MatMulIntegerToFloat"]) == (2, 1)
     assert not {"BatchNormalization", "MatMul", "Conv"} & set(runs)

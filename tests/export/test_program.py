@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import python, spec_of
+from conftest import python, refused, spec_of
 from students import Net, calibrated, warm_classifier, warm_network
 from torch import nn
 from torch._dynamo.utils import counters
@@ -21,13 +21,9 @@ def classifier():
 
 @pytest.mark.parametrize(
     ("bits", "placement", "quantizer"),
-    [
-        ("w3a3", "inputs", "minmax"),
-        ("w8a2", "relu", "learned"),
-        ("w4a32", "inputs", "learned"),
-    ],
+    [("w3a3", "inputs", "minmax"), ("w8a2", "relu", "learned"), ("w4a32", "inputs", "learned")],
 )
-def test_a_program_answers_the_same_to_the_bit_for_any_batch(
+def test_any_batch_is_answered_the_same_to_the_bit(
     classifier, bits, placement, quantizer, tmp_path
 ):
     network, spec = classifier
@@ -79,7 +75,7 @@ def test_the_program_can_normalize_bytes_itself(classifier, tmp_path):
 
 
 def test_what_is_no_student_is_refused(classifier, tmp_path):
-    with pytest.raises(hast.InputError, match="DigitsResNet is no student"):
+    with refused("DigitsResNet is no student"):
         hast.export_program(classifier[0], tmp_path / "student.pt2")
 
 
@@ -120,9 +116,7 @@ def test_a_program_for_compilers_answers_as_the_student(residual, bits, tmp_path
     assert torch.equal(program(x[:1]).argmax(1), student(x[:1]).argmax(1))
 
 
-def test_every_layer_of_a_program_for_compilers_reads_bytes_and_codes_around_zero(
-    residual, tmp_path
-):
+def test_layers_of_a_program_for_compilers_read_bytes_and_codes_around_zero(residual, tmp_path):
     _, program = for_compilers(*residual, "w4a4", tmp_path / "student.pt2")
     made_by = {node: str(node.target) for node in program.graph.nodes}
     layers = [
@@ -161,8 +155,6 @@ def test_the_onnx_file_of_a_student_for_compilers_is_a_generic_one(residual, tmp
     model = onnx.load(hast.export_onnx(student, tmp_path / "student.onnx"))
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert about["hast.target"] == "generic"
-    with pytest.raises(hast.InputError, match=r"'pt2e' reads no ONNX; export NAME\.pt2 for it"):
-        hast.export_onnx(student, tmp_path / "student.onnx", target="pt2e")
 
 
 @pytest.mark.filterwarnings("ignore:To copy construct")  # torch's own

@@ -1,13 +1,13 @@
 """The packed checkpoint: the same answers to the bit, at the size that the bits promise."""
 
 import json
+import math
 import os
-import re
 from hashlib import sha256
 
 import pytest
 import torch
-from conftest import files
+from conftest import files, refused
 from safetensors.torch import load_file, save_file
 from students import SHARING, Net, Sharing, calibrated, warm_classifier, warm_network
 from torch import nn
@@ -86,8 +86,7 @@ def test_layers_with_bits_of_their_own_and_none_come_back(spec, tmp_path):
 def test_a_loaded_student_can_be_saved_again_to_the_same_bytes(student, tmp_path):
     first = hast.save(student, tmp_path / "first")
     second = hast.save(hast.load(first), tmp_path / "second")
-    for name in ("config.json", "model.safetensors"):
-        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert files(first) == files(second)
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w3a3", "w2a2"])
@@ -103,7 +102,7 @@ def test_the_tensors_take_what_is_reported_and_the_rest_little(source, shape, bi
     assert sum(t.nbytes for t in tensors.values()) == packed_size(student)
     weights = sum(c.codes.numel() for c in weight_codes(student).values())
     assert packed_size(student) > weights * int(bits[1]) / 8
-    size = sum(os.path.getsize(path / name) for name in os.listdir(path))
+    size = sum(map(len, files(path).values()))
     assert size - packed_size(student) < max(1500, 0.03 * packed_size(student))
 
 
@@ -139,17 +138,16 @@ def test_the_card_speaks_the_vocabulary_of_quantization_config(student, tmp_path
 
 def test_someone_without_this_package_can_unpack_the_first_layer(student, tmp_path):
     tensors = load_file(hast.save(student, tmp_path / "student") / "model.safetensors")
+
+    def first_of(name: str, *shape: int) -> torch.Tensor:
+        """Numbers of three bits, the lowest first."""
+        bits = [(byte >> i) & 1 for byte in tensors[name].tolist() for i in range(8)]
+        triples = torch.tensor(bits[: 3 * math.prod(shape)]).view(-1, 3)
+        return (triples * torch.tensor([1, 2, 4])).sum(1).view(shape)
+
     weight = student.stem[0].weight
-    stream = [(b >> i) & 1 for b in tensors["weight_packed"].tolist() for i in range(8)]
-    codes = [
-        stream[3 * i] + 2 * stream[3 * i + 1] + 4 * stream[3 * i + 2] for i in range(weight.numel())
-    ]
-    points = [(b >> i) & 1 for b in tensors["weight_zero_point"].tolist() for i in range(8)]
-    zero_point = torch.tensor(
-        [points[3 * c] + 2 * points[3 * c + 1] + 4 * points[3 * c + 2] for c in range(8)]
-    ).view(-1, 1, 1, 1)
-    scale = tensors["weight_scale"][:8].view(-1, 1, 1, 1)
-    assert torch.equal((torch.tensor(codes).view(weight.shape) - zero_point) * scale, weight)
+    steps = first_of("weight_packed", *weight.shape) - first_of("weight_zero_point", 8, 1, 1, 1)
+    assert torch.equal(steps * tensors["weight_scale"][:8].view(8, 1, 1, 1), weight)
 
 
 def test_other_tensors_than_floats_are_kept(spec, tmp_path):
@@ -235,7 +233,7 @@ def test_an_infinite_buffer_is_kept(spec, tmp_path):
 def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
     student = calibrated(warm_network(masked(), spec), spec)
     dict(student.state_dict())[name].view(-1)[0] = value
-    with pytest.raises(hast.InputError, match=message):
+    with refused(message):
         hast.save(student, tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
 
@@ -243,9 +241,9 @@ def test_what_is_no_number_is_refused(name, value, message, spec, tmp_path):
 def test_a_network_without_a_source_needs_the_architecture(spec, tmp_path):
     student = calibrated(warm_network(small(), spec), spec)
     returned(student, spec, tmp_path / "student", network=small())
-    with pytest.raises(hast.InputError, match=r"hast.load\(path, network=MyNetwork\(\)\)"):
+    with refused(r"hast.load\(path, network=MyNetwork\(\)\)"):
         hast.load(tmp_path / "student")
-    with pytest.raises(hast.InputError, match="has other layers than the checkpoint"):
+    with refused("has other layers than the checkpoint"):
         hast.load(tmp_path / "student", network=small(channels=5))
 
 
@@ -260,7 +258,7 @@ def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, 
     monkeypatch.chdir(tmp_path)
     path = hast.save(student, "out", source="python:mine:build", source_args={"widths": [8, 16]})
     os.remove("ran")
-    with pytest.raises(hast.InputError, match="trust_source=True"):
+    with refused("trust_source=True"):
         hast.load(path)
     assert not os.path.exists("ran")
     loaded = hast.load(path, trust_source=True)
@@ -278,15 +276,14 @@ def test_a_python_source_runs_only_where_it_is_trusted(student, spec, tmp_path, 
         ("builtin:digits_resnet", {"widths": torch.zeros(2)}, "does not rebuild the student"),
     ],
 )
-def test_a_failed_save_is_one_line_and_leaves_the_old_checkpoint_and_nothing_else(
+def test_a_failed_save_leaves_the_old_checkpoint_alone(
     student, source, arguments, message, tmp_path
 ):
     path = hast.save(student, tmp_path / "student")
     before = files(path)
     for place in (path, tmp_path / "new"):
-        with pytest.raises(hast.InputError, match=message) as caught:
+        with refused(message):
             hast.save(student, place, source=source, source_args=arguments)
-        assert "\n" not in str(caught.value)
     assert files(path) == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -294,17 +291,17 @@ def test_a_failed_save_is_one_line_and_leaves_the_old_checkpoint_and_nothing_els
 def test_a_place_that_cannot_be_written_is_one_clear_line(student, tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file", tmp_path / "file/below", "/proc/packed"):
-        with pytest.raises(hast.InputError, match="cannot be written"):
+        with refused("cannot be written"):
             hast.save(student, place)
     assert files(tmp_path) == {"file": b"mine"}
 
 
 def test_what_is_no_student_or_not_calibrated_is_refused(teacher, spec, tmp_path):
-    with pytest.raises(hast.InputError, match=r"is no student; make one with hast\.quantize"):
+    with refused(r"is no student; make one with hast\.quantize"):
         hast.save(teacher, tmp_path / "teacher")
     student = calibrated(teacher, spec)
     student.stem[0].activation_quantizers[0].scale.fill_(torch.nan)
-    with pytest.raises(hast.InputError, match="has no activation ranges; calibrate it first"):
+    with refused("has no activation ranges; calibrate it first"):
         hast.save(student, tmp_path / "student")
     assert not (tmp_path / "student").exists()
 
@@ -326,10 +323,7 @@ DAMAGE = {
     "flipped bit": (edit("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])), "has sha256"),
     "cut": (edit("model.safetensors", lambda b: b[:-9]), "has sha256"),
     "no json": (edit("config.json", lambda b: b[:-9]), "Invalid JSON"),
-    "a newer version": (
-        edit_card(version=2),
-        "has version 2, this hast reads version 1",
-    ),
+    "a newer version": (edit_card(version=2), "has version 2, this hast reads version 1"),
     "another format": (
         edit_card(format="other"),
         "not the card of a packed checkpoint; name another folder",
@@ -340,15 +334,12 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_refused_with_one_line(student, damage, tmp_path):
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_checkpoint_is_refused_with_one_line(student, damage, message, tmp_path):
     path = hast.save(student, tmp_path / "student")
-    change, message = DAMAGE[damage]
-    change(path)
-    with pytest.raises(hast.InputError) as caught:
+    damage(path)
+    with refused(message):
         hast.load(path)
-    assert re.search(message, str(caught.value))
-    assert "\n" not in str(caught.value)
 
 
 def test_scales_that_would_make_no_number_are_refused(student, tmp_path):
@@ -357,7 +348,7 @@ def test_scales_that_would_make_no_number_are_refused(student, tmp_path):
     tensors["activation_scale"][0] = 0.0
     save_file(tensors, path / "model.safetensors")
     edit_card(sha256=sha256((path / "model.safetensors").read_bytes()).hexdigest())(path)
-    with pytest.raises(hast.InputError, match="scales must be positive"):
+    with refused("scales must be positive"):
         hast.load(path)
 
 
@@ -386,7 +377,7 @@ def test_shared_weights_and_transposed_convolutions_come_back(quantizer, fold, t
 def test_a_student_that_would_not_come_back_is_not_written(student, tmp_path):
     """Its forward depends on something that no checkpoint holds."""
     student.classifier.register_forward_hook(lambda _module, _args, logits: logits + 1)
-    with pytest.raises(hast.InputError, match="answers otherwise than the student"):
+    with refused("answers otherwise than the student"):
         hast.save(student, tmp_path / "s", source="builtin:digits_resnet",
                   source_args={"widths": [8, 16]})  # fmt: skip
     assert not (tmp_path / "s").exists()

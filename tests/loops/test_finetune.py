@@ -3,11 +3,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from students import observed, prepared
+from conftest import refused
+from loop_runs import assert_a_snapshot_goes_on
+from students import is_same, observed, prepared
 
 from hast.config.finetune import FinetuneConfig
 from hast.config.recipes import method_settings
-from hast.errors import HastWarning, InputError, NonFiniteLossError
+from hast.errors import HastWarning, NonFiniteLossError
 from hast.loops.finetune import finetune, start_finetuning
 from hast.math.distillation import alignment_loss, attention_vector, distillation_loss
 from hast.networks.blocks import find_blocks
@@ -111,7 +113,7 @@ def test_a_cosine_is_warmed_up(student, teacher, spec):
 def test_without_steps_nothing_is_done(student, teacher, spec, schedule):
     before = copy.deepcopy(student.state_dict())
     held_run(student, teacher, spec, steps=0, schedule=schedule)
-    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert is_same(student.state_dict(), before)
 
 
 def test_learned_scales_may_move_faster_than_weights(teacher, spec):
@@ -140,15 +142,13 @@ def test_promoted_images_are_harder(student, teacher, spec):
     assert step.promoted > step.distillation + step.alignment
 
 
-def test_the_same_seed_gives_the_same_student_and_the_rate_drops_at_the_milestones(
-    student, teacher, spec
-):
+def test_one_seed_makes_one_student_and_the_rate_drops_at_the_milestones(student, teacher, spec):
     twin = copy.deepcopy(student)
     rates = [s.learning_rate for s in run(student, teacher, spec)]
     assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
     torch.manual_seed(99)
     run(twin, teacher, spec)
-    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in student.state_dict().items())
+    assert is_same(student.state_dict(), twin.state_dict())
 
 
 def test_sampling_by_difficulty_prefers_hard_samples(student):
@@ -175,7 +175,7 @@ def test_nan_stops_with_step_and_cause(student, teacher, spec):
 
 def test_learned_scales_are_refused_with_an_optimizer_that_is_not_made_for_them(teacher, spec):
     student = prepared(teacher, spec, quantizer="learned")
-    with pytest.raises(InputError, match="learned scales need optimizer 'adamw', got 'sgd'"):
+    with refused("learned scales need optimizer 'adamw', got 'sgd'"):
         start_finetuning(student, torch.ones(4), CONFIG)
 
 
@@ -187,8 +187,8 @@ GOLDEN_OF_BEST = [7.1089, 6.4144, 6.8251, 7.3125, 5.2114, 5.702, 5.1375, 5.064, 
 
 def test_ten_golden_losses(teacher, spec):
     student = observed(teacher, spec, IMAGES, image_bits="width")
-    losses = [s.loss.item() for s in run(student, teacher, spec, steps=10)]
-    assert losses == pytest.approx(GOLDEN, rel=5e-3)
+    steps = run(student, teacher, spec, steps=10)
+    assert [s.loss.item() for s in steps] == pytest.approx(GOLDEN, rel=5e-3)
 
 
 def test_ten_golden_losses_of_recipe_best(teacher, spec):
@@ -207,25 +207,10 @@ def test_ten_golden_losses_of_recipe_best(teacher, spec):
     ],
 )
 def test_a_restored_snapshot_goes_on_to_the_same_student(student, teacher, spec, changes):
+    # It is taken after the fourth step, in the middle of an epoch of three batches.
     config = CONFIG.model_copy(update={"steps": 7, "milestones": (2, 5), **changes})
-    difficulty = torch.linspace(0, 1, len(IMAGES))
-    blocks = find_blocks(teacher, spec)
-    fresh = copy.deepcopy(student)
-
-    def steps_of(network, state):
-        rest = (difficulty, blocks, config)
-        return finetune(network, teacher, IMAGES, *rest, state=state)
-
-    state = start_finetuning(student, difficulty, config)
-    losses = []
-    for step in steps_of(student, state):
-        losses.append(step.loss.item())
-        if len(losses) == 4:  # in the middle of an epoch of three batches
-            taken = state.snapshot()
-    again = start_finetuning(fresh, difficulty, config)
-    again.restore(*taken)
-    assert [s.loss.item() for s in steps_of(fresh, again)] == losses[4:]
-    assert all(torch.equal(v, student.state_dict()[k]) for k, v in fresh.state_dict().items())
+    again = assert_a_snapshot_goes_on(student, teacher, spec, IMAGES, config)
+    assert is_same(again.state_dict(), student.state_dict())
 
 
 def held_run(student, teacher, spec, **changes):
@@ -241,14 +226,13 @@ def test_training_that_makes_it_worse_is_said_and_in_best_undone(teacher, spec, 
     ruinous = {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1.0, "keep": keep}
     with pytest.warns(HastWarning, match=r"agreement on held-back samples, from \d+\.\d% before"):
         held_run(student, teacher, spec, **ruinous)
-    same = all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
-    assert same == (keep == "best")
+    assert is_same(student.state_dict(), before) == (keep == "best")
 
 
 def test_training_that_does_no_harm_ends_with_the_last_step(student, teacher, spec):
     before = copy.deepcopy(student.state_dict())
     held_run(student, teacher, spec, keep="best")
-    assert any(not torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert not is_same(student.state_dict(), before)
 
 
 def test_what_is_held_back_is_never_trained_on(student, teacher, spec):

@@ -16,12 +16,10 @@ def images(spec):
     return torch.randn(96, *spec.input_shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("rules", [{"placement": "inputs"}, {"placement": "relu"}])
-def test_more_bits_mean_less_error_in_every_layer(teacher, spec, images, rules):
-    few, many = (
-        [*measure_layer_errors(teacher, student_of(teacher, spec, f"w{b}a{b}", **rules), images)]
-        for b in (3, 8)
-    )
+@pytest.mark.parametrize("placement", ["inputs", "relu"])
+def test_more_bits_mean_less_error_in_every_layer(teacher, spec, images, placement):
+    students = (student_of(teacher, spec, b, placement=placement) for b in ("w3a3", "w8a8"))
+    few, many = ([*measure_layer_errors(teacher, student, images)] for student in students)
     assert [e.layer for e in few] == [e.layer for e in many]
     for low, high in zip(few, many, strict=True):
         for key in ("weight_sqnr", "output_sqnr"):
@@ -42,10 +40,8 @@ def test_the_weight_error_is_that_of_rounding(teacher, spec, images):
 def test_a_layer_is_looked_at_alone(teacher, spec, images):
     """Noise of an earlier layer does not reach the measure of a later one."""
     one = student_of(teacher, spec, "w8a8", placement="inputs")
-    other = student_of(
-        teacher, spec, "w8a8", placement="inputs",
-        overrides=[{"match": "stem*", "weight_bits": 2}],
-    )  # fmt: skip
+    narrow = [{"match": "stem*", "weight_bits": 2}]
+    other = student_of(teacher, spec, "w8a8", placement="inputs", overrides=narrow)
     a, b = (
         {e.layer: e.output_sqnr for e in measure_layer_errors(teacher, s, images)}
         for s in (one, other)

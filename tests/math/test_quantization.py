@@ -30,13 +30,10 @@ VALUES = {
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_fake_quantize_is_explicit_integer_arithmetic_bit_for_bit(bits, values, per_channel):
     x = values.reshape(4, 24) if per_channel else values
-    low, high = (
-        (x.amin(1, keepdim=True), x.amax(1, keepdim=True)) if per_channel else (x.min(), x.max())
-    )
-    qparams = choose_qparams(low, high, bits=bits)
+    over = {"dim": 1, "keepdim": True} if per_channel else {}
+    qparams = choose_qparams(x.amin(**over), x.amax(**over), bits=bits)
 
-    scale = qparams.scale
-    zero_point = qparams.zero_point.to(torch.int32)
+    scale, zero_point = qparams.scale, qparams.zero_point.to(torch.int32)
     x_int = (torch.round(x / scale).to(torch.int32) + zero_point).clamp(0, 2**bits - 1)
     expected = (x_int - zero_point).to(torch.float32) * scale
 
@@ -95,9 +92,7 @@ def test_searched_ranges_never_round_worse_than_min_and_max(bits, values):
     x = values.reshape(4, 24)
     ranges = choose_qparams(x.amin(1, keepdim=True), x.amax(1, keepdim=True), bits=bits)
     found = search_qparams(x, bits=bits)
-    plain, searched = (
-        (x - dequantize(quantize(x, q), q)).square().mean(1) for q in (ranges, found)
-    )
+    plain, searched = ((x - fake_quantize(x, q)).square().mean(1) for q in (ranges, found))
     assert (searched <= plain).all()
     assert torch.equal(found.zero_point, found.zero_point.round())
 

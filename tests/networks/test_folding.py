@@ -12,15 +12,20 @@ from hast.networks.folding import fold_batch_norm, foldable
 SPEC = spec_of((3, 16, 16), 7)
 
 
+def assert_folds_away(network, spec):
+    """No BatchNorm is left, and the answers stay."""
+    folded = fold_batch_norm(network, spec)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    x = torch.randn(4, *spec.input_shape)
+    torch.testing.assert_close(folded(x), network(x), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("source", ["torchvision:resnet18", "torchvision:mobilenet_v2"])
 def test_every_batch_norm_of_a_convolutional_network_is_folded(source):
     network, spec = warm_classifier(source, {}, (3, 32, 32))
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(foldable(network, spec)) == len(norms)
-    folded = fold_batch_norm(network, spec)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    x = torch.randn(4, *spec.input_shape)
-    torch.testing.assert_close(folded(x), network(x), rtol=1e-3, atol=1e-3)
+    assert_folds_away(network, spec)
 
 
 def test_codes_stay_or_are_mirrored_and_answers_stay(teacher, spec):
@@ -55,10 +60,7 @@ def test_a_batch_norm_with_two_names_goes_under_both():
         conv=nn.Conv2d(3, 4, 3), norm=norm, same=norm, fc=nn.Linear(4, 7),
     )  # fmt: skip
     warm_network(network, SPEC)
-    folded = fold_batch_norm(network, SPEC)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    x = torch.randn(4, *SPEC.input_shape)
-    torch.testing.assert_close(folded(x), network(x), rtol=1e-3, atol=1e-3)
+    assert_folds_away(network, SPEC)
 
 
 def test_only_a_batch_norm_that_alone_reads_the_layer_is_folded():

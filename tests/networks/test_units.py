@@ -1,20 +1,10 @@
 import pytest
 import torch
-import torchvision
-from students import SHARING, Sharing
+from students import IMAGENET, SHARING, Sharing, imagenet
 
-from hast.config.spec import ModelSpec
 from hast.networks.batch_norm import freeze
 from hast.networks.plan import WEIGHTED, probe_layers
 from hast.networks.units import call_of, find_units
-
-IMAGENET = ModelSpec(input_shape=(3, 64, 64), num_classes=7, mean=(0.5,) * 3, std=(0.5,) * 3)
-
-
-def units_of(name: str) -> tuple[torch.nn.Module, list]:
-    network = freeze(torchvision.models.get_model(name, weights=None, num_classes=7))
-    layers = list(probe_layers(network, IMAGENET, WEIGHTED))
-    return network, find_units(network, IMAGENET, layers)
 
 
 @pytest.mark.parametrize(
@@ -27,11 +17,12 @@ def units_of(name: str) -> tuple[torch.nn.Module, list]:
     ],
 )
 def test_units_are_residual_blocks_and_single_layers_and_hold_every_layer_once(name, first, blocks):
-    network, units = units_of(name)
+    network = imagenet(name)
+    layers = list(probe_layers(network, IMAGENET, WEIGHTED))
+    units = find_units(network, IMAGENET, layers)
     assert [unit.name for unit in units][:2] == first
     assert sum(len(unit.layers) > 1 for unit in units) == blocks
-    held = [layer for unit in units for layer in unit.layers]
-    assert sorted(held) == sorted(probe_layers(network, IMAGENET, WEIGHTED))
+    assert sorted(layer for unit in units for layer in unit.layers) == sorted(layers)
 
 
 def test_layers_that_share_a_weight_are_left_alone():
@@ -41,7 +32,7 @@ def test_layers_that_share_a_weight_are_left_alone():
 
 
 def test_a_pass_goes_as_far_as_the_module():
-    network, _ = units_of("resnet18")
+    network = imagenet("resnet18")
     x = torch.randn(2, 3, 64, 64)
     call = call_of(network, "layer1.0", x)
     with torch.no_grad():
