@@ -28,10 +28,12 @@ Wei et al., 2022, QDrop (arXiv:2203.05740); Jeon et al., 2023, GENIE (arXiv:2212
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from psutil import virtual_memory
 from torch import Tensor, nn
 
 from hast.config.reconstruct import ReconstructionConfig
@@ -49,6 +51,7 @@ from hast.networks.units import Call, Unit, call_of
 
 _SHARPNESS = 20.0  # at the end: less than a tenth of a code around the middle is undecided
 _TOGETHER = 32  # images in a pass that looks at a block's inputs
+_MEMORY = 0.2  # of what is free; three tensors as large are held, and as much stays for the rest
 _CAUSE = "scale_rate or rounding_rate too high"
 
 
@@ -138,9 +141,39 @@ def _samples(
 ) -> tuple[Tensor, Call]:
     """What a unit is given behind the quantized prefix, and how the teacher calls it; one row an
     image."""
-    behind = torch.cat([call_of(student, unit, x).input for x in parts])
-    args, kwargs, inputs, outputs = zip(*(call_of(teacher, unit, x) for x in parts), strict=True)
-    return behind, Call(args[0], kwargs[0], torch.cat(inputs), torch.cat(outputs))
+    count = sum(map(len, parts))
+    behind, given, wanted = (_Rows(count) for _ in range(3))
+    for images in parts:
+        behind.append(call_of(student, unit, images).input)
+        call = call_of(teacher, unit, images)
+        given.append(call.input)
+        wanted.append(call.output)
+    return behind.all, call._replace(input=given.all, output=wanted.all)
+
+
+class _Rows:
+    """One row an image, part by part: in memory, or, where much of it would be taken, in a file
+    without a name, whose pages the system reads when they are drawn."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.filled = count, 0
+        self.all: Tensor
+
+    def append(self, part: Tensor) -> None:
+        if not self.filled:
+            self.all = self._room(part)
+        self.all[self.filled : self.filled + len(part)] = part
+        self.filled += len(part)
+
+    def _room(self, part: Tensor) -> Tensor:
+        """Laid out as the part is: a convolution sums up in another order in another layout."""
+        shape = (self.count, *part.shape[1:])
+        rows = part[:1].expand(shape)
+        if part.device.type != "cpu" or rows.nbytes < _MEMORY * virtual_memory().available:
+            return torch.empty_like(rows)
+        with NamedTemporaryFile() as file:
+            flat = torch.from_file(file.name, shared=True, size=rows.numel(), dtype=part.dtype)
+        return flat.as_strided(shape, torch.empty_like(rows, device="meta").stride())
 
 
 def _resized(images: Tensor, config: ReconstructionConfig) -> Tensor:

@@ -1,4 +1,5 @@
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -69,6 +70,21 @@ def test_one_unit_after_the_other_in_two_runs_is_the_same_to_the_bit(teacher, sp
     list(reconstruct(halves, teacher, spec, units[:2], images, CONFIG))
     list(reconstruct(halves, teacher, spec, units, images, CONFIG, first=2))
     assert is_same(whole.state_dict(), halves.state_dict())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_inputs_of_blocks_that_memory_does_not_hold_lie_in_files_and_change_nothing(
+    teacher, spec, images, layout, monkeypatch
+):
+    teacher.to(memory_format=layout)
+    student = start(teacher, spec, images)
+    mapped = copy.deepcopy(student)
+    reconstruct_student(student, teacher, images, CONFIG, show=False)
+    monkeypatch.setattr("hast.loops.reconstruct._MEMORY", 0)
+    with patch("torch.from_file", wraps=torch.from_file) as opened:
+        reconstruct_student(mapped, teacher, images, CONFIG, show=False)
+    assert opened.call_count == 3 * len(find_units(teacher, spec, weight_codes(student)))
+    assert is_same(student.state_dict(), mapped.state_dict())
 
 
 def test_without_steps_nothing_is_done_and_minmax_scales_are_refused(teacher, spec, images):
