@@ -1,11 +1,11 @@
 """answers: what the teacher says about the test images and the bank, for all widths at once."""
 
+from hast.bank.teacher import teacher_and_bank
 from hast.config.dataset import DatasetConfig
 from hast.files.answers import TEACHER, TOGETHER, save_answers
 from hast.files.datasets import open_batches
 from hast.loops.evaluate import predict_all
 from stages.entry import Device, In, Out, main, section
-from stages.opened import teacher_and_bank
 
 
 def run(*, inputs: In, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:

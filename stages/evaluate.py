@@ -6,6 +6,7 @@ measures on the bank say how far the student's fidelity carries beyond what it w
 
 from typing import Any
 
+from hast.bank.teacher import teacher_and_bank
 from hast.config.dataset import DatasetConfig
 from hast.files.answers import TEACHER, TOGETHER, load_answers
 from hast.files.datasets import open_batches
@@ -15,7 +16,6 @@ from hast.loops.evaluate import Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
 from stages.entry import Bits, Device, In, Out, main, section
-from stages.opened import teacher_and_bank
 
 _COMPARED = 256  # images of the bank on which layers are compared
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from hast.bank.teacher import teacher_and_bank
 from hast.config.dataset import DatasetConfig
 from hast.config.export import ExportConfig
 from hast.engine.progress import track
@@ -18,7 +19,6 @@ from hast.files.tables import Latency, record_latency, write_json
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
 from stages.entry import Bits, Device, In, Out, main, section
-from stages.opened import teacher_and_bank
 
 
 def run(

@@ -4,6 +4,7 @@ import shutil
 
 import torch
 
+from hast.bank.teacher import teacher_and_bank
 from hast.config.finetune import FinetuneConfig
 from hast.config.reconstruct import ReconstructionConfig
 from hast.engine.runtime import device_of
@@ -14,7 +15,6 @@ from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
 from stages.entry import Bits, Device, In, Out, Precision, Seconds, main, section
-from stages.opened import teacher_and_bank
 
 
 def run(

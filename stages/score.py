@@ -2,13 +2,13 @@
 
 import torch
 
+from hast.bank.teacher import teacher_and_bank
 from hast.engine.progress import track
 from hast.files.hardness import save_hardness
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
 from hast.loops.profile import SCORED_TOGETHER, score
 from stages.entry import Bits, Device, In, Out, main
-from stages.opened import teacher_and_bank
 
 _BINS = 20  # of the histogram, over [0, 1]
 

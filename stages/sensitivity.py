@@ -1,12 +1,12 @@
 """sensitivity: measure on the bank how much each layer suffers from each weight width."""
 
+from hast.bank.teacher import teacher_and_bank
 from hast.config.sensitivity import SensitivityConfig
 from hast.engine.progress import track
 from hast.files.tables import write_json
 from hast.loops.sensitivity import measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
 from stages.entry import Device, In, Out, main, section
-from stages.opened import teacher_and_bank
 
 
 def run(*, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:

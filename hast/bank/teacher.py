@@ -1,4 +1,4 @@
-"""What most stages open first."""
+"""A bank beside the teacher that it was made for."""
 
 from pathlib import Path
 
