@@ -9,6 +9,7 @@ from torch import nn
 
 from hast.bank.facts import bank_facts, facts_table
 from hast.bank.pictures import import_pictures
+from hast.bank.place import check_free
 from hast.bank.stored import StoredBank
 from hast.bank.toolkits import Form, export_bank
 from hast.bank.tools import Preference, check_duplicates, filter_bank, merge_banks
@@ -133,6 +134,7 @@ def import_(
     overwrite: Overwrite = False,
 ) -> None:
     """Make a bank of unlabelled pictures in place of synthetic samples."""
+    check_free(out, overwrite=overwrite)  # before a network is loaded
     values = {"dtype": dtype, "crop_fraction": crop_fraction}
     config = parse_section(values, BankConfig, name="import")
     source = load_teacher(teacher, select_device(device))

@@ -84,7 +84,7 @@ def quantize(
     if out.exists() and not overwrite:
         raise InputError(f"{out}: is there already; name another folder or give --overwrite")
     width = None if bits is None else BitWidth.parse(bits)
-    allowed = _share("0" if max_drop is None else max_drop)
+    allowed = 0.0 if max_drop is None else _share(max_drop)
     named = network.teacher_section(
         source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std
     )
