@@ -49,13 +49,18 @@ from hast.math.intervals import paired_drop
 from hast.pipeline.settings import network_settings
 from hast.report.tables import markdown_rows
 
+_NO_STEPS: Settings = {"reconstruct": {"steps": 0}, "quantize": {"steps": 0, "milestones": []}}
+_CORRECTED: Settings = {"calibrate": {"correct_batch_norm": True}}
 # What each variant changes of the recipe that its name begins with.
 VARIANTS: dict[str, Settings] = {
     "best": {},
     "best, ends no wider": {"layers": {"first_last_bits": "width"}},
-    "best, real images": {},
+    "best, BatchNorm corrected": _CORRECTED,
+    "best, ranges only": _NO_STEPS,
+    "best, ranges and BatchNorm": merged([_NO_STEPS, _CORRECTED]),
     "hast": {},
 }
+_REAL = ", real images"  # may stand behind each
 REAL = 200  # test images that are spent as a bank
 _COLUMNS = ("", "width", "seed", "minutes", "top-1", "loses", "agreement, held back")
 
@@ -94,12 +99,13 @@ def main(
             kept["settings"][recipe] = network_settings(
                 teacher.network, teacher.spec, recipe=recipe, size="quick", seed=0, minutes=minutes
             )
-        settings = _seeded(merged([_sections(kept["settings"][recipe]), VARIANTS[name]]), seed)
+        changed = VARIANTS[name.removesuffix(_REAL)]
+        settings = _seeded(merged([_sections(kept["settings"][recipe]), changed]), seed)
         with TemporaryDirectory() as folder:
             start = time.perf_counter()
             bank: Bank | StoredBank
             generator = None
-            if name == "best, real images":
+            if name.endswith(_REAL):
                 bank = imported(spent, Path(folder), teacher)
             else:
                 generator, bank = make_samples(teacher.network, teacher.spec, settings)
