@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hast.engine.engine import in_parts
 from hast.engine.progress import track
 from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
@@ -62,7 +63,7 @@ def predict(
     for images, labels in batches:
         x, y = images.to(device), labels.to(device)
         with torch.no_grad():
-            said = {id(n): _predict(n(x), y) for n in dict.fromkeys(networks.values())}
+            said = {id(n): _predict(in_parts(n, x), y) for n in dict.fromkeys(networks.values())}
         yield Predictions(y.cpu(), {name: said[id(n)] for name, n in networks.items()})
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hast.engine.engine import Images
+from hast.engine.engine import Images, in_parts
 from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
 from hast.math.statistics import bns_gap
@@ -55,6 +55,7 @@ def profile_batches(
             yield Profile(labels.cpu(), difficulty.cpu(), gap)
 
 
+@loop
 def score(network: nn.Module, images: Images, labels: Tensor) -> Iterator[Tensor]:
     """Difficulty of samples, batch by batch, in order.
 
@@ -66,9 +67,11 @@ def score(network: nn.Module, images: Images, labels: Tensor) -> Iterator[Tensor
     Yields:
         (B,), 1 - p(y), in [0, 1], on the CPU.
     """
-    batches = zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True)
-    for profile in profile_batches(network, batches):
-        yield profile.difficulty
+    device = device_of(network)
+    for x, y in zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True):
+        with torch.no_grad():
+            logits = in_parts(network, x.to(device)).float()
+        yield sample_difficulty(logits, y.to(device)).cpu()
 
 
 def whole_profile(parts: Iterable[Profile]) -> Profile:

@@ -129,3 +129,15 @@ def test_a_network_agrees_with_itself_also_where_answers_tie():
     nn.init.zeros_(network[1].bias)
     batch = (torch.randn(16, 1, 2, 2), torch.zeros(16, dtype=torch.int64))
     assert hast.evaluate(network, [batch], progress=False).agreement == 1
+
+
+def test_networks_are_asked_about_few_large_images_at_once():
+    asked = []
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 5)).eval()
+    network.register_forward_hook(lambda _module, given, _answer: asked.append(len(given[0])))
+    images, labels = torch.randn(40, 3, 224, 224), torch.arange(40) % 5
+    (said,) = predict({"network": network}, [(images, labels)])
+    (difficulty,) = score(network, images, labels)
+    assert asked == [27, 13, 27, 13]
+    assert torch.equal(said.by_network["network"].answer, network(images).argmax(dim=1))
+    assert torch.equal(difficulty, said.by_network["network"].difficulty)
