@@ -185,7 +185,7 @@ def place_images(images: Tensor, device: torch.device) -> Tensor:
 
 def in_parts(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (N, K) of images (N, C, H, W), of so few at once that large ones fit into memory."""
-    at_once = max(1, _TOGETHER // images[0].numel())
+    at_once = max(1, _TOGETHER // images.shape[1:].numel())
     return torch.cat([network(part) for part in images.split(at_once)])
 
 
