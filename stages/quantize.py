@@ -14,6 +14,7 @@ from hast.files.tables import Curve, write_json, write_tsv
 from hast.files.teachers import load_teacher
 from hast.files.weights import load_card, save_with_card
 from hast.loops.finetune import FinetuneStep, finetune, start_finetuning
+from hast.networks.biases import round_biases
 from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.finetune import held_back_part
@@ -88,6 +89,7 @@ def run(
                 tensors, numbers = state.snapshot()
                 file.save(tensors, numbers | {"curve": kept.saved()})
     if first:
+        round_biases(student)
         save_with_card(out, student, load_card(reconstructed, StudentCard))
         write_tsv(curve, *kept.table())
         last = [record for _, record in kept.rows[-1:]]  # none where there are no steps

@@ -39,7 +39,8 @@ class TargetRules(Section):
     multiples of both scales. Within 64 of zero the sum of two products fits 16 bits, which
     processors without VNNI saturate; at 8 bits it may not."""
     quantizes_biases: bool = False
-    """Biases are integers of 32 bits, in steps of both scales; other runtimes take floats."""
+    """Biases are integers of 32 bits, in steps of both scales, in the student too; other runtimes
+    take floats."""
     four_bit_types: bool = False
     """Codes of up to four bits are stored in the types of four bits."""
     reads_programs: bool = False
@@ -51,6 +52,10 @@ class TargetRules(Section):
         if weight:
             return self.symmetric_weights and bits >= 7  # see `symmetric_weights`
         return self.symmetric_activations
+
+    def spread(self, bits: int) -> int:
+        """What codes of so many bits are multiplied by; see `spread_to`."""
+        return max(1, (self.spread_to or 0) >> bits)
 
 
 _COMMON = {"Conv", "Gemm", "MatMul", "Add", "Concat", "AveragePool", "GlobalAveragePool"}

@@ -82,9 +82,7 @@ class OnnxWeight(_Grid):
         container_bits = 4 if rules.four_bit_types and weight.bits <= 4 else 8
         half = 1 << (container_bits - 1)
         signed = quant_max < half or rules.symmetric_weights
-        factor = 1
-        if rules.spread_to is not None and quant_max < half:
-            factor = max(1, rules.spread_to // (quant_max + 1))
+        factor = rules.spread(weight.bits)
         dtype = torch.int8 if signed else torch.uint8
         stored = (torch.zeros_like(zero_point) if signed else zero_point).flatten().to(dtype)
         super().__init__(QParams(scale.flatten() / factor, stored, quant_max))

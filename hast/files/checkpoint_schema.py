@@ -48,6 +48,8 @@ class QuantizationConfig(Section):
         ignore: what stays in full precision although a group names its class, or as it was asked
             for.
         target: what will run it, see `hast.config.targets`.
+        outputs: modules whose output has a quantizer of 8 bits for the target's sake, each with the
+            layers that read its codes and have no quantizer of their own.
     """
 
     quant_method: Literal["hast"] = "hast"
@@ -55,6 +57,7 @@ class QuantizationConfig(Section):
     config_groups: dict[str, Group]
     ignore: tuple[str, ...] = ()
     target: Target = "generic"
+    outputs: dict[str, tuple[str, ...]] | None = None
 
 
 class CheckpointCard(Section):
@@ -127,7 +130,10 @@ def describe_plan(network: nn.Module, plan: QuantizationPlan) -> QuantizationCon
     named = {target for group in targets.values() for target in group}
     ignore = [name for name, kind in kinds.items() if kind in named and name not in schemes]
     ignore += [name for name in plan.skipped if name not in ignore]
-    return QuantizationConfig(config_groups=groups, ignore=tuple(ignore), target=plan.target)
+    outputs = plan.outputs or None
+    return QuantizationConfig(
+        config_groups=groups, ignore=tuple(ignore), target=plan.target, outputs=outputs
+    )
 
 
 def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
@@ -137,6 +143,9 @@ def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
         name: by_target.get(name, by_target.get(_class_of(module)))
         for name, module in network.named_modules()
     }
+    for module, readers in (config.outputs or {}).items():
+        for name in {module, *readers} - found.keys():
+            raise InputError(f"outputs names {name}, which the network has not; fetch it again")
     groups = {name: g for name, g in found.items() if g and name not in config.ignore}
     for name, group in groups.items():
         _check_symmetry(name, group, config.target)
@@ -147,6 +156,7 @@ def plan_of(network: nn.Module, config: QuantizationConfig) -> QuantizationPlan:
         weights={name: g.weights.num_bits for name, g in groups.items() if g.weights},
         activations={name: scheme.num_bits for name, scheme in activations.items() if scheme},
         skipped=config.ignore,
+        outputs=config.outputs or {},
     )
 
 

@@ -7,7 +7,7 @@ layer whose range is wrong: one outlier that widens it, or a clipping that cuts 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from torch.nn.utils import parametrize
 from hast.engine.engine import Images
 from hast.engine.runtime import device_of, loop
 from hast.networks.call_sites import SITE, restart_call_counts
-from hast.networks.hooks import removed_at_exit
+from hast.networks.hooks import removed_at_exit, with_first
+from hast.networks.student import shared_quantizers
 
 _BATCH_SIZE = 64
 
@@ -48,9 +49,12 @@ def measure_layer_errors(
         images: (N, C, H, W), normalized pixels.
     """
     names = [n for n, m in student.named_modules() if _is_quantized(m)]
+    shared = shared_quantizers(student)
     signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
     def compare(name: str, _module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        if name in shared:
+            args, kwargs = with_first(args, kwargs, shared[name])
         answer = student.get_submodule(name)(*args, **kwargs)
         signal[name] += output.double().square().sum().item()
         noise[name] += (output - answer).double().square().sum().item()
@@ -63,7 +67,7 @@ def measure_layer_errors(
                 teacher(batch.to(device_of(teacher)))
     for name in names:
         module = student.get_submodule(name)
-        low, high = _activation_range(module)
+        low, high = _activation_range(shared.get(name, getattr(module, SITE, ())))
         yield LayerError(name, low, high, _weight_sqnr(module), _decibel(signal[name], noise[name]))
 
 
@@ -77,9 +81,9 @@ def _is_quantized(module: nn.Module) -> bool:
     return hasattr(module, SITE) or parametrize.is_parametrized(module, "weight")
 
 
-def _activation_range(module: nn.Module) -> tuple[float, float]:
-    """Of all quantizers at the module's call sites."""
-    known = [quantizer.qparams for quantizer in getattr(module, SITE, ())]
+def _activation_range(sites: Iterable[Any]) -> tuple[float, float]:
+    """Of all quantizers at a module's call sites."""
+    known = [quantizer.qparams for quantizer in sites]
     lows = [(-q.zero_point * q.scale).item() for q in known]
     highs = [((q.quant_max - q.zero_point) * q.scale).item() for q in known]
     return min(lows, default=math.nan), max(highs, default=math.nan)

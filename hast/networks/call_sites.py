@@ -13,7 +13,8 @@ from hast.errors import InputError
 from hast.networks.hooks import with_first
 from hast.networks.quantizers import ActivationQuantizer
 
-SITE = "activation_quantizers"  # the attribute that holds a module's quantizers
+# The attributes that hold a module's quantizers: the student's own, and those of `outputs.py`.
+SITE, OUTPUT_SITE = "activation_quantizers", "output_quantizers"
 
 
 class CallSites(nn.ModuleList):
@@ -51,6 +52,12 @@ def attach(module: nn.Module, sites: CallSites, placement: Placement) -> None:
         module.register_forward_hook(_quantize_output)
 
 
+def attach_behind(module: nn.Module, sites: CallSites) -> None:
+    """Quantize what `module` returns from now on, beside what `attach` does."""
+    module.add_module(OUTPUT_SITE, sites)
+    module.register_forward_hook(_quantize_behind)
+
+
 def restart_call_counts(root: nn.Module, _args: Any = ()) -> None:
     """Let the modules inside `root` begin at their first call: before each forward pass, as a hook
     of `root`, or where they are called one by one."""
@@ -61,11 +68,12 @@ def restart_call_counts(root: nn.Module, _args: Any = ()) -> None:
 
 def detach(module: nn.Module) -> None:
     """Undo what the functions above did to `module`."""
-    if hasattr(module, SITE):
-        delattr(module, SITE)
+    for name in (SITE, OUTPUT_SITE):
+        if hasattr(module, name):
+            delattr(module, name)
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
-            if hook in (_quantize_input, _quantize_output, restart_call_counts):
+            if hook in _HOOKS:
                 del hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
 
@@ -78,3 +86,10 @@ def _quantize_input(
 
 def _quantize_output(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Any:
     return getattr(module, SITE)(output)
+
+
+def _quantize_behind(module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Any:
+    return getattr(module, OUTPUT_SITE)(output)
+
+
+_HOOKS = (_quantize_input, _quantize_output, _quantize_behind, restart_call_counts)

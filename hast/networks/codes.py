@@ -51,11 +51,12 @@ def set_codes(module: nn.Module, codes: Codes) -> None:
 
 
 def activation_sites(student: nn.Module) -> dict[str, CallSites]:
-    """The activation quantizers of every module that has some, in definition order."""
+    """All lists of activation quantizers by the name of their module, in definition order; those
+    behind a module by their own name."""
     return {
-        name: getattr(module, SITE)
+        name.removesuffix(SITE).removesuffix("."): module
         for name, module in student.named_modules()
-        if hasattr(module, SITE)
+        if isinstance(module, CallSites)
     }
 
 

@@ -18,6 +18,7 @@ from hast.config.spec import ModelSpec
 from hast.engine.runtime import device_of
 from hast.math.quantization import QParams, per_channel
 from hast.networks.batch_norm import is_plain, scale_and_shift
+from hast.networks.call_sites import OUTPUT_SITE, attach_behind
 from hast.networks.codes import Codes, codes_of, set_codes
 from hast.networks.hooks import removed_at_exit, tensors_in
 from hast.networks.plan import TRANSPOSED, WEIGHTED
@@ -107,11 +108,14 @@ def _fold(layer: Any, norm: Any) -> None:
 
 
 def _take_out(network: nn.Module, norm: nn.Module) -> None:
-    """Put an identity in the place of `norm`, under all its names."""
+    """Put an identity in the place of `norm`, under all its names; it quantizes as `norm` did."""
+    identity = nn.Identity()
+    if hasattr(norm, OUTPUT_SITE):
+        attach_behind(identity, getattr(norm, OUTPUT_SITE))
     for parent in list(network.modules()):
         for leaf, child in parent._modules.items():
             if child is norm:
-                parent._modules[leaf] = nn.Identity()
+                parent._modules[leaf] = identity
 
 
 def _scaled(codes: Codes, gain: Tensor) -> Codes:

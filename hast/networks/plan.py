@@ -42,6 +42,8 @@ class QuantizationPlan(Section):
     weights: dict[str, Bits]
     activations: dict[str, Bits]
     skipped: tuple[str, ...] = ()  # what the rules leave in full precision
+    # See `hast.networks.outputs`; None where nobody has looked yet.
+    outputs: dict[str, tuple[str, ...]] | None = None
 
 
 def plan_quantization(

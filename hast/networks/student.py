@@ -15,9 +15,18 @@ from hast.config.spec import ModelSpec
 from hast.config.targets import TARGETS
 from hast.engine.runtime import device_of
 from hast.errors import InputError
-from hast.networks.call_sites import CallSites, attach, detach, restart_call_counts
+from hast.math.quantization import MAX_BITS
+from hast.networks.call_sites import (
+    OUTPUT_SITE,
+    CallSites,
+    attach,
+    attach_behind,
+    detach,
+    restart_call_counts,
+)
 from hast.networks.fingerprint import fingerprint
 from hast.networks.hooks import replaced_forwards
+from hast.networks.outputs import outputs_to_quantize
 from hast.networks.plan import QuantizationPlan, channel_axis, probe_layers
 from hast.networks.provenance import remember, spec_and_plan
 from hast.networks.quantizers import (
@@ -52,10 +61,21 @@ def prepare_student(
     learned = plan.quantizer == "learned"
     rules = TARGETS[plan.target]
     kind = LearnedActivationQuantizer if learned else ActivationQuantizer
-    for name, bits in plan.activations.items():
+
+    def sites(bits: int, count: int) -> CallSites:
         symmetric = rules.is_symmetric(weight=False, bits=bits)
-        sites = [kind(bits, range_momentum, symmetric=symmetric) for _ in range(calls[name])]
-        attach(student.get_submodule(name), CallSites(sites), plan.placement)
+        return CallSites([kind(bits, range_momentum, symmetric=symmetric) for _ in range(count)])
+
+    outputs = plan.outputs
+    if outputs is None:
+        outputs = outputs_to_quantize(teacher, spec, plan)
+        plan = plan.model_copy(update={"outputs": outputs})
+    read_codes = {reader for readers in outputs.values() for reader in readers}
+    for name, bits in plan.activations.items():
+        if name not in read_codes:
+            attach(student.get_submodule(name), sites(bits, calls[name]), plan.placement)
+    for name in outputs:
+        attach_behind(student.get_submodule(name), sites(MAX_BITS, 1))
     quantizers_of: dict[int, nn.Module] = {}  # one for a weight that several layers share
     for name, bits in plan.weights.items():
         module = student.get_submodule(name)
@@ -74,6 +94,15 @@ def prepare_student(
     student.register_forward_pre_hook(restart_call_counts)
     remember(student, spec=spec, plan=plan, teacher=fingerprint(teacher.state_dict()))
     return student
+
+
+def shared_quantizers(student: nn.Module) -> dict[str, CallSites]:
+    """By layer, the quantizers that stand where its input is made; see `hast.networks.outputs`."""
+    _, plan = spec_and_plan(student)
+    behind = {
+        name: getattr(student.get_submodule(name), OUTPUT_SITE) for name in plan.outputs or {}
+    }
+    return {layer: behind[name] for name in behind for layer in (plan.outputs or {})[name]}
 
 
 def remove_quantizers(student: nn.Module) -> nn.Module:

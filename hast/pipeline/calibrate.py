@@ -14,9 +14,11 @@ from hast.engine.engine import Images
 from hast.engine.progress import drain
 from hast.engine.runtime import device_of
 from hast.loops.calibrate import bank_batches, calibrate, generator_batches
+from hast.networks.biases import round_biases
 from hast.networks.coverage import Coverage, plan_coverage, warn_of_full_precision
 from hast.networks.generator import Generator
 from hast.networks.plan import QuantizationPlan, plan_quantization
+from hast.networks.provenance import spec_and_plan
 from hast.networks.student import prepare_student
 
 
@@ -65,4 +67,5 @@ def calibrate_student(
         batches = partial(generator_batches, generator, config)
     records = calibrate(student, teacher, batches, config)
     drain(records, total=config.records, label=f"calibrate {width}", show=show)
-    return CalibratedStudent(student, plan, covered)
+    round_biases(student)
+    return CalibratedStudent(student, spec_and_plan(student)[1], covered)

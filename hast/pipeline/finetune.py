@@ -10,6 +10,7 @@ from hast.engine.progress import drain
 from hast.loops.finetune import finetune
 from hast.loops.held_back import HeldBack
 from hast.loops.profile import score
+from hast.networks.biases import round_biases
 from hast.networks.blocks import find_blocks
 from hast.pipeline.work import engine_for
 
@@ -49,6 +50,7 @@ def finetune_student(
     held = held_back_part(teacher, images, config)
     records = finetune(student, teacher, images, difficulty, blocks, config, engine, held=held)
     drain(records, total=config.steps, label=label, fields=("loss",), show=show)
+    round_biases(student)
 
 
 def held_back_part(teacher: nn.Module, images: Images, config: FinetuneConfig) -> HeldBack | None:

@@ -9,6 +9,7 @@ from hast.engine.engine import Engine, Images
 from hast.engine.progress import track
 from hast.errors import InputError
 from hast.loops.reconstruct import reconstruct
+from hast.networks.biases import round_biases
 from hast.networks.classifier import takes_size
 from hast.networks.provenance import spec_and_plan
 from hast.networks.units import find_units
@@ -70,3 +71,4 @@ def reconstruct_student(
     for step in shown:
         if step.is_last:
             after_unit(step.unit + 1)
+    round_biases(student)

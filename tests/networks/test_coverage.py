@@ -21,6 +21,7 @@ from hast.files.checkpoint_schema import describe_plan, plan_of
 from hast.networks.batch_norm import freeze
 from hast.networks.coverage import Coverage, layer_table, plan_coverage, warn_of_full_precision
 from hast.networks.plan import QuantizationPlan, forward_macs, plan_quantization
+from hast.networks.provenance import spec_and_plan
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student, remove_quantizers
 
@@ -277,6 +278,7 @@ def test_a_checkpoint_keeps_what_was_skipped(tmp_path):
     skip = ["kernel", "head"]
     plan = planned(network, skip=skip)
     student = prepare_student(network, SPEC, plan)
+    plan = spec_and_plan(student)[1]
     again = plan_of(network, describe_plan(student, plan))
     assert again == plan
     found = plan_coverage(remove_quantizers(student), SPEC, again)

@@ -1,0 +1,144 @@
+"""Quantizers and biases that a student has because its target computes with them."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import refused, spec_of
+from students import Net, calibrated, prepared, warm_network
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+import hast
+from hast.export.parity import logits_of
+from hast.loops.layer_errors import measure_layer_errors
+from hast.networks.biases import round_biases
+from hast.networks.folding import fold_batch_norm
+from hast.networks.provenance import spec_and_plan
+from hast.networks.student import remove_quantizers
+
+SPEC = spec_of((3, 16, 16), 5)
+IMAGES = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    down = nn.Sequential(nn.Conv2d(8, 12, 1, 2, bias=False), nn.BatchNorm2d(12))
+    return warm_network(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            BasicBlock(8, 8), BasicBlock(8, 12, 2, down),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+        ),
+        SPEC,
+    )  # fmt: skip
+
+
+def outputs(network, bits="w8a8", target="onnxruntime", **rules):
+    return spec_and_plan(prepared(network, SPEC, bits, target=target, **rules))[1].outputs
+
+
+SUMMANDS = ("3.bn2", "4.bn2", "4.downsample.1")
+
+
+def test_what_additions_read_and_what_several_layers_read_is_quantized_where_it_is_made(network):
+    found = outputs(network)
+    assert found == dict.fromkeys(SUMMANDS, ()) | {
+        "2": ("3.conv1",), "3": ("4.conv1", "4.downsample.0"), "4": ()
+    }  # fmt: skip
+    assert [*found] == ["2", "3.bn2", "3", "4.bn2", "4.downsample.1", "4"]  # as they return
+
+
+def test_layers_of_other_widths_round_once_more(network):
+    assert outputs(network, "w4a4") == dict.fromkeys(("2", *SUMMANDS, "3", "4"), ())
+
+
+def test_what_a_layer_in_full_precision_reads_is_left_alone(network):
+    found = outputs(network, skip=("4.downsample.0",))
+    assert "3" not in found
+    assert "4.downsample.1" not in found
+
+
+@pytest.mark.parametrize("target", ["generic", "pt2e"])
+def test_a_target_that_computes_the_rest_in_floats_asks_for_nothing(network, target):
+    assert outputs(network, target=target) == {}
+    assert outputs(network, "w4a32") == {}
+
+
+def test_quantizers_behind_relus_need_no_second_one(network):
+    # The last layer, which has none in front, reads what the mean makes.
+    assert outputs(network, placement="relu") == dict.fromkeys((*SUMMANDS, "6"), ())
+
+
+def test_one_quantizer_is_not_shared_by_two_tensors():
+    torch.manual_seed(0)
+    twice = warm_network(
+        Net(
+            lambda net, x: net.fc((net.act(net.a(x)) + net.act(net.b(x))).mean((2, 3))),
+            a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), act=nn.ReLU(), fc=nn.Linear(4, 5),
+        ),
+        SPEC,
+    )  # fmt: skip
+    assert outputs(twice) == {}
+    # What no module returns alone is left to the exporter, and so is a lone pooling's.
+    student = calibrated(twice, SPEC, "w8a8", target="onnxruntime")
+    assert logits_of(student, IMAGES).isfinite().all()
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4"])
+def test_the_deployed_file_computes_the_numbers_of_the_student(network, bits, tmp_path):
+    onnx_files = pytest.importorskip("onnx_files")
+    student = calibrated(network, SPEC, bits, target="onnxruntime")
+    round_biases(student)
+    paths = [
+        hast.export_onnx(student, tmp_path / f"{i}.onnx", images=images)
+        for i, images in enumerate((IMAGES, 10 * IMAGES))
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()  # nothing is left to find ranges for
+    onnx_files.assert_near(student, paths[0], IMAGES, 1e-3, onnx_files.PLAIN, agreement=0.98)
+
+
+def test_biases_become_what_an_integer_kernel_adds(network):
+    generic, student = (
+        calibrated(network, SPEC, "w4a4", target=t) for t in ("generic", "openvino")
+    )
+    for made in (generic, student):
+        before = logits_of(made, IMAGES)
+        round_biases(made)
+        changed = (logits_of(made, IMAGES) - before).abs().mean() / before.std()
+        assert (changed == 0) == (made is generic)
+        assert changed < 0.1
+    fc = student[7]
+    step = (
+        fc.activation_quantizers[0].scale
+        * fc.parametrizations.weight[0]
+        .qparams_of(fc.parametrizations.weight.original)
+        .scale.flatten()
+    )
+    torch.testing.assert_close(fc.bias / step, (fc.bias / step).round(), rtol=0, atol=1e-3)
+
+
+def test_layers_that_read_codes_still_have_a_range_in_the_report(network):
+    student = calibrated(network, SPEC, "w8a8", target="onnxruntime")
+    errors = {e.layer: e for e in measure_layer_errors(network, student, IMAGES)}
+    assert not math.isnan(errors["3.conv1"].act_maximum)
+    assert 20 < errors["3.conv1"].output_sqnr < 60  # of 8-bit activations and weights
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_checkpoint_keeps_them_and_refuses_names_that_are_not_there(network, fold, tmp_path):
+    student = calibrated(network, SPEC, "w4a8", target="onnxruntime")
+    path = hast.save(student, tmp_path / "packed", fold_batch_norm=fold)
+    loaded = hast.load(path, network=network)
+    expected = fold_batch_norm(student, SPEC) if fold else student
+    assert torch.equal(logits_of(loaded, IMAGES), logits_of(expected, IMAGES))
+    assert spec_and_plan(loaded)[1].outputs == spec_and_plan(student)[1].outputs
+    assert not [name for name in remove_quantizers(loaded).state_dict() if "quantizers" in name]
+
+    card = json.loads((path / "config.json").read_text())
+    card["quantization_config"]["outputs"]["5.conv9"] = []
+    (path / "config.json").write_text(json.dumps(card))
+    with refused("outputs names 5.conv9, which the network has not"):
+        hast.load(path, network=network)
