@@ -1,7 +1,7 @@
 """What runs the deployed network, as data: the numbers that its integer kernels take.
 
-A student is trained and evaluated with the numbers of its target. Only the quantizers that the
-exported graph adds between its own are not in it (hast/export/integer_graph.py). To add a runtime,
+A student is trained and evaluated with the numbers of its target, the quantizers between its layers
+(hast/networks/outputs.py) and the biases (hast/networks/biases.py) included. To add a runtime,
 add a row.
 """
 
@@ -26,9 +26,9 @@ class TargetRules(Section):
     symmetric_activations: bool = False
     """Activations are signed with a zero point of 0; at 8 bits, and no others."""
     integer_ops: frozenset[str] = frozenset()
-    """Operators of ONNX with an integer kernel, beside those that only move codes. What they make
-    is quantized, to 8 bits where the student does not say otherwise; empty leaves the graph to
-    quantize what the student does."""
+    """Operators of ONNX with an integer kernel, beside those that only move codes. What they read
+    and make is quantized, to 8 bits where the layers' widths do not say otherwise; empty leaves all
+    but layers in floating point."""
     clips: Literal["codes", "values"] | None = None
     """A quantizer moves in front of a ReLU or pooling; what clipped values then clips `codes`
     behind it, or once more `values` in front of it, with the range of narrow codes: OpenVINO makes

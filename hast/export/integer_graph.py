@@ -4,9 +4,11 @@ A student quantizes what its convolutions and linear layers read. A runtime comp
 integers only if what it reads *and* what it makes are quantized: a convolution that feeds an
 addition would stay in floating point, and so would the addition. Two rules complete the graph:
 
-    1. What an integer operator reads or makes gets a quantizer of 8 bits ("glue") where the
-       student has none. Its range is what a few images of the bank make of that tensor. Where the
-       student has one of 8 bits, all readers share it.
+    1. What an integer operator reads or makes gets a quantizer of 8 bits where the student has
+       none. A student of this target has most of them (hast/networks/outputs.py, by the same rule);
+       one of another target has none, and none can stand between two functions of one `forward`.
+       The range is what a few images of the bank make of the tensor. Where the student has a
+       quantizer of 8 bits, all readers share it.
     2. Where the target looks for a convolution and its quantizer side by side, the quantizer moves
        in front of the ReLU, clip or pooling that it follows. Rounding is monotone, so
        `quantize(clip(x, a, b)) = clip(quantize(x), quantize(a), quantize(b))`: a clip of codes,

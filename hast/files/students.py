@@ -29,7 +29,8 @@ def load_student(folder: Path, teacher: Teacher) -> nn.Module:
     """
     card = load_card(folder, StudentCard)
     teacher.require_made_for(card.teacher, folder)
-    student = prepare_student(teacher.network, teacher.spec, card.plan)
+    plan = card.plan.model_copy(update={"outputs": card.plan.outputs or {}})
+    student = prepare_student(teacher.network, teacher.spec, plan)
     load_state(student, read_state(folder / WEIGHTS), name=str(folder / WEIGHTS))
     set_mode(student, "quantize")
     return place(student, device_of(teacher.network))

@@ -31,7 +31,9 @@ class LayerError(NamedTuple):
     act_minimum: float  # of the quantized activations' range; NaN where none is quantized here
     act_maximum: float
     weight_sqnr: float  # weight to its rounding error; NaN without a quantized weight
-    output_sqnr: float  # the teacher's output to what this layer alone makes of the same input
+    # The teacher's output to what this layer alone makes of the same input, and the quantizer that
+    # a target may ask for behind it.
+    output_sqnr: float
 
 
 @loop

@@ -53,8 +53,8 @@ _COMMUTES = {
 def outputs_to_quantize(
     network: nn.Module, spec: ModelSpec, plan: QuantizationPlan
 ) -> dict[str, tuple[str, ...]]:
-    """Modules by name whose output gets a quantizer of 8 bits, in the order in which they return,
-    each with the layers for whose own input quantizer of 8 bits it stands.
+    """Modules by name whose output gets a quantizer of 8 bits, in the order in which they run, each
+    with the layers for whose own input quantizer of 8 bits it stands.
 
     Args:
         network: in full precision and in eval mode.
@@ -63,65 +63,105 @@ def outputs_to_quantize(
     """
     if not (TARGETS[plan.target].integer_ops and plan.activations):
         return {}
-    calls = _Calls(network, spec, plan)
-    wanted = {value for call in calls.all for value in calls.to_quantize(call)}
-    wanted -= calls.read_in_floats()
-    found = [(calls.module_of(value), value) for value in calls.all if value in wanted]
-    return {name: calls.read_at_8_bits(value) for name, value in found if name}
+    trace = _Trace(network, spec, plan)
+    wanted = {value for made in trace.values for value in trace.to_quantize(made)}
+    wanted -= trace.read_in_floats()
+    found = [(trace.module_of(value), value) for value in trace.values if value in wanted]
+    return {name: trace.read_at_8_bits(value) for name, value in found if name}
 
 
-class _Call:
-    """A function that made a tensor, what it read, and what reads that."""
+def integer_layers(network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> dict[str, str]:
+    """Layers that run once and whose target adds codes and a bias up, each with the BatchNorm that
+    it takes in there, or "".
 
-    def __init__(self, function: str, module: str, made: Tensor, read: list["_Call"]) -> None:
+    Args:
+        network, spec, plan: as of `outputs_to_quantize`.
+    """
+    trace = _Trace(network, spec, plan)
+    layers = [value for value in trace.values if trace.is_layer(value) and trace.once(value.module)]
+    return {value.module: value.norm for value in layers}
+
+
+class _Value:
+    """A tensor: the function that made it, in which module, of what, and what reads it."""
+
+    def __init__(self, function: str, module: str, made: Tensor, read: list["_Value"]) -> None:
         self.function, self.module, self.read = function, module, read
         self.shape = made.shape
-        self.readers: list[_Call] = []
-        self.returned_by: list[str] = []  # before anything reads it; the innermost module first
+        self.readers: list[_Value] = []
         self.reads_constants = False
-        for value in read:
-            value.readers.append(self)
+        self.multiplies = False  # the module's own weight
+        self.handle = _Handle(self)
+
+    @property
+    def norm(self) -> str:
+        """The BatchNorm that alone reads what a layer makes, and which that can take in."""
+        if len(self.readers) != 1 or _OPERATORS.get(self.function) not in ("Conv", "Gemm"):
+            return ""
+        return self.readers[0].module if self.readers[0].function == "batch_norm" else ""
 
 
-class _Calls(TorchFunctionMode):
-    """All calls of one forward pass that depend on the image, in their order."""
+class _Handle:
+    """How a value is got hold of: as a function made it, or as a module returned it. A quantizer
+    behind the module reaches those who have it from there."""
+
+    def __init__(self, value: _Value, module: str = "") -> None:
+        self.value, self.module = value, module
+        self.users: list[_Value | _Handle] = []
+
+
+class _Trace(TorchFunctionMode):
+    """All values of one forward pass that depend on the image, in their order."""
 
     def __init__(self, network: nn.Module, spec: ModelSpec, plan: QuantizationPlan) -> None:
         super().__init__()
         self.plan, self.rules = plan, TARGETS[plan.target]
-        self.all: list[_Call] = []
+        self.values: list[_Value] = []
+        self._weights = {
+            name: module._parameters.get("weight") for name, module in network.named_modules()
+        }
         self._running = [""]
         self._times: Counter[str] = Counter()
-        self._of: dict[int, _Call] = {}  # by the identity of the tensor
+        self._handles: dict[int, _Handle] = {}  # by the identity of the tensor
         self._alive: list[Tensor] = []  # an identity is only one while its tensor lives
         image = torch.zeros(2, *spec.input_shape, device=device_of(network))
-        self._note(image, _Call("", "", image, []))
+        self._hold(image, _Value("", "", image, []).handle)
         with torch.no_grad(), removed_at_exit(self._hooks(network)), self:
             answer = network(image)
-        self._answers = [self._of.get(id(tensor)) for tensor in tensors_in(answer)]
+        held = (self._handles.get(id(tensor)) for tensor in tensors_in(answer))
+        self._answers = {handle.value for handle in held if handle}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = tensors_in((args, kwargs))
-        read = [self._of[id(tensor)] for tensor in given if id(tensor) in self._of]
+        held = [self._handles[id(tensor)] for tensor in given if id(tensor) in self._handles]
         result = func(*args, **(kwargs or {}))
-        for made in tensors_in(result) if read else ():
+        for made in tensors_in(result) if held else ():
             if made.is_floating_point():
-                call = _Call(func.__name__, self._running[-1], made, read)
-                call.reads_constants = len(read) < len(given)
-                self._note(made, call)
+                read = [handle.value for handle in held]
+                value = _Value(func.__name__, self._running[-1], made, read)
+                numbers = any(isinstance(x, (int, float)) for x in args)  # a dimension is one, too
+                summed = _OPERATORS.get(value.function) in ("Add", "Mul")
+                value.reads_constants = len(held) < len(given) or (summed and numbers)
+                weight = self._weights[value.module]
+                value.multiplies = weight is not None and any(x is weight for x in given[1:])
+                for handle in held:
+                    handle.users.append(value)
+                    handle.value.readers.append(value)
+                self.values.append(value)
+                self._hold(made, value.handle)
         return result
 
-    def _note(self, tensor: Tensor, call: _Call) -> None:
+    def _hold(self, tensor: Tensor, handle: _Handle) -> None:
         self._alive.append(tensor)
-        self._of[id(tensor)] = call
-        self.all.append(call)
+        self._handles[id(tensor)] = handle
 
     def _hooks(self, network: nn.Module) -> Iterator[RemovableHandle]:
         def quantize(name: str, value: Any) -> Any:
             """A copy, where the student has a quantizer."""
             copied = value.clone()
-            if id(copied) in self._of:  # it depends on the image
-                self._of[id(copied)].function, self._of[id(copied)].module = _QUANTIZE, name
+            if id(copied) in self._handles:  # it depends on the image
+                made = self._handles[id(copied)].value
+                made.function, made.module = _QUANTIZE, name
             return copied
 
         def enter(name: str, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -133,32 +173,48 @@ class _Calls(TorchFunctionMode):
         def leave(name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
             self._running.pop()
             self._times[name] += 1
-            call = self._of.get(id(output))
-            if call and not call.readers:
-                call.returned_by.append(name)
-            behind = self.plan.placement != "inputs" and name in self.plan.activations
-            return quantize(name, output) if behind else None
+            if self.plan.placement != "inputs" and name in self.plan.activations:
+                return quantize(name, output)
+            handle = self._handles.get(id(output))
+            if handle is None:
+                return None
+            with torch._C.DisableTorchFunction():
+                again = output.view_as(output)  # another tensor, as behind a quantizer
+            returned = _Handle(handle.value, name)
+            handle.users.append(returned)
+            self._hold(again, returned)
+            return again
 
         for name, module in network.named_modules():
             if name:
                 yield module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
                 yield module.register_forward_hook(partial(leave, name))
 
-    def module_of(self, value: _Call) -> str:
-        """That returns it, and nothing else: a quantizer has the range of one tensor."""
-        return next((name for name in value.returned_by if self._times[name] == 1), "")
+    def once(self, module: str) -> bool:
+        """Whether it runs once. The network itself does, and is not counted."""
+        return self._times[module] == (module != "")
 
-    def read_at_8_bits(self, value: _Call) -> tuple[str, ...]:
+    def module_of(self, value: _Value) -> str:
+        """The innermost module through which alone a value is got hold of, and which returns no
+        other: a quantizer has the range of one tensor."""
+        handle: _Value | _Handle = value.handle
+        while isinstance(handle, _Handle) and len(handle.users) == 1:
+            (handle,) = handle.users
+            if isinstance(handle, _Handle) and self.once(handle.module):
+                return handle.module
+        return ""
+
+    def read_at_8_bits(self, value: _Value) -> tuple[str, ...]:
         """Layers that need no quantizer of their own where `value` has one."""
         layers = [call.module for call in value.readers if call.function == _QUANTIZE]
-        bits, times = self.plan.activations, self._times
-        return tuple(name for name in layers if bits[name] == MAX_BITS and times[name] == 1)
+        bits = self.plan.activations
+        return tuple(name for name in layers if bits[name] == MAX_BITS and self.once(name))
 
-    def read_in_floats(self) -> set[_Call]:
+    def read_in_floats(self) -> set[_Value]:
         """What layers in full precision read: as it is, whoever else reads its codes."""
-        return {call.read[0] for call in self.all if self._is_float_layer(call)}
+        return {value.read[0] for value in self.values if self._is_float_layer(value)}
 
-    def to_quantize(self, call: _Call) -> Iterator[_Call]:
+    def to_quantize(self, call: _Value) -> Iterator[_Value]:
         """What an integer operator reads or makes and that is not quantized."""
         if not self._is_integer(call):
             return
@@ -173,46 +229,48 @@ class _Calls(TorchFunctionMode):
         if call.function != "linear" or any(map(self._reads_codes, made.readers)):
             yield made
 
-    def _is_integer(self, call: _Call) -> bool:
+    def _is_integer(self, call: _Value) -> bool:
         """Whether it is computed in integers once its activations are quantized."""
         if _OPERATORS.get(call.function) not in self.rules.integer_ops:
             return False
         if call.function == "mean" and call.read[0].shape[:2].numel() != call.shape.numel():
             return False  # of other things than height and width
         if call.function in _LAYERS:
-            return self._is_layer(call)
+            return self.is_layer(call)
         sources = [self._source(value) for value in call.read]
         if call.reads_constants or any(map(self._is_float_layer, sources)):
             return False
         # Beside an integer layer only: sums of a transformer are sensitive.
         readers = self._end_of(call).readers
-        return any(map(self._is_layer, sources)) or any(map(self._reads_codes, readers))
+        return any(map(self.is_layer, sources)) or any(map(self._reads_codes, readers))
 
-    def _is_layer(self, call: _Call) -> bool:
-        """A layer whose runtime adds codes up. One that reads tokens adds its bias in floats."""
-        is_layer = call.function in _LAYERS and call.module in self.plan.weights
-        return is_layer and (call.function != "linear" or len(call.shape) == 2)
+    def is_layer(self, value: _Value) -> bool:
+        """A layer whose runtime adds codes up. One that reads tokens adds its bias in floats, and
+        one that computes another weight from its own is in floats."""
+        is_layer = value.multiplies and value.module in self.plan.weights
+        is_integer = _LAYERS.get(value.function) in self.rules.integer_ops
+        return is_layer and is_integer and (value.function != "linear" or len(value.shape) == 2)
 
-    def _is_float_layer(self, call: _Call) -> bool:
-        return call.function in _LAYERS and call.module not in self.plan.weights
+    def _is_float_layer(self, value: _Value) -> bool:
+        quantized = value.multiplies and value.module in self.plan.weights
+        return value.function in _LAYERS and not quantized
 
-    def _reads_codes(self, reader: _Call) -> bool:
+    def _reads_codes(self, reader: _Value) -> bool:
         return reader.function == _QUANTIZE or self._is_integer(reader)
 
-    def _commutes(self, call: _Call) -> bool:
+    def _commutes(self, call: _Value) -> bool:
         if len(call.read) != 1:
             return False
-        if call.function == "batch_norm":  # the layer that it alone reads takes it in
-            layer = call.read[0]
-            return _OPERATORS.get(layer.function) in ("Conv", "Gemm") and len(layer.readers) == 1
+        if call.function == "batch_norm":  # the layer takes it in
+            return bool(call.read[0].norm)
         return call.function in _COMMUTES
 
-    def _source(self, value: _Call) -> _Call:
+    def _source(self, value: _Value) -> _Value:
         while self._commutes(value):
             (value,) = value.read
         return value
 
-    def _end_of(self, value: _Call) -> _Call:
+    def _end_of(self, value: _Value) -> _Value:
         """The value behind clips, poolings and views that alone read `value`."""
         while len(value.readers) == 1 and self._commutes(value.readers[0]):
             (value,) = value.readers

@@ -68,7 +68,7 @@ def prepare_student(
 
     outputs = plan.outputs
     if outputs is None:
-        outputs = outputs_to_quantize(teacher, spec, plan)
+        outputs = outputs_to_quantize(student, spec, plan)
         plan = plan.model_copy(update={"outputs": outputs})
     read_codes = {reader for readers in outputs.values() for reader in readers}
     for name, bits in plan.activations.items():

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import refused, spec_of
 from students import Net, calibrated, prepared, warm_network
 from torch import nn
@@ -85,6 +86,97 @@ def test_one_quantizer_is_not_shared_by_two_tensors():
     # What no module returns alone is left to the exporter, and so is a lone pooling's.
     student = calibrated(twice, SPEC, "w8a8", target="onnxruntime")
     assert logits_of(student, IMAGES).isfinite().all()
+
+
+def parts(compute, **more):
+    """Two convolutions of what a first one makes, and a mean; `compute` puts them together."""
+    torch.manual_seed(0)
+    layers = {"stem": nn.Conv2d(3, 4, 1), "a": nn.Conv2d(4, 4, 1), "b": nn.Conv2d(4, 4, 1)}
+    net = Net(compute, **layers, fc=nn.Linear(4, 5), norm=nn.BatchNorm2d(4), **more)
+    return warm_network(net, SPEC)
+
+
+def answer(net, x):
+    return net.fc(x.mean((2, 3)))
+
+
+def with_an_identity(net, x):
+    h = F.relu(net.stem(x))
+    return answer(net, net.a(h) + net.b(net.same(h)))
+
+
+def with_a_relu_in_place(net, x):
+    h = net.norm(net.stem(x))
+    return answer(net, net.a(net.act(h)) + net.b(h))
+
+
+@pytest.mark.parametrize(
+    ("compute", "more"),
+    [
+        (with_an_identity, {"same": nn.Identity()}),
+        (with_an_identity, {"same": nn.Dropout()}),
+        (with_a_relu_in_place, {"act": nn.ReLU(inplace=True)}),
+    ],
+)
+def test_no_layer_reads_around_a_quantizer(compute, more):
+    """What a module returns may be in other hands already: those would read floats."""
+    student = calibrated(parts(compute, **more), SPEC, "w8a8", target="onnxruntime")
+    read = {}
+    for name in ("a", "b"):
+        student.get_submodule(name).register_forward_hook(
+            lambda _module, args, _output, name=name: read.update({name: len(args[0].unique())})
+        )
+    student(IMAGES)
+    assert max(read.values()) <= 256
+
+
+def test_a_factor_is_no_integer_operand_so_logits_stay_floats():
+    scaled = parts(lambda net, x: answer(net, net.a(F.relu(net.stem(x)))) * 30.0)
+    assert outputs(scaled) == {"a": ()}  # what the mean reads
+
+
+class Standardized(nn.Conv2d):
+    """Computes another weight from its own."""
+
+    def forward(self, x):
+        weight = self.weight / self.weight.std() * 0.1
+        return F.conv2d(x, weight, self.bias)
+
+
+def test_biases_that_no_integer_kernel_adds_stay(network):
+    net = parts(
+        lambda net, x: net.fc(net.tokens(net.odd(F.relu(net.stem(x))).flatten(2).mT).mean(1)),
+        odd=Standardized(4, 4, 1), tokens=nn.Linear(4, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        net.odd.weight *= 300
+    student = calibrated(net, SPEC, "w4a4", target="onnxruntime")
+    before = {name: layer.bias.clone() for name, layer in student.named_children()}
+    round_biases(student)
+    changed = {
+        name for name in before if not torch.equal(before[name], getattr(student, name).bias)
+    }
+    assert changed == {"stem", "fc"}
+
+
+def test_a_bias_that_two_layers_share_stays_and_that_of_a_norm_in_another_module_does_not():
+    net = parts(
+        lambda net, x: answer(net, net.b(net.inner(net.a(F.relu(net.stem(x)))))),
+        inner=NormAndActivation(4),
+    )  # fmt: skip
+    net.b.bias = net.stem.bias
+    student = calibrated(net, SPEC, "w3a3", target="onnxruntime")
+    shared, norm = student.stem.bias.clone(), student.inner.bias.clone()
+    round_biases(student)
+    assert torch.equal(student.stem.bias, shared)
+    assert not torch.equal(student.inner.bias, norm)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm's: a BatchNorm that does more than normalize."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4"])
