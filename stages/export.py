@@ -9,9 +9,8 @@ from hast.bank.teacher import teacher_and_bank
 from hast.config.dataset import DatasetConfig
 from hast.config.export import ExportConfig
 from hast.engine.progress import track
-from hast.errors import first_line, warn
 from hast.export import bundle
-from hast.export.latency import latency_of
+from hast.export.latency import latency_of, only_a_figure
 from hast.files.checkpoints import load, save
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
@@ -63,11 +62,9 @@ def run(
     exported = _measures(bundle.bytes_of(out, files), packed_size(source.network), results)
     write_json(metrics, exported)
     if "onnx" in files and (runtime := bundle.runtime_of(plan.target)):
-        try:
+        with only_a_figure(bits):
             found = latency_of(product, files["onnx"], inputs=config.inputs, runtime=runtime)
             record_latency(bits, exported, Latency(runtime, found))
-        except Exception as error:  # a figure is no reason to lose what was exported
-            warn(f"{bits}: latency is not known: {first_line(error)}")
 
 
 def _measures(

@@ -15,7 +15,7 @@ from hast.config.section import parse_section
 from hast.config.targets import TARGETS, Target, onnx_target
 from hast.errors import InputError, one_of
 from hast.export.bundle import check, compare_formats, require_programs, runtime_of, write_format
-from hast.export.latency import latency_of
+from hast.export.latency import latency_of, only_a_figure
 from hast.files.checkpoints import CONFIG, load, save
 from hast.files.placing import write_atomically
 from hast.files.students import load_student
@@ -124,8 +124,9 @@ def _write_program(
         write_atomically(out, file.read_bytes())
         print(f"{out}: {out.stat().st_size:,} bytes")
         if kind == "onnx" and (runtime := runtime_of(runs_on)):
-            found = latency_of(student, file, inputs=config.inputs, runtime=runtime)
-            Console().print(latency_table({out.name: Latency(runtime, found)}))
+            with only_a_figure(str(out)):
+                found = latency_of(student, file, inputs=config.inputs, runtime=runtime)
+                Console().print(latency_table({out.name: Latency(runtime, found)}))
 
 
 def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:

@@ -15,7 +15,7 @@ _TAKES_IN = {"Conv", "Gemm"}
 
 def rewrite(graph: Any) -> None:
     """Rewrite a graph with the quantizers of a student in place."""
-    for step in (_transpose_weights, _take_in_batch_norms, _pool_globally):
+    for step in (_transpose_weights, _take_in_batch_norms, _take_in_pads, _pool_globally):
         step(graph)
         graph.sort()
 
@@ -70,6 +70,30 @@ def _take_in_batch_norms(graph: Any) -> None:
         layer.replace_input_with(2, shifted)
         node.outputs[0].replace_all_uses_with(layer.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
+
+
+def _take_in_pads(graph: Any) -> None:
+    """Let a convolution pad with zeros what it alone reads: zero is a code, but no kernel of
+    integers has the padding of another node."""
+    for node in list(graph):
+        pad = node.inputs[0].producer() if node.op_type == "Conv" else None
+        if pad is None or pad.op_type != "Pad" or len(pad.outputs[0].uses()) != 1:
+            continue
+        edges, filler, axes = (pad.inputs[i] if i < len(pad.inputs) else None for i in (1, 2, 3))
+        mode = pad.attributes["mode"].value if "mode" in pad.attributes else "constant"
+        if mode != "constant" or axes is not None or edges is None or edges.const_value is None:
+            continue
+        if filler is not None and (filler.const_value is None or filler.const_value.numpy().any()):
+            continue
+        before, after = edges.const_value.numpy().reshape(2, -1)
+        if before[:2].any() or after[:2].any() or before.min() < 0 or after.min() < 0:
+            continue
+        added = [*before[2:], *after[2:]]
+        own = node.attributes["pads"].value if "pads" in node.attributes else [0] * len(added)
+        total = [int(a + b) for a, b in zip(own, added, strict=True)]
+        node.attributes["pads"] = import_module("onnx_ir").AttrInt64s("pads", total)
+        node.replace_input_with(0, pad.inputs[0])
+        graph.remove(pad, safe=True)
 
 
 def _pool_globally(graph: Any) -> None:

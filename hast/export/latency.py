@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
+from hast.errors import first_line, warn
 from hast.export.forms import in_full_precision
 from hast.export.inputs import example_images
 from hast.export.onnx_graph import export_float_onnx
@@ -23,6 +25,15 @@ _REST = 0.05  # seconds; threads of the model before wait actively for more work
 
 
 Milliseconds = dict[str, dict[str, float]]  # by model, then by `batch_1`, `batch_64`, ...
+
+
+@contextmanager
+def only_a_figure(name: str) -> Iterator[None]:
+    """Warn where it cannot be measured, or kept: that is no reason to lose what was exported."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"{name}: latency is not known: {first_line(error)}")
 
 
 def latency_of(student: nn.Module, path: Path, *, inputs: Inputs, runtime: str) -> Milliseconds:

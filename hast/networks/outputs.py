@@ -218,7 +218,7 @@ class _Trace(TorchFunctionMode):
         """What an integer operator reads or makes and that is not quantized."""
         if not self._is_integer(call):
             return
-        activations = call.read[:1] if call.function in _LAYERS else call.read
+        activations = [_unpadded(call)] if call.function in _LAYERS else call.read
         yield from (value for value in activations if value.function != _QUANTIZE)
         made = self._end_of(call)
         if made in self._answers or [reader.function for reader in made.readers] == [_QUANTIZE]:
@@ -275,3 +275,11 @@ class _Trace(TorchFunctionMode):
         while len(value.readers) == 1 and self._commutes(value.readers[0]):
             (value,) = value.readers
         return value
+
+
+def _unpadded(layer: _Value) -> _Value:
+    """What a layer reads; it takes in a padding of its own."""
+    (read, *_) = layer.read
+    while read.function == "pad" and read.module.startswith(layer.module):
+        (read,) = read.read
+    return read
