@@ -34,6 +34,7 @@ _LAYERS = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "ConvTranspose"),
     "linear": "Gemm",
 }
+_CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.Sequential)
 _QUANTIZE = "quantize"  # stands where the student has a quantizer
 # What torch's functions are called in ONNX.
 _OPERATORS = _LAYERS | {
@@ -117,9 +118,7 @@ class _Trace(TorchFunctionMode):
         super().__init__()
         self.plan, self.rules = plan, TARGETS[plan.target]
         self.values: list[_Value] = []
-        self._weights = {
-            name: module._parameters.get("weight") for name, module in network.named_modules()
-        }
+        self._named = dict(network.named_modules())
         self._running = [""]
         self._times: Counter[str] = Counter()
         self._handles: dict[int, _Handle] = {}  # by the identity of the tensor
@@ -142,7 +141,7 @@ class _Trace(TorchFunctionMode):
                 numbers = any(isinstance(x, (int, float)) for x in args)  # a dimension is one, too
                 summed = _OPERATORS.get(value.function) in ("Add", "Mul")
                 value.reads_constants = len(held) < len(given) or (summed and numbers)
-                weight = self._weights[value.module]
+                weight = self._named[value.module]._parameters.get("weight")
                 value.multiplies = weight is not None and any(x is weight for x in given[1:])
                 for handle in held:
                     handle.users.append(value)
@@ -200,9 +199,13 @@ class _Trace(TorchFunctionMode):
         handle: _Value | _Handle = value.handle
         while isinstance(handle, _Handle) and len(handle.users) == 1:
             (handle,) = handle.users
-            if isinstance(handle, _Handle) and self.once(handle.module):
+            if isinstance(handle, _Handle) and self._can_hold(handle.module):
                 return handle.module
         return ""
+
+    def _can_hold(self, module: str) -> bool:
+        """Containers call whatever they hold, a quantizer as well."""
+        return self.once(module) and not isinstance(self._named[module], _CONTAINERS)
 
     def read_at_8_bits(self, value: _Value) -> tuple[str, ...]:
         """Layers that need no quantizer of their own where `value` has one."""

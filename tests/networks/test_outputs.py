@@ -130,6 +130,26 @@ def test_no_layer_reads_around_a_quantizer(compute, more):
     assert max(read.values()) <= 256
 
 
+class Dense(nn.ModuleDict):
+    """Calls all that it holds, as torchvision's dense blocks do."""
+
+    def forward(self, x):
+        made = [x]
+        for layer in self.values():
+            made.append(layer(torch.cat(made, 1)))
+        return torch.cat(made, 1)
+
+
+def test_a_container_that_calls_all_it_holds_gets_no_quantizer():
+    dense = {"0": nn.Conv2d(4, 2, 1), "1": nn.Conv2d(6, 2, 1)}
+    net = parts(
+        lambda net, x: net.head(net.dense(net.a(net.stem(x))).mean((2, 3))),
+        dense=Dense(dense), head=nn.Linear(8, 5),
+    )  # fmt: skip
+    assert "dense" not in outputs(net)
+    assert calibrated(net, SPEC, "w8a8", target="onnxruntime")(IMAGES).isfinite().all()
+
+
 def test_a_factor_is_no_integer_operand_so_logits_stay_floats():
     scaled = parts(lambda net, x: answer(net, net.a(F.relu(net.stem(x)))) * 30.0)
     assert outputs(scaled) == {"a": ()}  # what the mean reads
