@@ -54,13 +54,14 @@ def _figures(run: Run) -> dict[str, Figure]:
     seen = run.widths[0].seen
     if len(seen.labels):
         difficulty["test images, teacher"] = seen.difficulty
-    curves = {width.name.upper(): width.curve for width in run.widths}
+    curves = {width.name.upper(): width.curve for width in run.widths if width.curve}
     figures = {
         "samples": samples.bank_grid(run.bank),
         "difficulty": samples.difficulty_histogram(difficulty),
-        "curves": training.training_curves(curves, columns=_CURVES),
         "bns": training.bns_gap(run.gaps),
     }
+    if curves:
+        figures["curves"] = training.training_curves(curves, columns=_CURVES)
     if run.generator_curve:
         curve = {"generator": run.generator_curve}
         figures["generator"] = training.training_curves(curve, columns=("cross_entropy", "bns"))

@@ -87,6 +87,16 @@ def test_the_verdict_knows_noise_harm_and_an_earlier_step(row, text, said):
     assert (text in verdict("w4a4", known | row)) == said
 
 
+def test_students_that_were_not_fine_tuned_have_no_curve(finished):
+    """`quantize.steps: 0`, as recipe `best` has it for large images, writes curves of no rows."""
+    for i, width in enumerate(WIDTHS):
+        curve = Path(f"plots/quantize/{width}.tsv")
+        curve.write_text(curve.read_text().partition("\n")[0] + "\n")
+        run("report")
+        page = Path("report/index.html").read_text()
+        assert ("Fine-tuning by step." in page) == (i < len(WIDTHS) - 1)
+
+
 def test_a_missing_file_is_named(finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     with refused(r"nothing/bns\.tsv: no such file; run `dvc repro`"):
