@@ -37,6 +37,13 @@ class Net(nn.Module):
         return self.compute(self, x)
 
 
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm's: a BatchNorm that does more than normalize."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
 def warm_network(network: nn.Module, spec: ModelSpec) -> nn.Module:
     """BatchNorm statistics of noise, and gains of both signs."""
     torch.manual_seed(0)

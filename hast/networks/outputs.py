@@ -91,7 +91,7 @@ class _Value:
         self.shape = made.shape
         self.readers: list[_Value] = []
         self.reads_constants = False
-        self.multiplies = False  # the module's own weight
+        self.is_quantized = False  # a layer's: it multiplies its own weight, which is quantized
         self.handle = _Handle(self)
 
     @property
@@ -142,7 +142,8 @@ class _Trace(TorchFunctionMode):
                 summed = _OPERATORS.get(value.function) in ("Add", "Mul")
                 value.reads_constants = len(held) < len(given) or (summed and numbers)
                 weight = self._named[value.module]._parameters.get("weight")
-                value.multiplies = weight is not None and any(x is weight for x in given[1:])
+                own = weight is not None and any(x is weight for x in given[1:])
+                value.is_quantized = own and value.module in self.plan.weights
                 for handle in held:
                     handle.users.append(value)
                     handle.value.readers.append(value)
@@ -250,13 +251,12 @@ class _Trace(TorchFunctionMode):
     def is_layer(self, value: _Value) -> bool:
         """A layer whose runtime adds codes up. One that reads tokens adds its bias in floats, and
         one that computes another weight from its own is in floats."""
-        is_layer = value.multiplies and value.module in self.plan.weights
         is_integer = _LAYERS.get(value.function) in self.rules.integer_ops
-        return is_layer and is_integer and (value.function != "linear" or len(value.shape) == 2)
+        reads_tokens = value.function == "linear" and len(value.shape) != 2
+        return value.is_quantized and is_integer and not reads_tokens
 
     def _is_float_layer(self, value: _Value) -> bool:
-        quantized = value.multiplies and value.module in self.plan.weights
-        return value.function in _LAYERS and not quantized
+        return value.function in _LAYERS and not value.is_quantized
 
     def _reads_codes(self, reader: _Value) -> bool:
         return reader.function == _QUANTIZE or self._is_integer(reader)
@@ -281,8 +281,8 @@ class _Trace(TorchFunctionMode):
 
 
 def _unpadded(layer: _Value) -> _Value:
-    """What a layer reads; it takes in a padding of its own."""
+    """What a layer reads; it takes in a padding."""
     (read, *_) = layer.read
-    while read.function == "pad" and read.module.startswith(layer.module):
+    while read.function == "pad":
         (read,) = read.read
     return read

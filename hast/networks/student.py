@@ -99,10 +99,11 @@ def prepare_student(
 def shared_quantizers(student: nn.Module) -> dict[str, CallSites]:
     """By layer, the quantizers that stand where its input is made; see `hast.networks.outputs`."""
     _, plan = spec_and_plan(student)
-    behind = {
-        name: getattr(student.get_submodule(name), OUTPUT_SITE) for name in plan.outputs or {}
+    return {
+        layer: getattr(student.get_submodule(name), OUTPUT_SITE)
+        for name, layers in (plan.outputs or {}).items()
+        for layer in layers
     }
-    return {layer: behind[name] for name in behind for layer in (plan.outputs or {})[name]}
 
 
 def remove_quantizers(student: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import refused, spec_of
 from onnx_files import PLAIN, assert_near, onnx, onnxruntime, stored
-from students import Net, calibrated, warm_network
+from students import Net, NormAndActivation, calibrated, warm_network
 from torch import nn
 
 import hast
@@ -250,13 +250,6 @@ def test_a_file_that_differs_is_refused_with_its_first_such_layer(network, tmp_p
     onnx.save(model, path)
     with refused(rf"; {first} is the first layer that reads other"):
         check_all()
-
-
-class NormAndActivation(nn.BatchNorm2d):
-    """As timm's: a BatchNorm that does more than normalize."""
-
-    def forward(self, x):
-        return super().forward(x).relu()
 
 
 def test_a_batch_norm_inside_another_module_and_a_layer_of_tokens_are_in_integers(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import refused, spec_of
-from students import Net, calibrated, prepared, warm_network
+from students import Net, NormAndActivation, calibrated, prepared, warm_network
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
@@ -190,13 +190,6 @@ def test_a_bias_that_two_layers_share_stays_and_that_of_a_norm_in_another_module
     round_biases(student)
     assert torch.equal(student.stem.bias, shared)
     assert not torch.equal(student.inner.bias, norm)
-
-
-class NormAndActivation(nn.BatchNorm2d):
-    """As timm's: a BatchNorm that does more than normalize."""
-
-    def forward(self, x):
-        return super().forward(x).relu()
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4"])
