@@ -5,23 +5,19 @@ takes h, and where g is negative the channel's codes are mirrored: the same inte
 """
 
 import copy
-from collections import Counter
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode
 
 from hast.config.spec import ModelSpec
-from hast.engine.runtime import device_of
 from hast.math.quantization import QParams, per_channel
 from hast.networks.batch_norm import is_plain, scale_and_shift
 from hast.networks.call_sites import OUTPUT_SITE, attach_behind
 from hast.networks.codes import Codes, codes_of, set_codes
-from hast.networks.hooks import removed_at_exit, tensors_in
 from hast.networks.plan import TRANSPOSED, WEIGHTED
+from hast.networks.trace import Trace
 
 
 def fold_batch_norm(network: nn.Module, spec: ModelSpec) -> nn.Module:
@@ -43,51 +39,13 @@ def fold_batch_norm(network: nn.Module, spec: ModelSpec) -> nn.Module:
 
 def foldable(network: nn.Module, spec: ModelSpec) -> dict[str, str]:
     """Names of Conv and Linear modules, each with the BatchNorm it can take in."""
-    makers: dict[int, str] = {}  # of each output of a Conv or Linear, by identity
-    pairs: dict[str, str] = {}
-    calls: Counter[str] = Counter()
-    seen = _Uses()
-
-    def made(name: str, module: nn.Module, _args: Any, output: Tensor) -> None:
-        calls[name] += 1
-        if isinstance(module, nn.Linear) and output.ndim != 2:
-            return  # BatchNorm1d would normalize positions, not the layer's channels
-        seen.kept.append(output)  # so that its identity is not given to another tensor
-        makers[id(output)] = name
-
-    def read(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        calls[name] += 1
-        if id(args[0]) in makers:
-            pairs[makers[id(args[0])]] = name
-
-    modules = list(network.named_modules())
-    handles = [m.register_forward_hook(partial(made, n)) for n, m in modules if _takes_in(m)]
-    handles += [m.register_forward_pre_hook(partial(read, n)) for n, m in modules if is_plain(m)]
-    with removed_at_exit(handles), torch.no_grad(), seen:
-        network(torch.zeros(2, *spec.input_shape, device=device_of(network)))
-    uses = {makers[key]: count for key, count in seen.counts.items() if key in makers}
+    trace = Trace(network, spec)
+    pairs = [(value.module, value.norm) for value in trace.values if value.norm]
+    once = [(layer, norm) for layer, norm in pairs if trace.calls[layer] == trace.calls[norm] == 1]
+    named = dict(network.named_modules())
     return {
-        layer: norm
-        for layer, norm in pairs.items()
-        if calls[layer] == calls[norm] == uses.get(layer) == 1
+        layer: norm for layer, norm in once if _takes_in(named[layer]) and is_plain(named[norm])
     }
-
-
-class _Uses(TorchFunctionMode):
-    """Counts in how many calls each tensor is an argument."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[int] = Counter()
-        self.kept: list[Any] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if tensors_in(result):  # not `x.shape`
-            arguments = tensors_in((args, kwargs))
-            self.counts.update({id(x) for x in arguments})
-            self.kept += arguments
-        return result
 
 
 def _takes_in(module: nn.Module) -> bool:

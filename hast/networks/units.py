@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from hast.config.spec import ModelSpec
-from hast.networks.blocks import probed
+from hast.networks.blocks import residual_additions
 from hast.networks.hooks import removed_at_exit
 from hast.networks.plan import weight_of
+from hast.networks.trace import Trace
 
 
 class Unit(NamedTuple):
@@ -36,15 +37,16 @@ def find_units(network: nn.Module, spec: ModelSpec, layers: Collection[str]) -> 
         layers: names of Conv and Linear modules. Those that run more than once in a forward pass,
             and those that share a weight, are in no unit.
     """
-    probe = probed(network, spec)
-    usable = {name for name in probe.simple if probe.calls[name] == 1}
-    kinds = {type(network.get_submodule(name)) for name in probe.adders if name}
+    trace = Trace(network, spec)
+    usable = {name for name in trace.simple if trace.calls[name] == 1}
+    adders = {name for name, _ in residual_additions(trace) if name}
+    kinds = {type(network.get_submodule(name)) for name in adders}
     blocks = {name for name in usable if type(network.get_submodule(name)) in kinds}
     blocks = {name for name in blocks if not any(_holds(name, other) for other in blocks)}
     sharing = Counter(id(weight_of(network, name)) for name in layers)
     alone = {name for name in layers if sharing[id(weight_of(network, name))] == 1}
     units: dict[str, list[str]] = {}
-    for name in probe.calls:  # in the order in which they end
+    for name in trace.calls:  # in the order in which they end
         owner = next((block for block in blocks if _holds(block, name)), name)
         if name in alone and owner in usable:
             units.setdefault(owner, []).append(name)

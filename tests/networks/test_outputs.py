@@ -15,7 +15,8 @@ import hast
 from hast.export.parity import logits_of
 from hast.loops.layer_errors import measure_layer_errors
 from hast.networks.biases import round_biases
-from hast.networks.folding import fold_batch_norm
+from hast.networks.blocks import find_blocks
+from hast.networks.folding import fold_batch_norm, foldable
 from hast.networks.provenance import spec_and_plan
 from hast.networks.student import remove_quantizers
 
@@ -86,6 +87,24 @@ def test_one_quantizer_is_not_shared_by_two_tensors():
     # What no module returns alone is left to the exporter, and so is a lone pooling's.
     student = calibrated(twice, SPEC, "w8a8", target="onnxruntime")
     assert logits_of(student, IMAGES).isfinite().all()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning"
+)
+def test_behind_a_function_that_nobody_sees_the_rest_is_quantized():
+    unseen = torch.jit.script(nn.SiLU().eval())
+
+    def block(net, x):
+        return net.fc((net.norm(net.b(unseen(net.a(x)))) + net.short(x)).mean((2, 3)))
+
+    layers = {"a": nn.Conv2d(3, 8, 1), "b": nn.Conv2d(8, 4, 1), "short": nn.Conv2d(3, 4, 1)}
+    network = Net(block, **layers, norm=nn.BatchNorm2d(4), fc=nn.Linear(4, 5))
+    warm_network(network, SPEC)
+    assert outputs(network) == {"norm": (), "short": ()}
+    assert foldable(network, SPEC) == {"b": "norm"}
+    assert foldable(prepared(network, SPEC, "w4a4", quantizer="learned"), SPEC) == {"b": "norm"}
+    assert find_blocks(network, SPEC) == ["norm"]
 
 
 def parts(compute, **more):
