@@ -85,7 +85,7 @@ def main(
             for name, chosen in calibrated_with.items():
                 with TemporaryDirectory() as place:
                     predict = quantized(teacher, chosen, SAMPLES, Path(place))
-                    row[name] = top1(predict, teacher, rest)
+                    row[name] = right(predict, teacher)[rest].double().mean().item()
                 print(row, flush=True)
             rows.append(row)
     write_json(OUT / f"{out}.json", {"machine": describe(device_of(network)), "rows": rows})
@@ -99,13 +99,11 @@ def made_bank(teacher: Teacher, minutes: float) -> Bank:
     return make_samples(network, spec, settings)[1]
 
 
-def top1(predict: Predict, teacher: Teacher, rest: torch.Tensor) -> float:
-    """Share of some of the test images, by their numbers, that are answered rightly."""
-    right = [
-        predict(batch).argmax(dim=1) == labels
-        for batch, labels in open_batches(teacher.data, "test", teacher.spec)
-    ]
-    return torch.cat(right)[rest].double().mean().item()
+def right(predict: Predict, teacher: Teacher) -> torch.Tensor:
+    """Whether each test image is answered rightly, (N,)."""
+    batches = open_batches(teacher.data, "test", teacher.spec)
+    with torch.no_grad():
+        return torch.cat([predict(batch).argmax(dim=1) == labels for batch, labels in batches])
 
 
 def by_onnx_runtime(teacher: Teacher, bank: Samples, samples: int, folder: Path) -> Predict:

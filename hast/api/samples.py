@@ -23,6 +23,7 @@ from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
 from hast.networks.classifier import check_classifier, require_batch_norm
 from hast.networks.generator import Generator
+from hast.networks.given import plain_copy
 from hast.pipeline.bank import make_bank
 from hast.pipeline.work import engine_for
 
@@ -148,8 +149,8 @@ def import_pictures(
 
 
 def frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
-    """A copy to compute with; `teacher` stays as it is."""
-    source = freeze(copy.deepcopy(teacher))
+    """A copy to compute with, see `plain_copy`; `teacher` stays as it is."""
+    source = freeze(plain_copy(teacher))
     place(source, device_of(source) if device is None else select_device(str(device)))
     check_classifier(source, spec)
     return source

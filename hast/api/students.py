@@ -22,8 +22,9 @@ from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.loops.evaluate import Evaluation, joined, predict
 from hast.networks.batch_norm import freeze
-from hast.networks.fingerprint import fingerprint
+from hast.networks.fingerprint import fingerprint, rounding_between
 from hast.networks.generator import Generator
+from hast.networks.given import plain_copy
 from hast.pipeline.calibrate import calibrate_student
 from hast.pipeline.finetune import finetune_student
 from hast.pipeline.reconstruct import reconstruct_student
@@ -69,7 +70,7 @@ def calibrate(
         InputError: a wrong setting, or a bank that was made for another teacher.
     """
     source = frozen_copy(teacher, spec, device)
-    _check_bank(bank, teacher, spec)
+    _check_bank(bank, source, spec)
     placed = {"placement": "inputs", **(layers or {})}
     rules = parse_section(placed, PlanConfig, name="layers")
     width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
@@ -135,14 +136,15 @@ def quantize(
     blocks = parse_section(dict(reconstruction or {}), ReconstructionConfig, name="reconstruction")
     learned_from = min(blocks.samples, config.trained_on(len(bank.images)))
     reconstruction = {**(reconstruction or {}), "samples": learned_from}
+    source = frozen_copy(teacher, spec, device)
     student = calibrate(
-        teacher, spec, bank, weight_bits=weight_bits, act_bits=act_bits, seed=seed, layers=layers,
-        calibration=calibration, reconstruction=reconstruction, generator=generator, device=device,
+        source, spec, bank, weight_bits=weight_bits, act_bits=act_bits, seed=seed, layers=layers,
+        calibration=calibration, reconstruction=reconstruction, generator=generator,
         progress=progress,
     )  # fmt: skip
     finetune_student(
-        student.requires_grad_(True), frozen_copy(teacher, spec, device), spec, bank.images,
-        config, labels=bank.labels, label=f"quantize w{weight_bits}a{act_bits}", show=progress,
+        student.requires_grad_(True), source, spec, bank.images, config, labels=bank.labels,
+        label=f"quantize w{weight_bits}a{act_bits}", show=progress,
     )  # fmt: skip
     return student
 
@@ -171,9 +173,9 @@ def evaluate(
         InputError: the loader is empty.
     """
     device = device or device_of(network)
-    networks = {"network": freeze(copy.deepcopy(network)).to(device)}
+    networks = {"network": freeze(plain_copy(network)).to(device)}
     if teacher is not None:
-        networks["teacher"] = freeze(copy.deepcopy(teacher)).to(device)
+        networks["teacher"] = freeze(plain_copy(teacher)).to(device)
     total = len(loader) if isinstance(loader, Sized) else None
     said = predict(networks, loader)
     records = [*track(said, total=total, label="evaluate", show=progress)]
@@ -183,10 +185,11 @@ def evaluate(
 
 
 def _check_bank(bank: Bank | StoredBank, teacher: nn.Module, spec: ModelSpec) -> None:
-    expected = fingerprint(teacher.state_dict())
-    if bank.card.teacher != expected:
+    found, made_for = fingerprint(teacher.state_dict()), bank.card.teacher
+    if made_for != found:
+        why = rounding_between(made_for, teacher.state_dict())
         raise InputError(
-            f"the bank was made for teacher {bank.card.teacher} but the teacher is {expected}"
+            f"the bank was made for teacher {made_for} but the teacher is {found}{why}"
         )
     bank.card.require_made_for(spec, name="the bank")
     if tuple(bank.images.shape[1:]) != spec.input_shape:

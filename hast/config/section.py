@@ -5,7 +5,7 @@ results. What only changes speed (device, threads) is no parameter.
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -13,8 +13,23 @@ from ruamel.yaml.error import YAMLError
 
 from hast.errors import InputError
 
+if TYPE_CHECKING:  # pydantic has no public name for it
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
-class Section(BaseModel):
+
+class _Clear(ModelMetaclass):
+    """Lets a wrong argument end in one line, where a section is made by its name."""
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise _in_one_line(self.__name__, error) from None
+
+
+class Section(BaseModel, metaclass=_Clear):
     """Base of all parameter sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(
@@ -58,10 +73,7 @@ def parse_section(
             return section.model_validate_json(values)
         return section.model_validate(values)
     except ValidationError as error:
-        said = [_describe(name, e) for e in error.errors()[:_MOST_ERRORS]]
-        if error.error_count() > len(said):
-            said.append(f"and {error.error_count() - len(said)} more")
-        raise InputError("; ".join(said)) from None
+        raise _in_one_line(name, error) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -112,6 +124,13 @@ def flattened(values: Any, name: str = "") -> list[tuple[str, str]]:
         for key, value in values.items()
         for pair in flattened(value, f"{name}.{key}" if name else str(key))
     ]
+
+
+def _in_one_line(name: str, error: ValidationError) -> InputError:
+    said = [_describe(name, e) for e in error.errors()[:_MOST_ERRORS]]
+    if error.error_count() > len(said):
+        said.append(f"and {error.error_count() - len(said)} more")
+    return InputError("; ".join(said))
 
 
 def _describe(name: str, error: Any) -> str:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -159,6 +159,12 @@ def seeded_weights(seed: int, *stream: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeded(seed, *stream).initial_seed())
         yield
+
+
+def probe_images(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Two images of noise, (2, C, H, W), to see what a network does: one image alone may lose its
+    dimension on the way, and one without contrast cannot be standardized."""
+    return torch.randn(2, *shape, generator=seeded(0, "probe")).to(device_of(network))
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -31,6 +31,7 @@ from hast.files.weights import WEIGHTS
 from hast.networks.batch_norm import freeze
 from hast.networks.codes import activation_quantizers, activation_sites, set_codes, weight_codes
 from hast.networks.folding import fold_batch_norm as fold
+from hast.networks.given import plain_copy
 from hast.networks.packed import Layout
 from hast.networks.provenance import provenance_of, remember, spec_and_plan
 from hast.networks.quantizers import ActivationQuantizer
@@ -172,7 +173,7 @@ def _architecture(
                 " trust_source=True if you trust where it comes from, or give the network"
             )
         network = build_network(card.source, card.source_args).network
-    network = freeze(copy.deepcopy(network).cpu())
+    network = freeze(plain_copy(network, say=len).cpu())
     return fold(network, card.spec) if card.batch_norm == "folded" else network
 
 

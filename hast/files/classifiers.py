@@ -10,8 +10,10 @@ from hast.config.section import parse_section
 from hast.config.spec import ModelSpec, PartialSpec
 from hast.engine.runtime import seeded_weights
 from hast.errors import InputError
+from hast.files.names import named_as
 from hast.files.weights import is_checkpoint, load_state, read_state
 from hast.networks.classifier import resolve_spec
+from hast.networks.given import plain_copy
 from hast.networks.sources import build_network, has_own_weights, is_trained_here
 
 
@@ -54,12 +56,14 @@ def load_classifier(
     with seeded_weights(seed, "teacher", "weights"):
         built = build_network(source, source_args or {}, tag=None if file else weights)
     if file:
-        load_state(built.network, read_state(file, weights_entry), name=str(file))
+        state = named_as(built.network, read_state(file, weights_entry), name=str(file))
+        load_state(built.network, state, name=str(file))
     elif weights is None and not (is_trained_here(source) or has_own_weights(source)):
         raise InputError(f"weights are required for source {source}: a pretrained tag or a file")
+    network = plain_copy(built.network)
     if not isinstance(spec, PartialSpec):
         spec = parse_section(dict(spec or {}), PartialSpec, name="spec")
     try:
-        return Classifier(built.network, resolve_spec(built.network, built.known, spec))
+        return Classifier(network, resolve_spec(network, built.known, spec))
     except InputError as error:
         raise InputError(f"{source} and its spec: {error}") from error

@@ -12,7 +12,8 @@ from hast.engine.engine import place
 from hast.errors import InputError
 from hast.files.weights import WEIGHTS, load_card, load_state, read_state
 from hast.networks.batch_norm import freeze
-from hast.networks.fingerprint import fingerprint
+from hast.networks.fingerprint import fingerprint, rounding_between
+from hast.networks.given import plain_copy
 from hast.networks.sources import build_network
 
 
@@ -42,9 +43,10 @@ class Teacher(NamedTuple):
             InputError: with both fingerprints.
         """
         if fingerprint != self.card.fingerprint:
+            why = rounding_between(fingerprint, self.network.state_dict())
             raise InputError(
                 f"{folder} was made for teacher {fingerprint} but the teacher is"
-                f" {self.card.fingerprint}; rerun `dvc repro`"
+                f" {self.card.fingerprint}{why}; rerun `dvc repro`"
             )
 
 
@@ -55,7 +57,7 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
         InputError: a file is missing, corrupt, or does not belong to the card.
     """
     card = load_card(folder, TeacherCard)
-    network = build_network(card.source, card.source_args).network
+    network = plain_copy(build_network(card.source, card.source_args).network, say=len)
     state = read_state(folder / WEIGHTS)
     found = fingerprint(state)
     if found != card.fingerprint:

@@ -1,22 +1,20 @@
 """Weights as safetensors, with a JSON card beside them.
 
-Nothing is ever unpickled: safetensors hold tensors only, and a PyTorch file is read with
-`weights_only=True`.
+Nothing is ever unpickled: safetensors hold tensors only, and of a PyTorch file only tensors and
+plain Python are read (pickles.py).
 """
 
-import argparse
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hast.config.section import Section, parse_section
-from hast.errors import InputError, first_line, warn
+from hast.errors import InputError, warn
+from hast.files.pickles import Stranger, read_pickle, reason_of
 from hast.files.placing import write_atomically
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -65,8 +63,14 @@ def read_state(path: Path, entry: str = "auto") -> dict[str, Tensor]:
     state = entries[chosen] if chosen else _tensors(content)
     if state is None:
         way_out = f"; set weights_entry to one of {', '.join(entries)}" if entries else ""
+        found = content if not isinstance(content, dict) else _whole_network(content) or content
+        if isinstance(found, Stranger):
+            way_out = (
+                ", whose code is not run; where it can be, write its weights alone: torch.save("
+                "torch.load(..., weights_only=False).state_dict(), 'weights.pth')"
+            )
         raise InputError(
-            f"{path}: must hold a state dict of tensors, got {type(content).__name__}{way_out}"
+            f"{path}: must hold a state dict of tensors, got {type(found).__name__}{way_out}"
         )
     return state
 
@@ -75,22 +79,17 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign files before it refuses them
-            if path.suffix == ".safetensors":
-                return load_file(path)
-            # The training scripts of timm and torchvision keep their arguments beside the weights:
-            # a bag of attributes, which runs nothing when it is read.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path) if path.suffix == ".safetensors" else read_pickle(path)
     except Exception as error:  # on garbage, torch's reader raises nearly anything
-        reason = first_line(error)
-        if "Weights only load failed" in reason:
-            reason = "it holds pickled objects, perhaps a whole module; save its state_dict()"
         raise InputError(
-            f"{path}: not a readable checkpoint ({reason}); it must be safetensors or a state dict"
-            " that torch.load(weights_only=True) accepts"
+            f"{path}: not a readable checkpoint ({reason_of(error)}); it must be safetensors or a"
+            " state dict that torch.load(weights_only=True) accepts"
         ) from None
+
+
+def _whole_network(content: Mapping[Any, Any]) -> Any:
+    """An object of some class where the weights would be."""
+    return next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Stranger)), None)
 
 
 def _entries(content: Any) -> dict[str, dict[str, Tensor]]:

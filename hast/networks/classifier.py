@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hast.config.spec import ModelSpec, PartialSpec, merge_specs
-from hast.engine.runtime import device_of
+from hast.engine.runtime import probe_images
 from hast.errors import InputError, first_line
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 
@@ -21,7 +21,7 @@ def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
         raise InputError(f"{name} has no parameters, so there is nothing to quantize")
     try:
         with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, *input_shape, device=device_of(network)))
+            logits = network.eval()(probe_images(network, input_shape))
     except Exception as error:  # a forward may raise anything
         raise InputError(
             f"{name} cannot take {shape} images ({first_line(error)}); set input_shape"
@@ -37,7 +37,12 @@ def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
             " two images"
         )
     if not torch.isfinite(logits).all():
-        raise InputError(f"{name} answers NaN or infinity to a zero image; check its weights")
+        raise InputError(f"{name} answers NaN or infinity to an image of noise; check its weights")
+    if logits.shape[1] < 2:
+        raise InputError(
+            f"{name} answers one logit an image, but classes are at least two; wrap it in a module"
+            " that returns torch.cat([torch.zeros_like(x), x], 1), whose softmax is its sigmoid"
+        )
     return logits.shape[1]
 
 
@@ -54,7 +59,7 @@ def takes_size(network: nn.Module, spec: ModelSpec, share: float) -> bool:
 def batch_norm_calls(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """How often a forward pass of a network in eval mode reads stored BatchNorm statistics."""
     with torch.no_grad(), tap_batch_norm_inputs(network) as tap:
-        network(torch.zeros(1, *input_shape, device=device_of(network)))
+        network(probe_images(network, input_shape))
     return len(tap)
 
 
@@ -79,7 +84,7 @@ def require_batch_norm(network: nn.Module, input_shape: tuple[int, int, int]) ->
 
 
 def check_classifier(network: nn.Module, spec: ModelSpec) -> None:
-    """Try the network on two zero images.
+    """Try the network on two images.
 
     Raises:
         InputError: see `count_classes`; or another number of classes than the spec says.

@@ -19,7 +19,7 @@ from hast.config.layers import Bits, Placement, PlanConfig, QuantizerKind
 from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.config.targets import TARGETS, Target
-from hast.engine.runtime import device_of
+from hast.engine.runtime import probe_images
 from hast.errors import InputError
 from hast.math.quantization import MAX_BITS
 from hast.networks.hooks import removed_at_exit
@@ -137,7 +137,7 @@ def probe_layers(
     named = [(n, m) for n, m in network.named_modules() if isinstance(m, kinds)]
     handles = [m.register_forward_hook(partial(count, n)) for n, m in named]
     with removed_at_exit(handles), torch.no_grad():
-        network(torch.zeros(1, *spec.input_shape, device=device_of(network)))
+        network(probe_images(network, spec.input_shape))
     return calls
 
 

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hast.config.layers import Placement
 from hast.config.spec import ModelSpec
-from hast.engine.runtime import device_of, seeded
+from hast.engine.runtime import probe_images
 from hast.networks.hooks import removed_at_exit, tensors_in, with_first
 
 State = Literal["quantized", "skipped", "full"]
@@ -68,7 +68,7 @@ def products(
     sites: Mapping[str, State] = {},
     placement: Placement = "inputs",
 ) -> list[Product]:
-    """All products of one forward pass of one image, in running order.
+    """All products of a forward pass, in running order.
 
     Args:
         network: in full precision and in eval mode.
@@ -76,11 +76,11 @@ def products(
         sites: modules that have a quantizer or were denied one.
         placement: whether it sees their first argument, or their output.
     """
-    image = torch.rand(1, *spec.input_shape, generator=seeded(0, "products")).to(device_of(network))
-    recorder = _Recorder(network, image)
+    images = probe_images(network, spec.input_shape)
+    recorder = _Recorder(network, images)
     hooks = recorder.hooks(network, sites, placement)
     with removed_at_exit(hooks), _nothing_fused(network), torch.no_grad(), recorder:
-        network(image)
+        network(images)
     return recorder.products
 
 
@@ -101,15 +101,16 @@ class _Recorder(TorchDispatchMode):
     again is written again, for it then is some operation's output.
     """
 
-    def __init__(self, network: nn.Module, image: Tensor) -> None:
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.products: list[Product] = []
+        self._images = len(images)
         self._kind = type(network).__name__
         self._running: list[str] = []
         self._named: dict[str, Tensor] = dict(network.named_parameters(remove_duplicate=False))
         self._named |= network.named_buffers(remove_duplicate=False)
         self._spans = [(t.data_ptr(), t.data_ptr() + t.nbytes, n) for n, t in self._named.items()]
-        self._states: dict[int, State] = {_memory(image): "full"}  # of what depends on the image
+        self._states: dict[int, State] = {_memory(images): "full"}  # of what depends on the image
         self._origins: dict[int, tuple[str, ...]] = {}  # of what is computed from parameters
 
     @classmethod
@@ -172,6 +173,7 @@ class _Recorder(TorchDispatchMode):
             shape = tuple((self._named[weight[0]] if weight else constants[0]).shape)
             if weight:
                 name = module if weight_name(module) in weight else weight[0]
+        macs //= self._images
         self.products.append(Product(name, weight, shape, macs, worst(states)))
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:

@@ -3,12 +3,12 @@
 All that the method knows about the structure of a network is read from it: what is aligned
 (blocks.py), what is reconstructed (units.py), which BatchNorm a layer can take in (folding.py), and
 where an integer kernel needs codes (outputs.py). Names of classes and attributes play no role, and
-no compiler has to understand the network: it is an eager pass on zeros. Hooks tell which module
+no compiler has to understand the network: it is an eager pass on noise. Hooks tell which module
 runs and what it returns, and a mode sees each call of a function.
 
 What scripted code calls is not seen: its tensors are taken for ones that depend on the image and of
-which nothing else is known. And Python may look at values; what it then does to an image of zeros
-is what counts.
+which nothing else is known. And Python may look at values; what it then does to noise is what
+counts.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hast.config.layers import Placement
 from hast.config.spec import ModelSpec
-from hast.engine.runtime import device_of
+from hast.engine.runtime import probe_images
 from hast.networks.hooks import removed_at_exit, tensors_in, with_first
 
 # Functions that torch has no name for: a quantizer that would be there, and what nobody saw.
@@ -83,7 +83,7 @@ class Handle:
 
 
 class Trace(TorchFunctionMode):
-    """What one pass of two images of zeros shows of a network.
+    """What one pass of two images shows of a network.
 
     Attributes:
         values: in the order in which they were made.
@@ -118,7 +118,7 @@ class Trace(TorchFunctionMode):
         self._alive: list[Tensor] = []  # an identity is only one while its tensor lives
         for constant in (*network.parameters(), *network.buffers()):
             self._hold(constant, None)
-        image = torch.zeros(2, *spec.input_shape, device=device_of(network))
+        image = probe_images(network, spec.input_shape)
         self._hold(image, Value("image", "", image, []).handle)
         inside = sites if placement == "inputs" else ()
         behind = sites if placement != "inputs" else ()

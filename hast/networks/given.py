@@ -1,0 +1,112 @@
+"""A teacher as users have it in memory, made into one that can be computed with here.
+
+What trains a network wraps it, and what serves it rounds it. A copy without either is taken: the
+module inside of `DataParallel`, `torch.compile` or an average of weights; values in float32;
+weights that are computed from other tensors (`weight_norm` and its like) computed once and for all.
+What that changes of the numbers is said.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
+
+from hast.errors import InputError, warn
+from hast.networks.provenance import provenance_of
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+Say = Callable[[str], Any]
+
+
+def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
+    """A copy of a network, without what was put around it; of a student, a copy.
+
+    Args:
+        network: as a user has it; it stays as it is.
+        say: called with what changes its numbers or names.
+
+    Raises:
+        InputError: it is no module, or scripted, so there are no modules of torch's to quantize.
+    """
+    if not isinstance(network, nn.Module):
+        raise InputError(f"a network must be a torch.nn.Module, got {type(network).__name__}")
+    if provenance_of(network).plan is not None:
+        return copy.deepcopy(network)
+    inside = _inside(network)
+    if isinstance(inside, torch.jit.ScriptModule):
+        raise InputError(
+            f"{inside.original_name} is scripted, and quantizers need torch's own modules; give the"
+            " network that it was scripted from, with the state_dict() of this one"
+        )
+    memo: dict[int, Any] = {}
+    for module in inside.modules():  # of the old weight_norm; deepcopy takes no results
+        results = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
+        memo |= {id(result): result.detach().clone() for result in results}
+    for module in reversed([*inside.modules()]):  # the innermost first
+        if _inside(module) is not module:
+            memo[id(module)] = copy.deepcopy(_inside(module), memo)
+    copied = copy.deepcopy(inside, memo)
+    _compute_weights(copied, say)
+    _to_float32(copied, say)
+    return copied
+
+
+def _inside(network: nn.Module) -> nn.Module:
+    """The network in all its wrappers; torch.compile's would import the compiler to be named."""
+    while not isinstance(network, torch.jit.ScriptModule):
+        inside = network._modules.get("module" if isinstance(network, _WRAPPERS) else "_orig_mod")
+        if inside is None:
+            break
+        network = inside
+    return network
+
+
+def _compute_weights(network: nn.Module, say: Say) -> None:
+    """Let what computes a parameter do so once."""
+    computed = []
+    for name, module in network.named_modules():
+        if parametrize.is_parametrized(module):
+            held = {key: getattr(module, key) for key in module.parametrizations}
+            # Torch's own removal would change the class that deep copies share.
+            del module.parametrizations
+            module.__class__ = type(module).__bases__[0]
+        else:
+            held = _by_hook(module)
+        for key, value in held.items():
+            module.register_parameter(key, nn.Parameter(value.detach().contiguous()))
+        computed += [f"{name}.{key}" for key in held]
+    if computed:
+        say(
+            f"{type(network).__name__} computes {', '.join(computed[:3])}"
+            f"{' and more' if len(computed) > 3 else ''} from other tensors (weight_norm and its"
+            " like); they are computed once, and the parts are gone"
+        )
+
+
+def _by_hook(module: nn.Module) -> dict[str, Tensor]:
+    """The same by the old functions, which are hooks in front of a module."""
+    held: dict[str, Tensor] = {}
+    for key, hook in [*module._forward_pre_hooks.items()]:
+        if hasattr(hook, "compute_weight") and hasattr(hook, "name"):
+            spectral = hasattr(hook, "n_power_iterations")
+            weight = hook.compute_weight(module, False) if spectral else hook.compute_weight(module)
+            held[hook.name] = weight
+            del module._forward_pre_hooks[key]
+            for part in ("g", "v", "orig"):
+                module._parameters.pop(f"{hook.name}_{part}", None)
+            for part in ("u", "v"):
+                module._buffers.pop(f"{hook.name}_{part}", None)
+            module.__dict__.pop(hook.name, None)
+    return held
+
+
+def _to_float32(network: nn.Module, say: Say) -> None:
+    others = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
+    if others:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        say(f"{type(network).__name__} has values in {names}; it is computed with in float32")
+        network.float()

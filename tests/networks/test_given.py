@@ -1,0 +1,133 @@
+"""Teachers as users have them in memory."""
+
+import pytest
+import torch
+from conftest import refused, spec_of
+from students import Net, warm_network
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import hast
+from hast.errors import HastWarning
+from hast.networks.fingerprint import fingerprint
+from hast.networks.given import plain_copy
+
+SPEC = spec_of((3, 16, 16), 5)
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+def network():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    return warm_network(
+        Net(
+            lambda net, x: net.fc(net.body(net.stem(x)).mean((2, 3))),
+            stem=nn.Conv2d(3, 4, 3), body=body, fc=nn.Linear(4, 5),
+        ),
+        SPEC,
+    )  # fmt: skip
+
+
+def compiled(module, *, ran=False):
+    module = torch.compile(module, backend="eager")
+    if ran:
+        with torch.no_grad():
+            module(IMAGES)
+    return module
+
+
+def inside(wrap):
+    net = network()
+    net.body = wrap(net.body)
+    return net
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda: nn.DataParallel(network()),
+        lambda: compiled(network()),
+        lambda: compiled(network(), ran=True),
+        lambda: nn.DataParallel(compiled(network())),
+        lambda: torch.optim.swa_utils.AveragedModel(network()),
+        lambda: inside(nn.DataParallel),
+        lambda: inside(lambda body: compiled(nn.DataParallel(body))),
+        lambda: network().train(),
+        lambda: network().to(memory_format=torch.channels_last),
+        lambda: network().requires_grad_(False),
+    ],
+    ids=[
+        "parallel", "compiled", "compiled, ran", "both", "averaged", "a part parallel",
+        "a part compiled and parallel", "training", "channels last", "frozen",
+    ],
+)  # fmt: skip
+def test_what_is_around_a_network_is_taken_off_a_copy(wrapped):
+    given = wrapped()
+    taken, before = plain_copy(given), set(given.state_dict())
+    assert taken.state_dict().keys() == network().state_dict().keys()
+    assert fingerprint(taken.state_dict()) == fingerprint(given.state_dict())
+    torch.testing.assert_close(taken.eval()(IMAGES), network()(IMAGES))
+    assert set(given.state_dict()) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_values_of_another_type_are_computed_with_in_float32(dtype):
+    given = network().to(dtype)
+    with pytest.warns(HastWarning, match=f"values in {str(dtype)[6:]}; it is computed with in fl"):
+        taken = plain_copy(given)
+    assert {tensor.dtype for tensor in taken.parameters()} == {torch.float32}
+    assert given.fc.weight.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "normalized",
+    [
+        nn.utils.weight_norm, nn.utils.spectral_norm, parametrizations.weight_norm,
+        parametrizations.spectral_norm, parametrizations.orthogonal,
+    ],
+    ids=["weight, hook", "spectral, hook", "weight", "spectral", "orthogonal"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm:FutureWarning")
+def test_weights_that_are_computed_are_computed_once(normalized):
+    given = network()
+    normalized(given.stem)
+    normalized(given.fc)
+    given(IMAGES)  # leaves results behind that deepcopy refuses
+    with pytest.warns(HastWarning, match=r"computes stem\.weight, fc\.weight from other tensors"):
+        taken = plain_copy(given)
+    assert taken.state_dict().keys() == network().state_dict().keys()
+    torch.testing.assert_close(taken(IMAGES), given(IMAGES))
+    assert "stem.weight" not in given.state_dict()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning"
+)
+def test_what_cannot_be_quantized_is_refused_in_one_line():
+    with refused("Net is scripted, and quantizers need torch's own modules; give the network that"):
+        plain_copy(torch.jit.trace(network(), IMAGES))
+    with refused("a network must be a torch.nn.Module, got function"):
+        plain_copy(lambda images: images)
+
+
+def test_a_wrapped_teacher_goes_all_the_way(tmp_path):
+    teacher = nn.DataParallel(compiled(network()))
+    bank = hast.synthesize(teacher, SPEC, samples=8, batch_size=8, steps=2, progress=False)
+    ranges = {"batches": 1, "batch_size": 8}
+    student = hast.quantize(
+        teacher, SPEC, bank, steps=1, batch_size=4, calibration=ranges, progress=False
+    )
+    hast.save(student, tmp_path / "packed")
+    loaded = hast.load(tmp_path / "packed", network=network())
+    assert torch.equal(loaded(IMAGES), student(IMAGES))
+    measured = hast.evaluate(teacher, [(IMAGES, torch.zeros(4).long())], progress=False)
+    assert measured.samples == 4
+
+
+def test_a_rounded_copy_is_another_teacher_and_the_message_says_so():
+    bank = hast.synthesize(network(), SPEC, samples=4, batch_size=4, steps=1, progress=False)
+    with (
+        pytest.warns(HastWarning, match="has values in float16"),
+        refused("whose values are rounded to float16: a rounded copy is another teacher"),
+    ):
+        hast.calibrate(network().half(), SPEC, bank, progress=False)
