@@ -151,6 +151,7 @@ def import_pictures(
 def frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
     """A copy to compute with, see `plain_copy`; `teacher` stays as it is."""
     source = freeze(plain_copy(teacher))
-    place(source, device_of(source) if device is None else select_device(str(device)))
+    where = device_of(source) if device is None else select_device(str(device))
+    place(source, where, spec.input_shape)
     check_classifier(source, spec)
     return source

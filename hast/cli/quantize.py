@@ -91,7 +91,7 @@ def quantize(
     if weights is None and is_trained_here(source):
         raise InputError(f"{source}: has no weights yet; give --weights, or train it (`make run`)")
     teacher, spec = network.load_named(named)
-    place(teacher, select_device(device))
+    place(teacher, select_device(device), spec.input_shape)
     values = network_settings(
         teacher, spec, recipe=recipe, size=size, seed=seed, minutes=minutes, teacher=named,
         bank_source=None if bank is None else str(bank),

@@ -13,11 +13,14 @@ import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 
-from hast.engine.runtime import tell_compiler
+from hast.engine.runtime import device_of, probe_images, tell_compiler
 from hast.errors import HastError, InputError, first_line, warn
 
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
+
+Shape = tuple[int, int, int]
+CONTIGUOUS = "hast_contiguous"  # an attribute of networks that take no other layout
 
 # Multiply-adds from which compilation (seconds to a minute) and bf16 pay on any machine measured.
 _LARGE_WORK = 1e13
@@ -173,9 +176,37 @@ def choose_engine(
     return Engine(bf16=bf16, compile=compiled)
 
 
-def place(network: NetworkT, device: torch.device) -> NetworkT:
-    """Move a network and lay its convolutions out channels-last, the fast layout everywhere."""
-    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+def place(network: NetworkT, device: torch.device, shape: Shape | None = None) -> NetworkT:
+    """Move a network and lay its convolutions out channels-last, the fast layout everywhere.
+
+    Args:
+        network: in eval mode where a shape is given.
+        device: where to.
+        shape: (C, H, W) of an image. A network that then fails on such images is laid out as usual,
+            and so are the images it will be given: `view` takes feature maps in no other layout.
+    """
+    network.to(device)
+    if not vars(network).get(CONTIGUOUS):
+        _lay_out(network, torch.channels_last)
+        if shape and not _answers(network, shape):
+            _lay_out(network, torch.contiguous_format)
+            vars(network)[CONTIGUOUS] = True
+    return network
+
+
+def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:  # others have no such layout
+            tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
+def _answers(network: nn.Module, shape: Shape) -> bool:
+    try:
+        with torch.no_grad():
+            network(place_images(probe_images(network, shape), device_of(network)))
+    except Exception:  # a forward may raise anything
+        return False
+    return True
 
 
 def place_images(images: Tensor, device: torch.device) -> Tensor:

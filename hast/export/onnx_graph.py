@@ -26,7 +26,7 @@ from hast.config.export import Inputs
 from hast.config.spec import ModelSpec
 from hast.config.targets import TARGETS, Target, onnx_target
 from hast.engine.machine import __version__
-from hast.errors import InputError, one_of
+from hast.errors import InputError, first_line, one_of
 from hast.export.forms import OnnxActivation, OnnxWeight, onnx_weight
 from hast.export.graph_rewrites import constant
 from hast.export.inputs import example_images, takes
@@ -135,14 +135,20 @@ def _translate(network: nn.Module, spec: ModelSpec, inputs: Inputs) -> Any:
     program = trace(network, example_images(spec, inputs))
     # The exporter narrates its steps, and warns of versions of its own parts.
     with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
-        exported: Any = torch.onnx.export(
-            program,
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=OPSET,
-        )
+        try:
+            exported: Any = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=OPSET,
+            )
+        except Exception as error:  # at whatever it does not know
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise InputError(
+                f"{type(network).__name__} cannot be exported to ONNX: {first_line(cause)}"
+            ) from error
     for value in (*exported.model.graph.inputs, *exported.model.graph.outputs):
         value.shape[0] = "batch"  # torch calls it s34 or so
     names: Counter[str] = Counter()

@@ -1,5 +1,6 @@
 """A student as a `torch.export` program: torch's own operators, without this package."""
 
+import inspect
 import io
 import warnings
 from pathlib import Path
@@ -73,8 +74,11 @@ def trace(network: nn.Module, images: torch.Tensor) -> Any:
     """
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            shapes = ({0: torch.export.Dim("batch")},)
-            return torch.export.export(network, (images,), dynamic_shapes=shapes)
+            shapes: Any = {0: torch.export.Dim("batch")}
+            first = next(iter(inspect.signature(network.forward).parameters.values()))
+            if first.kind is first.VAR_POSITIONAL:
+                shapes = (shapes,)
+            return torch.export.export(network, (images,), dynamic_shapes=(shapes,))
     except Exception as error:  # tracing runs any code
         name = type(network).__name__
         raise InputError(f"{name} cannot be exported: {first_line(error)}") from error

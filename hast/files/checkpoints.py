@@ -174,6 +174,7 @@ def _architecture(
             )
         network = build_network(card.source, card.source_args).network
     network = freeze(plain_copy(network, say=len).cpu())
+    place(network, torch.device("cpu"), card.spec.input_shape)
     return fold(network, card.spec) if card.batch_norm == "folded" else network
 
 

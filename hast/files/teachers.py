@@ -66,4 +66,4 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
             f" {card.fingerprint}; rerun `dvc repro --force teacher`"
         )
     load_state(network, state, name=str(folder / WEIGHTS))
-    return Teacher(place(freeze(network), device), card)
+    return Teacher(place(freeze(network), device, card.spec.input_shape), card)

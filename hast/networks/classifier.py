@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from hast.config.spec import ModelSpec, PartialSpec, merge_specs
+from hast.engine.engine import Shape
 from hast.engine.runtime import probe_images
 from hast.errors import InputError, first_line
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 
 
-def count_classes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+def count_classes(network: nn.Module, input_shape: Shape) -> int:
     """Number of logits that the network answers to an image.
 
     Raises:
@@ -56,20 +57,21 @@ def takes_size(network: nn.Module, spec: ModelSpec, share: float) -> bool:
     return classes == spec.num_classes
 
 
-def batch_norm_calls(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+def batch_norm_calls(network: nn.Module, input_shape: Shape) -> int:
     """How often a forward pass of a network in eval mode reads stored BatchNorm statistics."""
     with torch.no_grad(), tap_batch_norm_inputs(network) as tap:
         network(probe_images(network, input_shape))
     return len(tap)
 
 
-def require_batch_norm(network: nn.Module, input_shape: tuple[int, int, int]) -> None:
+def require_batch_norm(network: nn.Module, input_shape: Shape) -> None:
     """Check that there are statistics to match, without which nothing can be synthesized.
 
     Raises:
         InputError: there is no BatchNorm layer, or the forward never calls one.
     """
     if batch_norm_calls(network, input_shape):
+        require_gradient(network, input_shape)
         return
     lacks = (
         "has BatchNorm layers but its forward never calls them, and their statistics are"
@@ -81,6 +83,21 @@ def require_batch_norm(network: nn.Module, input_shape: tuple[int, int, int]) ->
         " pictures as the bank: bank.source: FOLDER with calibrate.images: bank, hast quantize"
         " --bank FOLDER, or hast.import_pictures"
     )
+
+
+def require_gradient(network: nn.Module, input_shape: Shape) -> None:
+    """Check that logits move with the image, without which nothing can be optimized.
+
+    Raises:
+        InputError: the forward cuts the gradient off.
+    """
+    with torch.enable_grad():
+        logits = network(probe_images(network, input_shape).requires_grad_())
+    if not logits.requires_grad:
+        raise InputError(
+            f"{type(network).__name__}: no gradient comes back from its logits to the image; take"
+            " no_grad, inference_mode, detach and numpy out of its forward"
+        )
 
 
 def check_classifier(network: nn.Module, spec: ModelSpec) -> None:

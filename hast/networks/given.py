@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
@@ -42,6 +44,10 @@ def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
             f"{inside.original_name} is scripted, and quantizers need torch's own modules; give the"
             " network that it was scripted from, with the state_dict() of this one"
         )
+    if any(map(is_lazy, inside.parameters())):
+        raise InputError(
+            f"{type(inside).__name__} has lazy modules that have not seen an image; call it once"
+        )
     memo: dict[int, Any] = {}
     for module in inside.modules():  # of the old weight_norm; deepcopy takes no results
         results = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
@@ -52,6 +58,7 @@ def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
     copied = copy.deepcopy(inside, memo)
     _compute_weights(copied, say)
     _to_float32(copied, say)
+    _thaw(copied)
     return copied
 
 
@@ -110,3 +117,23 @@ def _to_float32(network: nn.Module, say: Say) -> None:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
         say(f"{type(network).__name__} has values in {names}; it is computed with in float32")
         network.float()
+
+
+def _thaw(network: nn.Module) -> None:
+    """Put BatchNorm in the place of what computes the same and is none: the frozen ones of
+    detection code, and InstanceNorm that tracks statistics. Found by trying, not by name."""
+    for name, module in [*network.named_modules()]:
+        held = {key: value for key, value in module.state_dict().items() if "." not in key}
+        mean = held.get("running_mean")
+        if mean is None or isinstance(module, BatchNorm):
+            continue
+        norm = nn.BatchNorm2d(len(mean), getattr(module, "eps", 1e-5), affine="weight" in held)
+        fitting = {key: held[key] for key in held.keys() & norm.state_dict().keys()}
+        norm.load_state_dict(fitting, strict=False)
+        norm.eval().to(mean.device)
+        parts = [norm, *module.children()]  # timm's has its activation inside
+        for thawed in (norm, nn.Sequential(*parts)):
+            images = torch.randn(2, len(mean), 3, 3, device=mean.device)
+            if name and torch.allclose(thawed(images), module(images), atol=1e-4):
+                network.set_submodule(name, thawed)
+                break

@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
+
+from hast.engine.engine import CONTIGUOUS
 
 
 @contextmanager
@@ -58,7 +61,9 @@ def copies_input(network: nn.Module) -> None:
 
 
 # A function of the module, so that deep copies of a network share nothing with it.
-def _copy_input(_network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _copy_input(network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     if args and isinstance(args[0], Tensor):
-        return (args[0].clone(), *args[1:])
+        usual = vars(network).get(CONTIGUOUS)
+        layout = torch.contiguous_format if usual else torch.preserve_format
+        return (args[0].clone(memory_format=layout), *args[1:])
     return args
