@@ -148,6 +148,16 @@ def test_what_cannot_be_a_teacher_is_told_in_one_line(compute, more, message):
         hast.synthesize(network(compute, **more), SPEC, samples=4, steps=1, progress=False)
 
 
+def test_calibration_needs_no_gradient():
+    bank = hast.synthesize(network(plain), SPEC, samples=8, batch_size=8, steps=1, progress=False)
+    student = hast.calibrate(
+        network(without_gradient), SPEC, bank, calibration=RANGES, progress=False
+    )
+    torch.testing.assert_close(
+        student(bank.images), network(plain)(bank.images), atol=0.3, rtol=0.3
+    )
+
+
 def test_lazy_modules_must_have_seen_an_image():
     lazy = Net(plain, a=nn.LazyConv2d(8, 3), fc=nn.LazyLinear(5))
     with refused("Net has lazy modules that have not seen an image; call it once"):

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import enum
+import os
 import pathlib
 
 import numpy as np
@@ -83,6 +84,23 @@ def test_what_lies_beside_the_weights_is_neither_read_nor_run(tmp_path, what, zi
     assert is_same(read, network())
 
 
+class Commands:
+    def __reduce__(self):
+        return os.system, ("echo it ran",)
+
+
+def test_commands_are_refused_and_not_run(tmp_path, capfd):
+    with refused(r"it holds (posix|nt)\.system, which is not read; save the state_dict\(\) alone"):
+        load({"model": network().state_dict(), "beside": Commands()}, tmp_path / "w.pth")
+    assert "it ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_rounded_values_are_read_into_float32(tmp_path, dtype):
+    read = load(network().to(dtype).state_dict(), tmp_path / "w.pth")
+    assert is_same(read, network().to(dtype).float())
+
+
 @pytest.mark.parametrize("content", [network, lambda: {"model": network(), "epoch": 3}])
 def test_a_whole_network_is_named_with_the_way_out(tmp_path, content):
     with refused(r"got hast\.networks\.digits_resnet\.DigitsResNet, whose code is not run; where"):
@@ -104,11 +122,19 @@ def test_a_scripted_network_is_named_with_the_way_out(tmp_path):
     [
         lambda state: under("module.", state),
         lambda state: under("module._orig_mod.", state),
+        lambda state: under("_fsdp_wrapped_module._checkpoint_wrapped_module.", state),
         lambda state: {n.replace("stages.", "stages.module."): t for n, t in state.items()},
         lambda state: torch.optim.swa_utils.AveragedModel(network()).state_dict(),
         lambda state: {n: t for n, t in state.items() if "tracked" not in n},
     ],
-    ids=["parallel", "parallel and compiled", "a part parallel", "averaged", "no counters"],
+    ids=[
+        "parallel",
+        "parallel and compiled",
+        "sharded",
+        "a part parallel",
+        "averaged",
+        "no counters",
+    ],
 )
 def test_what_torch_wraps_around_a_network_goes_in_silence(tmp_path, wrapped):
     read = load(wrapped(network().state_dict()), tmp_path / "w.pth")

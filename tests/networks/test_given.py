@@ -70,6 +70,16 @@ def test_what_is_around_a_network_is_taken_off_a_copy(wrapped):
     assert set(given.state_dict()) == before
 
 
+def test_a_network_that_is_trained_by_several_processes(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        taken = plain_copy(nn.parallel.DistributedDataParallel(network().requires_grad_(True)))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.equal(taken(IMAGES), network()(IMAGES))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_values_of_another_type_are_computed_with_in_float32(dtype):
     given = network().to(dtype)
