@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
+import typer
 from prefect import State, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -104,11 +105,18 @@ TASK: dict[str, Any] = {
 
 
 def run_here(flow: Any, name: str) -> None:
-    """Run a flow in this process, and end it with one line where it fails."""
-    with clear_errors(name):
-        final = flow(return_state=True)
-        if not final.is_completed():
-            raise HastError(final.message)
+    """Run a flow in this process as a command without options, and end it with one line where it
+    fails."""
+
+    def command() -> None:
+        with clear_errors(name):
+            final = flow(return_state=True)
+            if not final.is_completed():
+                raise HastError(final.message)
+
+    what, *_ = flow.description.partition("\n\n")
+    command.__doc__ = f"{what}\n\nIt takes its defaults; a deployment can have others."
+    typer.run(command)
 
 
 def retrying(retries: int, delay: float) -> dict[str, Any]:

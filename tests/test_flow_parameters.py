@@ -1,5 +1,8 @@
 """What a flow refuses before anything starts."""
 
+import subprocess
+import sys
+
 import pytest
 from conftest import refused
 from light_project import light_project
@@ -31,6 +34,17 @@ def test_as_many_retries_as_are_allowed_can_be_had():
     assert delays[:3] == [15, 30, 60]
     assert (len(delays), delays[-1]) == (50, 3600)
     assert retrying(2, 7200.0)["retry_delay_seconds"] == [7200, 7200]
+
+
+@pytest.mark.parametrize("module", ["flows.pipeline", "flows.sweep"])
+@pytest.mark.parametrize(
+    ("argument", "code", "said"), [("--help", 0, "Usage"), ("--typo", 2, "No such option: --typo")]
+)
+def test_arguments_of_a_flow_are_not_ignored(module, argument, code, said):
+    command = [sys.executable, "-m", module, argument]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert said in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("targets", [[""], ["first", " "]])

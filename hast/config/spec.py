@@ -8,10 +8,14 @@ from torch import Tensor
 
 from hast.config.section import Section, parse_section
 from hast.errors import InputError
+from hast.math.noise import BRIGHTNESS, CONTRAST
 
 Positive = Annotated[int, Field(gt=0)]
 Shape = tuple[Positive, Positive, Positive]
 Std = tuple[Annotated[float, Field(gt=0)], ...]
+
+
+_USUAL = 0.1, 0.6  # what pixels of [0, 1] are divided by where somebody normalizes them
 
 
 class ModelSpec(Section):
@@ -46,6 +50,19 @@ class ModelSpec(Section):
         """Mean and std as tensors (C, 1, 1)."""
         mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
         return mean, std
+
+    def photograph(self, device: torch.device | None = None) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation of a photograph's pixels in the network's units, each (C, 1, 1), where
+        those are far from 0 and 1: in a network that is given pixels and normalizes them itself.
+
+        Noise, rates and steps are of normalized pixels. None where pixels are, by about the
+        deviation of a photograph.
+        """
+        low, high = _USUAL
+        if all(low <= value <= high for value in self.std):
+            return None
+        mean, std = self.channels(device)
+        return (BRIGHTNESS - mean) / std, CONTRAST / std
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels in [0, 1], (N, C, H, W), to what the network takes."""

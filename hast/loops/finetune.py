@@ -38,6 +38,7 @@ from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
 from hast.networks.blocks import tap_attention
+from hast.networks.provenance import spec_and_plan
 from hast.networks.student import wide_layers_in_fp32
 
 _LOOKS = 4  # at what is held back, beside the last one
@@ -106,6 +107,8 @@ def finetune(
 
         wrapped = engine.wrap(losses_of, device, recompute=True)
         promote = config.promotion_step > 0
+        photograph = spec_and_plan(student)[0].photograph(device)
+        epsilon = config.promotion_step * photograph[1] if photograph else config.promotion_step
 
         def gradients(x: Tensor) -> tuple[Tensor, ...]:
             """Of the clean and the promoted images together, into the student's parameters."""
@@ -116,7 +119,7 @@ def finetune(
             promoted = x.new_zeros(())
             if promote:
                 assert x.grad is not None
-                harder = promote_difficulty(x.detach(), x.grad, step=config.promotion_step)
+                harder = promote_difficulty(x.detach(), x.grad, step=epsilon)
                 promoted = wrapped(harder)[0]
                 promoted.backward()
             return tuple(loss.detach() for loss in (*clean, promoted))

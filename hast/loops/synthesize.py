@@ -13,7 +13,9 @@ any batch, in any order, again after a crash, and the bank has the same bytes.
 
 The teacher's parameters are frozen, but it is not under `no_grad`: the gradient has to pass through
 it to the pixels. Pixels are in the teacher's normalized space and may leave the range of a
-photograph; keeping them in it was not seen to help the student (docs/results.md).
+photograph; keeping them in it was not seen to help the student (docs/results.md). Where the network
+normalizes them itself, what is optimised is normalized all the same: a rate of 0.5 would be
+nothing in [0, 255], and too much in [0, 1].
 
 Source: HAST, section 3.2.
 """
@@ -91,6 +93,7 @@ def synthesize(
     require_batch_norm(teacher, spec.input_shape)
     device = device_of(teacher)
     _, std = spec.channels(device)
+    photograph = spec.photograph(device)
     with tap_batch_norm_inputs(teacher) as tap, folded_statistics(teacher):
 
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,14 +104,19 @@ def synthesize(
             return bns + config.hard_weight * hard, bns, hard
 
         def see(variables: Tensor) -> Tensor:
-            if config.space == "pixels":
-                return variables
-            return place_images(photograph_like(variables, std), device)
+            images = variables
+            if config.space == "spectrum":
+                images = place_images(photograph_like(variables, std), device)
+            elif photograph:
+                images = variables * photograph[1]
+            return images + photograph[0] if photograph else images
 
         wrapped = engine.wrap(losses_of, device)  # once: compiled code serves all batches
         for index in batches:
             random = seeded(config.seed, "synthesize", index)
             start, labels = _start(index, generator, spec, config, random, device)
+            if photograph and config.space == "pixels" and config.init == "generator":
+                start = (start - photograph[0]) / photograph[1]
             yield from _optimise(index, start, labels, see, wrapped, config, random)
 
 

@@ -61,7 +61,7 @@ def alignment_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tens
     return torch.stack(gaps).sum()
 
 
-def promote_difficulty(images: Tensor, image_gradient: Tensor, *, step: float) -> Tensor:
+def promote_difficulty(images: Tensor, image_gradient: Tensor, *, step: float | Tensor) -> Tensor:
     """x' = x + epsilon * sign(d L / d x): one step towards images that the student finds harder.
 
     Args:

@@ -20,7 +20,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-_CONTRAST = 0.25  # standard deviation of a photograph's pixels, which lie in [0, 1]
+# Mean and standard deviation of a photograph's pixels, which lie in [0, 1].
+BRIGHTNESS, CONTRAST = 0.5, 0.25
 _SHARED = 0.64  # of a pixel's variance: brightness, which all channels have in common
 
 
@@ -79,4 +80,4 @@ def photograph_like(white: Tensor, std: Tensor) -> Tensor:
         (N, C, H, W), normalized pixels.
     """
     # Mixed first: a plane less to filter.
-    return _filtered(_CONTRAST / std * _mixed(white[:, :1], white[:, 1:]))
+    return _filtered(CONTRAST / std * _mixed(white[:, :1], white[:, 1:]))

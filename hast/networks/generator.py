@@ -12,7 +12,7 @@ class Generator(nn.Module):
     """Label embedding x latent -> linear -> two x2 upsamplings -> tanh -> affine-free BatchNorm.
 
     The last BatchNorm has no scale and shift: images come out normalized per channel, as the
-    teacher's inputs are.
+    teacher's inputs are, or as a photograph's where the teacher normalizes them itself.
     """
 
     def __init__(self, spec: ModelSpec, latent_dim: int = 100, width: int = 128) -> None:
@@ -24,7 +24,7 @@ class Generator(nn.Module):
         """
         super().__init__()
         channels, self.height, self.width = spec.input_shape
-        self.latent_dim = latent_dim
+        self.latent_dim, self.photograph = latent_dim, spec.photograph()
         start = (width, math.ceil(self.height / 4), math.ceil(self.width / 4))
         self.embedding = nn.Embedding(spec.num_classes, latent_dim)
         self.project = nn.Linear(latent_dim, math.prod(start))
@@ -47,7 +47,11 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         """Images (N, C, H, W) from noise (N, latent_dim) and labels (N,)."""
         images: Tensor = self.decode(self.project(self.embedding(labels) * latent))
-        return images[:, :, : self.height, : self.width]
+        images = images[:, :, : self.height, : self.width]
+        if self.photograph is None:
+            return images
+        mean, deviation = (x.to(images.device) for x in self.photograph)
+        return images * deviation + mean
 
     def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Images for `labels`, with noise drawn on the CPU from `generator`."""
