@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from hast.errors import InputError, warn
-from hast.networks.fingerprint import COUNTERS, bare
+from hast.networks.fingerprint import weight_names
 
+Shape = tuple[int, ...]
 _NAMED = 3
 
 
@@ -31,37 +32,30 @@ def named_as(network: nn.Module, state: Mapping[str, Tensor], *, name: str) -> d
     Raises:
         InputError: the network is there twice.
     """
-    own = {bare(key): (key, tensor.shape) for key, tensor in network.state_dict().items()}
-    if own.keys() <= {bare(key) for key in state} or not own:
-        prefix = ""
-    else:
-        prefix = _prefix(state, {key: shape for key, (_, shape) in own.items()}, name)
-    named, left = {}, []
-    for key, tensor in state.items():
-        inside = bare(key).startswith(prefix)
-        short = bare(key).removeprefix(prefix)
-        if inside:
-            named[own[short][0] if short in own else key] = tensor
-        elif key not in COUNTERS:
-            left.append(key)
-    if not prefix:
-        return {key: tensor for key, tensor in named.items() if key not in COUNTERS}
-    text = f"{name}: took {prefix!r} off the names of {len(named)} tensors"
-    if left:
+    own, held = network.state_dict(), weight_names(state)
+    wanted = weight_names(own)
+    prefix = ""
+    if not wanted.keys() <= held.keys():
+        shapes = {short: own[key].shape for short, key in wanted.items()}
+        prefix = _prefix({short: state[key].shape for short, key in held.items()}, shapes, name)
+    inside = {k.removeprefix(prefix): key for k, key in held.items() if k.startswith(prefix)}
+    named = {wanted.get(short, key): state[key] for short, key in inside.items()}
+    if prefix:
+        left = [key for short, key in held.items() if not short.startswith(prefix)]
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
-        text += f", and left out {', '.join(left[:_NAMED])}{more}"
-    warn(text)
+        beside = f", and left out {', '.join(left[:_NAMED])}{more}" if left else ""
+        warn(f"{name}: took {prefix!r} off the names of {len(named)} tensors{beside}")
     return named
 
 
-def _prefix(state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], name: str) -> str:
-    """What stands before most of the network's names in those of `state`."""
+def _prefix(held: Mapping[str, Shape], own: Mapping[str, Shape], name: str) -> str:
+    """What stands before most of the network's names in those of a checkpoint."""
     found: Counter[str] = Counter()
-    for key, tensor in state.items():
-        parts = bare(key).split(".")
+    for key, shape in held.items():
+        parts = key.split(".")
         for start in range(len(parts)):
-            if own.get(".".join(parts[start:])) == tensor.shape:
-                found[".".join([*parts[:start], ""]) if start else ""] += 1
+            if own.get(".".join(parts[start:])) == shape:
+                found["".join(f"{part}." for part in parts[:start])] += 1
     (first, count), *others = found.most_common(2) or [("", 0)]
     if others and others[0][1] == count > 1:
         raise InputError(

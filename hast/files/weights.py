@@ -16,6 +16,7 @@ from hast.config.section import Section, parse_section
 from hast.errors import InputError, warn
 from hast.files.pickles import Stranger, read_pickle, reason_of
 from hast.files.placing import write_atomically
+from hast.networks.fingerprint import weight_names
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -41,8 +42,6 @@ def is_checkpoint(text: str) -> bool:
 
 def read_state(path: Path, entry: str = "auto") -> dict[str, Tensor]:
     """Read a state dict from safetensors or, without unpickling objects, from a PyTorch file.
-
-    A `module.` prefix of every name is taken off.
 
     Args:
         path: the file.
@@ -106,7 +105,7 @@ def _preferred(entries: Mapping[str, dict[str, Tensor]], path: Path) -> str | No
         return averaged or raw
     # Others are averages of parameters alone, without BatchNorm's statistics. And MMEngine swaps:
     # its state_dict is the average, and its ema_state_dict are the raw weights and a counter.
-    if entries[averaged].keys() == entries[raw].keys():
+    if weight_names(entries[averaged]).keys() == weight_names(entries[raw]).keys():
         taken, text = averaged, f"took the averaged weights, {averaged}; `weights_entry: {raw}`"
     else:
         text = f"took {raw}, for {averaged} has other tensors; `weights_entry: {averaged}`"
@@ -164,13 +163,4 @@ def _tensors(value: Any) -> dict[str, Tensor] | None:
             value = value[key]
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         return None
-    return _without_prefix(value) if all(isinstance(v, Tensor) for v in value.values()) else None
-
-
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Of DataParallel and AveragedModel, whose count is no weight, and of torch.compile.
-    for prefix in ("module.", "_orig_mod."):
-        names = [name for name in state if name != "n_averaged"]
-        if names and all(name.startswith(prefix) for name in names):
-            state = {name.removeprefix(prefix): state[name] for name in names}
-    return state
+    return value if all(isinstance(v, Tensor) for v in value.values()) else None

@@ -8,12 +8,18 @@ from torch import Tensor
 
 # What wrappers of torch put between the names of modules, and what is counted and no weight.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-COUNTERS = {"num_batches_tracked", "n_averaged"}
+_COUNTERS = {"num_batches_tracked", "n_averaged"}
 
 
 def bare(name: str) -> str:
     """A name without what wrappers of torch add to it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def weight_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """What a state dict calls its tensors, by their bare names and in their order; no counters."""
+    weights = (name for name in state if name.rpartition(".")[2] not in _COUNTERS)
+    return dict(sorted((bare(name), name) for name in weights))
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -23,11 +29,8 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     wraps the network, or in which type the same values are held. A rounded copy is another one.
     """
     digest = hashlib.sha256()
-    for held, tensor in sorted(state.items(), key=lambda item: bare(item[0])):
-        name = bare(held)
-        if name.rpartition(".")[2] in COUNTERS:
-            continue
-        tensor = _narrowest(tensor.detach().cpu()).contiguous()
+    for name, held in weight_names(state).items():
+        tensor = _narrowest(state[held].detach().cpu()).contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
