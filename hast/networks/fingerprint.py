@@ -17,9 +17,15 @@ def bare(name: str) -> str:
 
 
 def weight_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """What a state dict calls its tensors, by their bare names and in their order; no counters."""
-    weights = (name for name in state if name.rpartition(".")[2] not in _COUNTERS)
-    return dict(sorted((bare(name), name) for name in weights))
+    """What a state dict calls its tensors, by their bare names and in their order; no counters.
+
+    Where two would have one bare name, the names stay as they are.
+    """
+    names = [name for name in state if name.rpartition(".")[2] not in _COUNTERS]
+    short = {bare(name): name for name in names}
+    if len(short) < len(names):
+        short = {name: name for name in names}
+    return dict(sorted(short.items()))
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

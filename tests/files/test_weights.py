@@ -71,6 +71,11 @@ def test_one_network_has_one_fingerprint():
     assert {fingerprint(s) for s in same} == {fingerprint({"a": a})}
 
 
+def test_names_that_differ_by_a_wrapper_alone_are_two():
+    a, b = torch.zeros(2), torch.ones(2)
+    assert fingerprint({"a": a, "module.a": b}) != fingerprint({"a": b, "module.a": b})
+
+
 def test_rounding_is_named_where_it_makes_another_teacher():
     full = {"a": torch.rand(9, generator=torch.Generator().manual_seed(0)), "n": torch.arange(3)}
     rounded = {"a": full["a"].half(), "n": full["n"]}
