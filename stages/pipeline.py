@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from hast.config.params import check_params
+from hast.engine.machine import git
 from hast.engine.progress import QUIET
 from hast.errors import INTERRUPTED, InputError, clear_errors
 from hast.files.tables import read_json, read_latency, read_timings
@@ -35,6 +36,7 @@ def run(
     if quiet:
         os.environ[QUIET] = "1"
     check_params(PARAMS)
+    _check_repository(Path.cwd())
     start = time.time()
     code = _run_dvc(["repro", *["--quiet"] * quiet, *(arguments or [])])
     if code:
@@ -44,6 +46,20 @@ def run(
             set_up(Path.cwd())
     if not quiet:
         _print_outcome(start)
+
+
+def _check_repository(project: Path) -> None:
+    """DVC keeps its project in a Git repository, or is told that there is none.
+
+    Raises:
+        InputError: neither is so, as in what was unpacked from a ZIP.
+    """
+    told = any("no_scm = true" in path.read_text() for path in project.glob(".dvc/config*"))
+    if not told and git("rev-parse", "--git-dir", folder=project) is None:
+        raise InputError(
+            f"{project} is in no Git repository, which DVC wants; run `git init && git add -A &&"
+            " git commit -m start`, or `dvc config --local core.no_scm true` to do without"
+        )
 
 
 def _run_dvc(arguments: list[str]) -> int:

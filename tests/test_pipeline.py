@@ -184,6 +184,16 @@ def test_bad_input_ends_with_one_clear_line_and_loses_nothing(project, key, valu
     assert survivors.keys() == {n for n in before if not re.search("teacher|inputs", n)}
 
 
+def test_an_unpacked_archive_is_told_what_dvc_wants_before_any_work(built, tmp_path):
+    clone = Path(shutil.copytree(built.project, tmp_path / "project", symlinks=True))
+    shutil.rmtree(clone / ".git")
+    line = error_of(clone, "stages.pipeline")
+    assert "is in no Git repository, which DVC wants; run `git init && git add -A" in line
+    assert "`dvc config --local core.no_scm true` to do without" in line
+    dvc(clone, "config", "--local", "core.no_scm", "true")
+    make_run(clone, "inputs")
+
+
 def test_a_clone_without_lock_file_and_remote_is_a_plain_start(built, tmp_path):
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(built.project), "clone")
