@@ -160,5 +160,7 @@ def test_calibration_needs_no_gradient():
 
 def test_lazy_modules_must_have_seen_an_image():
     lazy = Net(plain, a=nn.LazyConv2d(8, 3), fc=nn.LazyLinear(5))
-    with refused("Net has lazy modules that have not seen an image; call it once"):
+    with refused(
+        "Net is lazy and has not seen an image, so no quantizers can be put into it; call it once"
+    ):
         hast.synthesize(lazy, SPEC, samples=4, steps=1, progress=False)

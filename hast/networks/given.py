@@ -2,7 +2,7 @@
 
 What trains a network wraps it, and what serves it rounds it. A copy without either is taken: the
 module inside of `DataParallel`, `torch.compile` or an average of weights; values in float32;
-weights that are computed from other tensors (`weight_norm` and its like) computed once and for all.
+weights that are computed from other tensors (`weight_norm`, pruning) computed once and for all.
 What that changes of the numbers is said.
 """
 
@@ -12,14 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 from torch.optim.swa_utils import AveragedModel
 
 from hast.errors import InputError, warn
+from hast.networks.plan import WEIGHTED
 from hast.networks.provenance import provenance_of
 
+# What these and other wrappers call the network inside.
+_INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 Say = Callable[[str], Any]
 
@@ -32,22 +37,14 @@ def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
         say: called with what changes its numbers or names.
 
     Raises:
-        InputError: it is no module, or scripted, so there are no modules of torch's to quantize.
+        InputError: it is no module, or none into which quantizers can be put.
     """
     if not isinstance(network, nn.Module):
         raise InputError(f"a network must be a torch.nn.Module, got {type(network).__name__}")
     if provenance_of(network).plan is not None:
         return copy.deepcopy(network)
     inside = _inside(network)
-    if isinstance(inside, torch.jit.ScriptModule):
-        raise InputError(
-            f"{inside.original_name} is scripted, and quantizers need torch's own modules; give the"
-            " network that it was scripted from, with the state_dict() of this one"
-        )
-    if any(map(is_lazy, inside.parameters())):
-        raise InputError(
-            f"{type(inside).__name__} has lazy modules that have not seen an image; call it once"
-        )
+    _refuse_what_cannot_be_quantized(inside)
     memo: dict[int, Any] = {}
     for module in inside.modules():  # of the old weight_norm; deepcopy takes no results
         results = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
@@ -62,10 +59,31 @@ def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
     return copied
 
 
+def _refuse_what_cannot_be_quantized(network: nn.Module) -> None:
+    name = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
+        name = network.original_name
+        found, way_out = "scripted", "give the network that it was scripted from"
+    elif isinstance(network, GraphModule) and not any(
+        isinstance(module, WEIGHTED) for module in network.modules()
+    ):
+        found, way_out = "an exported graph without modules", "give the network it was made from"
+    elif any(type(m).__module__.startswith("torch.ao.nn") for m in network.modules()):
+        found, way_out = "quantized already", "give the network in full precision"
+    elif any(map(is_lazy, network.parameters())):
+        found, way_out = "lazy and has not seen an image", "call it once"
+    elif any(parameter.is_meta for parameter in network.parameters()):
+        found, way_out = "on the device meta, without values", "load its weights"
+    else:
+        return
+    raise InputError(f"{name} is {found}, so no quantizers can be put into it; {way_out}")
+
+
 def _inside(network: nn.Module) -> nn.Module:
     """The network in all its wrappers; torch.compile's would import the compiler to be named."""
     while not isinstance(network, torch.jit.ScriptModule):
-        inside = network._modules.get("module" if isinstance(network, _WRAPPERS) else "_orig_mod")
+        names = ("module",) if isinstance(network, _WRAPPERS) else _INSIDE
+        inside = next((network._modules[n] for n in names if n in network._modules), None)
         if inside is None:
             break
         network = inside
@@ -98,6 +116,12 @@ def _by_hook(module: nn.Module) -> dict[str, Tensor]:
     """The same by the old functions, which are hooks in front of a module."""
     held: dict[str, Tensor] = {}
     for key, hook in [*module._forward_pre_hooks.items()]:
+        if isinstance(hook, BasePruningMethod):
+            name = hook._tensor_name
+            held[name] = getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask")
+            del module._forward_pre_hooks[key]
+            del module._parameters[f"{name}_orig"], module._buffers[f"{name}_mask"]
+            module.__dict__.pop(name, None)
         if hasattr(hook, "compute_weight") and hasattr(hook, "name"):
             spectral = hasattr(hook, "n_power_iterations")
             weight = hook.compute_weight(module, False) if spectral else hook.compute_weight(module)

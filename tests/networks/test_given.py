@@ -1,11 +1,14 @@
 """Teachers as users have them in memory."""
 
+import warnings
+
 import pytest
 import torch
 from conftest import refused, spec_of
 from students import Net, warm_network
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.utils import parametrizations, prune
 
 import hast
 from hast.errors import HastWarning
@@ -52,13 +55,15 @@ def inside(wrap):
         lambda: torch.optim.swa_utils.AveragedModel(network()),
         lambda: inside(nn.DataParallel),
         lambda: inside(lambda body: compiled(nn.DataParallel(body))),
+        lambda: inside(checkpoint_wrapper),
         lambda: network().train(),
         lambda: network().to(memory_format=torch.channels_last),
         lambda: network().requires_grad_(False),
     ],
     ids=[
         "parallel", "compiled", "compiled, ran", "both", "averaged", "a part parallel",
-        "a part compiled and parallel", "training", "channels last", "frozen",
+        "a part compiled and parallel", "a part checkpointed", "training", "channels last",
+        "frozen",
     ],
 )  # fmt: skip
 def test_what_is_around_a_network_is_taken_off_a_copy(wrapped):
@@ -94,8 +99,9 @@ def test_values_of_another_type_are_computed_with_in_float32(dtype):
     [
         nn.utils.weight_norm, nn.utils.spectral_norm, parametrizations.weight_norm,
         parametrizations.spectral_norm, parametrizations.orthogonal,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
     ],
-    ids=["weight, hook", "spectral, hook", "weight", "spectral", "orthogonal"],
+    ids=["weight, hook", "spectral, hook", "weight", "spectral", "orthogonal", "pruned"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm:FutureWarning")
 def test_weights_that_are_computed_are_computed_once(normalized):
@@ -114,10 +120,19 @@ def test_weights_that_are_computed_are_computed_once(normalized):
     "ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning"
 )
 def test_what_cannot_be_quantized_is_refused_in_one_line():
-    with refused("Net is scripted, and quantizers need torch's own modules; give the network that"):
-        plain_copy(torch.jit.trace(network(), IMAGES))
-    with refused("a network must be a torch.nn.Module, got function"):
-        plain_copy(lambda images: images)
+    given = network()
+    exported = torch.export.export(given, (IMAGES,)).module()
+    with warnings.catch_warnings(action="ignore"):
+        already = torch.ao.quantization.quantize_dynamic(network(), {nn.Linear})
+    for unusable, why in {
+        torch.jit.trace(given, IMAGES): "Net is scripted, so no quantizers can be put into it",
+        exported: "is an exported graph without modules, so no quantizers",
+        already: "quantized already, .* give the network in full precision",
+        network().to("meta"): "Net is on the device meta, without values, .* load its weights",
+        (lambda images: images): "a network must be a torch.nn.Module, got function",
+    }.items():
+        with refused(why):
+            plain_copy(unusable)
 
 
 def test_a_wrapped_teacher_goes_all_the_way(tmp_path):
