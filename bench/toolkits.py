@@ -54,6 +54,7 @@ from hast.report.tables import markdown_rows
 
 Samples = Bank | StoredBank
 SAMPLES = 96  # images to calibrate with
+_TOGETHER = 32  # of a call: others hold what every layer answers
 
 
 def main(
@@ -101,9 +102,12 @@ def made_bank(teacher: Teacher, minutes: float) -> Bank:
 
 def right(predict: Predict, teacher: Teacher) -> torch.Tensor:
     """Whether each test image is answered rightly, (N,)."""
-    batches = open_batches(teacher.data, "test", teacher.spec)
+    answers, labels = [], []
     with torch.no_grad():
-        return torch.cat([predict(batch).argmax(dim=1) == labels for batch, labels in batches])
+        for images, known in open_batches(teacher.data, "test", teacher.spec):
+            answers += [predict(part).argmax(dim=1) for part in images.split(_TOGETHER)]
+            labels.append(known)
+    return torch.cat(answers) == torch.cat(labels)
 
 
 def by_onnx_runtime(teacher: Teacher, bank: Samples, samples: int, folder: Path) -> Predict:
