@@ -86,7 +86,11 @@ def main(
                     answer = method(teacher, samples, width)
                     minutes = (time.perf_counter() - start) / 60
                     lost, margin = paired_drop(before, right(answer, teacher)[rest])
-                    row = {"method": name, "width": str(width), "images": calibrated_with}
+                    row: dict[str, Any] = {
+                        "method": name,
+                        "width": str(width),
+                        "images": calibrated_with,
+                    }
                     row |= {"minutes": minutes, "drop": 100 * lost, "margin": 100 * margin}
                     rows.append(row)
                     about = {"machine": describe(device_of(teacher.network)), "rows": rows}
@@ -169,7 +173,7 @@ def with_plain_convolutions(network: nn.Module) -> nn.Module:
     plain = copy.deepcopy(network)
     for name, module in list(plain.named_modules()):
         if isinstance(module, nn.Conv2d) and hasattr(module, "static_padding"):
-            convolution = copy.deepcopy(module)
+            convolution: Any = copy.deepcopy(module)
             convolution.__class__, padding = nn.Conv2d, convolution.static_padding
             del convolution.static_padding
             plain.set_submodule(name, nn.Sequential(padding, convolution))

@@ -17,6 +17,7 @@ from hast.files.weights import load_state, save_with_card
 from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.fingerprint import fingerprint
+from hast.networks.given import plain_copy
 from hast.networks.sources import build_network, is_trained_here
 from stages.entry import Device, In, Out, main, section
 
@@ -58,7 +59,7 @@ def _train(
 def _check_it_can_be_rebuilt(network: nn.Module, spec: ModelSpec, config: TeacherConfig) -> None:
     """Later stages build the network without its pretrained tag; some libraries then build another
     one (torchvision's GoogLeNet and Inception normalize their input only with a tag)."""
-    twin = build_network(config.source, config.source_args).network
+    twin = plain_copy(build_network(config.source, config.source_args).network, say=None)
     load_state(twin, network.state_dict(), name=f"{config.source} built without its tag")
     network, twin = (freeze(n).to("cpu") for n in (network, twin))
     noise = torch.randn(2, *spec.input_shape, generator=seeded(0, "teacher", "twin"))

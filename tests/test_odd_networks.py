@@ -4,14 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import refused, spec_of
-from students import Net, warm_network
+from students import Net, save_teacher, warm_network
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import hast
+from hast.config.teacher import TeacherConfig
 from hast.export.parity import logits_of
+from hast.files.teachers import load_teacher
 from hast.networks.batch_norm import batch_norms
+from hast.networks.classifier import count_classes
 from hast.networks.given import plain_copy
+from stages.teacher import _check_it_can_be_rebuilt
 
 SPEC = spec_of((3, 16, 16), 5)
 RANGES = {"batches": 1, "batch_size": 8}
@@ -156,6 +160,32 @@ def test_calibration_needs_no_gradient():
     torch.testing.assert_close(
         student(bank.images), network(plain)(bank.images), atol=0.3, rtol=0.3
     )
+
+
+@pytest.mark.parametrize("of_pixels", [torch.log, lambda x: torch.arange(256.0)[(x * 255).long()]])
+def test_a_network_is_looked_at_with_what_may_be_pixels(of_pixels):
+    takes_pixels = network(lambda net, x: plain(net, of_pixels(x.clamp(1e-6, 1))))
+    takes_pixels.compute = lambda net, x: plain(net, of_pixels(x))
+    assert count_classes(takes_pixels, SPEC.input_shape) == 5
+
+
+@pytest.mark.parametrize(
+    "factory", ["normalized", "normalized_by_hook", "parallel", "frozen", "half"]
+)
+@pytest.mark.filterwarnings("ignore::hast.errors.HastWarning")
+def test_a_source_may_return_any_of_them_and_is_rebuilt(tmp_path, factory):
+    source, known = f"python:odd_sources:{factory}", SPEC.model_dump()
+    network, spec = hast.load_classifier(source, spec=known)
+    _check_it_can_be_rebuilt(network, spec, TeacherConfig(source=source, spec=known))
+    save_teacher(tmp_path / "teacher", network, spec, source)
+    again = load_teacher(tmp_path / "teacher", torch.device("cpu")).network
+    images = torch.rand(4, *spec.input_shape)
+    torch.testing.assert_close(again(images), network.eval()(images))
+    bank = hast.synthesize(network, spec, samples=4, batch_size=4, steps=1, progress=False)
+    student = hast.calibrate(network, spec, bank, calibration=RANGES, progress=False)
+    hast.save(student, tmp_path / "packed")
+    loaded = hast.load(tmp_path / "packed", trust_source=True)
+    assert torch.equal(loaded(images), student(images))
 
 
 def test_lazy_modules_must_have_seen_an_image():

@@ -172,8 +172,9 @@ def evaluate(
     Raises:
         InputError: the loader is empty.
     """
-    device = device or device_of(network)
-    networks = {"network": freeze(plain_copy(network)).to(device)}
+    copied = freeze(plain_copy(network))
+    device = device or device_of(copied)
+    networks = {"network": copied.to(device)}
     if teacher is not None:
         networks["teacher"] = freeze(plain_copy(teacher)).to(device)
     total = len(loader) if isinstance(loader, Sized) else None

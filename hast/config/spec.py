@@ -15,7 +15,7 @@ Shape = tuple[Positive, Positive, Positive]
 Std = tuple[Annotated[float, Field(gt=0)], ...]
 
 
-_USUAL = 0.1, 0.6  # what pixels of [0, 1] are divided by where somebody normalizes them
+_USUAL = 0.02, 0.6  # what pixels of [0, 1] are divided by where somebody normalizes them
 
 
 class ModelSpec(Section):

@@ -162,9 +162,10 @@ def seeded_weights(seed: int, *stream: str | int) -> Iterator[None]:
 
 
 def probe_images(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    """Two images of noise, (2, C, H, W), to see what a network does: one image alone may lose its
-    dimension on the way, and one without contrast cannot be standardized."""
-    return torch.randn(2, *shape, generator=seeded(0, "probe")).to(device_of(network))
+    """Two images of noise in [0, 1], (2, C, H, W), to see what a network does: one image alone may
+    lose its dimension on the way, one without contrast cannot be standardized, and values beyond
+    those of pixels may have no root or no entry in a table."""
+    return torch.rand(2, *shape, generator=seeded(0, "probe")).to(device_of(network))
 
 
 def device_of(network: nn.Module) -> torch.device:

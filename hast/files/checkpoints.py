@@ -173,7 +173,7 @@ def _architecture(
                 " trust_source=True if you trust where it comes from, or give the network"
             )
         network = build_network(card.source, card.source_args).network
-    network = freeze(plain_copy(network, say=len).cpu())
+    network = freeze(plain_copy(network, say=None).cpu())
     place(network, torch.device("cpu"), card.spec.input_shape)
     return fold(network, card.spec) if card.batch_norm == "folded" else network
 

@@ -21,8 +21,9 @@ _NAMED = 3
 def named_as(network: nn.Module, state: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:
     """A state dict with the names of `network`, where it has them behind a prefix or in wrappers.
 
-    Says what was taken off and what was left out. Where nothing fits, the names stay as they are,
-    and loading says what is wrong with them.
+    Says what was taken off and what was left out. Of several prefixes the one counts behind which
+    most of the network is. Where nothing fits, the names stay as they are, and loading says what
+    is wrong with them.
 
     Args:
         network: gives names and shapes.

@@ -9,11 +9,12 @@ nothing, so the tensors beside it can be read wherever the class is, installed o
 import re
 import warnings
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.serialization import safe_globals
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from hast.errors import first_line
 
@@ -49,6 +50,8 @@ def read_pickle(path: Path) -> Any:
         Exception: whatever torch's reader raises on what is no such file.
     """
     kinds: dict[str, type] = {}
+    with suppress(Exception):  # of another format: one is learned after the other
+        kinds |= dict.fromkeys(get_unsafe_globals_in_checkpoint(path), Stranger)
     while True:
         allowed: list[Any] = [(type(name, (kind,), {}), name) for name, kind in kinds.items()]
         try:

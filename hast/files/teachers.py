@@ -57,7 +57,7 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
         InputError: a file is missing, corrupt, or does not belong to the card.
     """
     card = load_card(folder, TeacherCard)
-    network = plain_copy(build_network(card.source, card.source_args).network, say=len)
+    network = plain_copy(build_network(card.source, card.source_args).network, say=None)
     state = read_state(folder / WEIGHTS)
     found = fingerprint(state)
     if found != card.fingerprint:

@@ -1,6 +1,6 @@
 """Weights as safetensors, with a JSON card beside them.
 
-Nothing is ever unpickled: safetensors hold tensors only, and of a PyTorch file only tensors and
+No code of a file ever runs: safetensors hold tensors only, and of a PyTorch file only tensors and
 plain Python are read (pickles.py).
 """
 

@@ -36,14 +36,14 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name, held in weight_names(state).items():
-        tensor = _narrowest(state[held].detach().cpu()).contiguous()
+        tensor = _single(state[held].detach().cpu()).contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _narrowest(tensor: Tensor) -> Tensor:
-    """Floats as float32 where that holds them."""
+def _single(tensor: Tensor) -> Tensor:
+    """Floats as float32 where that holds their values."""
     if not tensor.is_floating_point():
         return tensor
     single = tensor.float()

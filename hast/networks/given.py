@@ -7,7 +7,7 @@ What that changes of the numbers is said.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,20 +17,23 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import AveragedModel
 
+from hast.engine.runtime import seeded
 from hast.errors import InputError, warn
 from hast.networks.plan import WEIGHTED
-from hast.networks.provenance import provenance_of
+from hast.networks.provenance import provenance_of, remember
 
 # What these and other wrappers call the network inside.
 _INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-Say = Callable[[str], Any]
+_STATISTICS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+Say = Callable[[str], None]
 
 
-def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
-    """A copy of a network, without what was put around it; of a student, a copy.
+def plain_copy(network: nn.Module, *, say: Say | None = warn) -> nn.Module:
+    """A copy of a network in eval mode, without what was put around it; of a student, a copy.
 
     Args:
         network: as a user has it; it stays as it is.
@@ -41,9 +44,9 @@ def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
     """
     if not isinstance(network, nn.Module):
         raise InputError(f"a network must be a torch.nn.Module, got {type(network).__name__}")
-    if provenance_of(network).plan is not None:
-        return copy.deepcopy(network)
-    inside = _inside(network)
+    inside, known = _inside(network), provenance_of(network)
+    if provenance_of(inside).plan is not None:
+        return copy.deepcopy(inside).eval()
     _refuse_what_cannot_be_quantized(inside)
     memo: dict[int, Any] = {}
     for module in inside.modules():  # of the old weight_norm; deepcopy takes no results
@@ -52,23 +55,24 @@ def plain_copy(network: nn.Module, *, say: Say = warn) -> nn.Module:
     for module in reversed([*inside.modules()]):  # the innermost first
         if _inside(module) is not module:
             memo[id(module)] = copy.deepcopy(_inside(module), memo)
-    copied = copy.deepcopy(inside, memo)
-    _compute_weights(copied, say)
-    _to_float32(copied, say)
+    copied = copy.deepcopy(inside, memo).eval()
+    remember(copied, source=known.source, source_args=known.source_args)
+    changes = [*_compute_weights(copied), *_to_float32(copied)]
     _thaw(copied)
+    if say:
+        for change in changes:
+            say(f"{type(copied).__name__} {change}")
     return copied
 
 
 def _refuse_what_cannot_be_quantized(network: nn.Module) -> None:
-    name = type(network).__name__
-    if isinstance(network, torch.jit.ScriptModule):
-        name = network.original_name
-        found, way_out = "scripted", "give the network that it was scripted from"
-    elif isinstance(network, GraphModule) and not any(
-        isinstance(module, WEIGHTED) for module in network.modules()
-    ):
+    modules = [*network.modules()]
+    name = getattr(network, "original_name", type(network).__name__)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        found, way_out = "scripted, or in part", "give the network that it was scripted from"
+    elif isinstance(network, GraphModule) and not any(isinstance(m, WEIGHTED) for m in modules):
         found, way_out = "an exported graph without modules", "give the network it was made from"
-    elif any(type(m).__module__.startswith("torch.ao.nn") for m in network.modules()):
+    elif any(type(module).__module__.startswith("torch.ao.nn") for module in modules):
         found, way_out = "quantized already", "give the network in full precision"
     elif any(map(is_lazy, network.parameters())):
         found, way_out = "lazy and has not seen an image", "call it once"
@@ -90,74 +94,121 @@ def _inside(network: nn.Module) -> nn.Module:
     return network
 
 
-def _compute_weights(network: nn.Module, say: Say) -> None:
-    """Let what computes a parameter do so once."""
+def _compute_weights(network: nn.Module) -> list[str]:
+    """Let what computes a parameter do so once, in double precision on the CPU: the same weights
+    on every machine."""
     computed = []
     for name, module in network.named_modules():
-        if parametrize.is_parametrized(module):
-            held = {key: getattr(module, key) for key in module.parametrizations}
-            # Torch's own removal would change the class that deep copies share.
-            del module.parametrizations
-            module.__class__ = type(module).__bases__[0]
-        else:
-            held = _by_hook(module)
+        parts = parametrize.is_parametrized(module)
+        if not parts and not any(map(_computes, module._forward_pre_hooks.values())):
+            continue
+        exact = copy.deepcopy(module).cpu().double()
+        where = next(module.parameters()).device
+        held = _parametrized(exact, module) if parts else _hooked(exact, module)
         for key, value in held.items():
-            module.register_parameter(key, nn.Parameter(value.detach().contiguous()))
-        computed += [f"{name}.{key}" for key in held]
-    if computed:
-        say(
-            f"{type(network).__name__} computes {', '.join(computed[:3])}"
-            f"{' and more' if len(computed) > 3 else ''} from other tensors (weight_norm and its"
-            " like); they are computed once, and the parts are gone"
-        )
+            weight = value.detach().float().contiguous().to(where)
+            module.register_parameter(key, nn.Parameter(weight))
+            computed.append(f"{name}.{key}")
+    if not computed:
+        return []
+    more = " and more" if len(computed) > 3 else ""
+    return [
+        f"computes {', '.join(computed[:3])}{more} from other tensors (weight_norm, pruning); they"
+        " are computed once, and the parts are gone"
+    ]
 
 
-def _by_hook(module: nn.Module) -> dict[str, Tensor]:
-    """The same by the old functions, which are hooks in front of a module."""
-    held: dict[str, Tensor] = {}
-    for key, hook in [*module._forward_pre_hooks.items()]:
-        if isinstance(hook, BasePruningMethod):
-            name = hook._tensor_name
-            held[name] = getattr(module, f"{name}_orig") * getattr(module, f"{name}_mask")
-            del module._forward_pre_hooks[key]
-            del module._parameters[f"{name}_orig"], module._buffers[f"{name}_mask"]
-            module.__dict__.pop(name, None)
-        if hasattr(hook, "compute_weight") and hasattr(hook, "name"):
-            spectral = hasattr(hook, "n_power_iterations")
-            weight = hook.compute_weight(module, False) if spectral else hook.compute_weight(module)
-            held[hook.name] = weight
-            del module._forward_pre_hooks[key]
-            for part in ("g", "v", "orig"):
-                module._parameters.pop(f"{hook.name}_{part}", None)
-            for part in ("u", "v"):
-                module._buffers.pop(f"{hook.name}_{part}", None)
-            module.__dict__.pop(hook.name, None)
+def _parametrized(exact: Any, module: Any) -> dict[str, Tensor]:
+    held = {key: getattr(exact, key) for key in module.parametrizations}
+    # Torch's own removal would change the class that deep copies share.
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
     return held
 
 
-def _to_float32(network: nn.Module, say: Say) -> None:
+def _computes(hook: Any) -> bool:
+    """Of the functions that came before parametrizations, which are hooks."""
+    return isinstance(hook, (BasePruningMethod, SpectralNorm)) or hasattr(hook, "compute_weight")
+
+
+def _hooked(exact: nn.Module, module: nn.Module) -> dict[str, Tensor]:
+    held: dict[str, Tensor] = {}
+    found: list[tuple[int, Any]] = [*module._forward_pre_hooks.items()]
+    for key, hook in found:
+        if not _computes(hook):
+            continue
+        if isinstance(hook, BasePruningMethod):
+            name, weight = hook._tensor_name, hook.apply_mask(exact)
+        elif isinstance(hook, SpectralNorm):
+            name, weight = hook.name, hook.compute_weight(exact, do_power_iteration=False)
+        else:
+            name, weight = hook.name, hook.compute_weight(exact)
+        held[name] = weight
+        del module._forward_pre_hooks[key]
+        for tensors in (module._parameters, module._buffers, vars(module)):
+            for part in ("", "_g", "_v", "_u", "_orig", "_mask"):
+                tensors.pop(f"{name}{part}", None)
+        for hooks in (module._load_state_dict_pre_hooks, module._state_dict_hooks):
+            for other, wrapped in [*hooks.items()]:
+                if "SpectralNorm" in type(getattr(wrapped, "hook", wrapped)).__name__:
+                    del hooks[other]
+    return held
+
+
+def _to_float32(network: nn.Module) -> list[str]:
     others = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
-    if others:
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
-        say(f"{type(network).__name__} has values in {names}; it is computed with in float32")
-        network.float()
+    if not others:
+        return []
+    network.float()
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+    return [f"has values in {names}; it is computed with in float32"]
 
 
 def _thaw(network: nn.Module) -> None:
     """Put BatchNorm in the place of what computes the same and is none: the frozen ones of
-    detection code, and InstanceNorm that tracks statistics. Found by trying, not by name."""
-    for name, module in [*network.named_modules()]:
-        held = {key: value for key, value in module.state_dict().items() if "." not in key}
-        mean = held.get("running_mean")
-        if mean is None or isinstance(module, BatchNorm):
-            continue
-        norm = nn.BatchNorm2d(len(mean), getattr(module, "eps", 1e-5), affine="weight" in held)
-        fitting = {key: held[key] for key in held.keys() & norm.state_dict().keys()}
-        norm.load_state_dict(fitting, strict=False)
-        norm.eval().to(mean.device)
-        parts = [norm, *module.children()]  # timm's has its activation inside
-        for thawed in (norm, nn.Sequential(*parts)):
-            images = torch.randn(2, len(mean), 3, 3, device=mean.device)
-            if name and torch.allclose(thawed(images), module(images), atol=1e-4):
-                network.set_submodule(name, thawed)
-                break
+    detection code, and InstanceNorm that tracks statistics."""
+    for module in [*network.modules()]:
+        if (thawed := _as_batch_norm(module)) is not None:
+            for parent in network.modules():
+                for leaf, child in parent._modules.items():
+                    if child is module:
+                        parent._modules[leaf] = thawed
+
+
+def _as_batch_norm(module: nn.Module) -> nn.Module | None:
+    """What a module is in BatchNorm; None if it is that already, or something else.
+
+    Found by trying, not by name, and with other values than its own: the answer is that of the
+    class, whether its weights have been loaded or not.
+    """
+    held = module.state_dict()
+    mean = held.get("running_mean")
+    if mean is None or mean.ndim != 1 or isinstance(module, BatchNorm):
+        return None
+    if held.keys() - _STATISTICS or {v.dtype for v in held.values()} - {mean.dtype, torch.int64}:
+        return None
+    random = seeded(0, "thaw")
+    values = {k: torch.rand(v.shape, generator=random).to(v) for k, v in held.items()}
+    values["running_var"] *= 1e-4  # where the epsilon counts
+    images = torch.rand(2, len(mean), 3, 3, generator=random).to(mean)
+    eps, inside = getattr(module, "eps", 1e-5), [*module.children()]  # timm's has its activation
+    try:
+        tried = copy.deepcopy(module)
+        tried.load_state_dict(values)
+        with torch.no_grad():
+            theirs = tried(images)
+            if torch.allclose(_batch_norm(values, eps)(images), theirs, rtol=1e-3):
+                return _batch_norm(held, eps)
+            if torch.allclose(
+                nn.Sequential(_batch_norm(values, eps), *inside)(images), theirs, rtol=1e-3
+            ):
+                return nn.Sequential(_batch_norm(held, eps), *inside)
+    except Exception:  # a forward may raise anything
+        return None
+    return None
+
+
+def _batch_norm(held: Mapping[str, Tensor], eps: float) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(len(held["running_mean"]), eps, affine="weight" in held)
+    norm.load_state_dict(dict(held), strict=False)  # a counter may be missing
+    return norm.eval().to(held["running_mean"])

@@ -26,8 +26,8 @@ from hast.config.spec import ModelSpec
 from hast.engine.runtime import probe_images
 from hast.networks.hooks import removed_at_exit, tensors_in, with_first
 
-# Functions that torch has no name for: a quantizer that would be there, and what nobody saw.
-QUANTIZE, _UNSEEN = "quantize", ""
+QUANTIZE = "quantize"  # what a function is called that stands where a quantizer would be
+_UNSEEN = "unseen"  # and one of which nothing is known
 # Convolutions, and what they are called in ONNX.
 CONVOLUTIONS = {f"conv{d}d": "Conv" for d in (1, 2, 3)}
 _ROWS = {*CONVOLUTIONS, "linear"}  # a row of the weight for each output
@@ -75,7 +75,12 @@ class Value:
 
 
 class Handle:
-    """How a value is got hold of: as a function made it, or as a module returned it."""
+    """How a value is got hold of: as a function made it, or as a module returned it.
+
+    A value has one for each module that returned it, one in the other. `Value.readers` are all
+    functions that were given it, however; `users` those that were given this very one, and the next
+    handle. So a quantizer behind a module reaches the users of its handle.
+    """
 
     def __init__(self, value: Value, module: str = "") -> None:
         self.value, self.module = value, module
@@ -130,7 +135,8 @@ class Trace(TorchFunctionMode):
         tensors = tensors_in((args, kwargs))
         given = self._held(tensors)
         result = func(*args, **(kwargs or {}))
-        for made in tensors_in(result):
+        written = args[:1] if func.__name__ == "__setitem__" else ()
+        for made in (*tensors_in(result), *written):
             if given:
                 value = Value(func.__name__, self._running[-1], made, given)
                 self._note(value, made, args, tensors)
@@ -141,8 +147,9 @@ class Trace(TorchFunctionMode):
     def _note(self, value: Value, made: Tensor, args: Any, tensors: list[Tensor]) -> None:
         for read in value.read:
             read.readers.append(value)
-        if not made.is_floating_point():  # a mask, or indices
-            self._hold(made, None)
+        if not made.is_floating_point():  # a mask, indices, a spectrum: followed, and no more
+            value.function = _UNSEEN
+            self._hold(made, value.handle)
             return
         for handle in value.given:
             handle.users.append(value)
@@ -164,7 +171,7 @@ class Trace(TorchFunctionMode):
         for tensor in tensors:
             if id(tensor) not in self._handles:
                 value = Value(_UNSEEN, self._running[-1], tensor, [])
-                self._hold(tensor, value.handle if tensor.is_floating_point() else None)
+                self._hold(tensor, value.handle)
         handles = (self._handles[id(tensor)] for tensor in tensors)
         return [handle for handle in handles if handle]
 

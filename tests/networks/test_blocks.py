@@ -1,10 +1,11 @@
 import pytest
 import torch
 from conftest import refused
-from students import IMAGENET, imagenet
+from students import IMAGENET, Net, imagenet
 from torch import nn
 
 from hast.networks.blocks import find_blocks, tap_attention
+from hast.networks.folding import foldable
 
 
 def test_the_built_in_network_aligns_its_three_bodies(teacher, spec):
@@ -50,3 +51,23 @@ def test_features_are_taken_before_an_in_place_addition():
     expected = nn.functional.normalize(seen[0].square().mean((2, 3)), dim=1)
     assert torch.allclose(tapped["layer1.0.bn2"], expected)
     assert x.grad is not None
+
+
+def shifted(x):
+    y = torch.zeros(x.shape)
+    y[:, :2] = x[:, 1:]
+    return y
+
+
+@pytest.mark.parametrize(
+    "start",
+    [shifted, lambda x: (x * 255).to(torch.uint8).float() / 255, lambda x: torch.fft.fft2(x).abs()],
+    ids=["written into zeros", "through bytes", "through a spectrum"],
+)
+def test_what_comes_from_the_image_by_other_types_is_followed(start):
+    torch.manual_seed(0)
+    network = Net(lambda net, x: net.inside(start(x)), inside=imagenet("resnet18"))
+    assert find_blocks(network.eval(), IMAGENET) == [
+        f"inside.{name}" for name in find_blocks(imagenet("resnet18"), IMAGENET)
+    ]
+    assert len(foldable(network, IMAGENET)) == len(foldable(imagenet("resnet18"), IMAGENET)) > 5

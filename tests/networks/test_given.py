@@ -9,11 +9,14 @@ from students import Net, warm_network
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations, prune
+from torchvision.ops import FrozenBatchNorm2d
 
 import hast
 from hast.errors import HastWarning
+from hast.files.weights import load_state
 from hast.networks.fingerprint import fingerprint
 from hast.networks.given import plain_copy
+from hast.networks.provenance import provenance_of, remember
 
 SPEC = spec_of((3, 16, 16), 5)
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -125,7 +128,7 @@ def test_what_cannot_be_quantized_is_refused_in_one_line():
     with warnings.catch_warnings(action="ignore"):
         already = torch.ao.quantization.quantize_dynamic(network(), {nn.Linear})
     for unusable, why in {
-        torch.jit.trace(given, IMAGES): "Net is scripted, so no quantizers can be put into it",
+        torch.jit.trace(given, IMAGES): "Net is scripted, or in part, so no quantizers can be",
         exported: "is an exported graph without modules, so no quantizers",
         already: "quantized already, .* give the network in full precision",
         network().to("meta"): "Net is on the device meta, without values, .* load its weights",
@@ -133,6 +136,80 @@ def test_what_cannot_be_quantized_is_refused_in_one_line():
     }.items():
         with refused(why):
             plain_copy(unusable)
+
+
+class OwnNorm(nn.Module):
+    """Looks like BatchNorm, and has no epsilon."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.ones(4))
+
+    def forward(self, x):
+        if self.training:
+            self.running_mean += 1
+        values = (v[:, None, None] for v in self.buffers())
+        weight, bias, mean, variance = values
+        return (x - mean) * variance.rsqrt() * weight + bias
+
+
+class Centred(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(shape))
+
+    def forward(self, x):
+        return x - self.running_mean
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        OwnNorm(), Centred((1, 4, 1, 1)), Centred(()), Centred((4, 1, 1)),
+        nn.InstanceNorm2d(4, track_running_stats=True),
+    ],
+    ids=["without epsilon", "a batch", "one number", "a map", "InstanceNorm"],
+)  # fmt: skip
+def test_a_network_in_train_mode_answers_as_in_eval_mode(norm):
+    given = inside(lambda body: nn.Sequential(body, norm)).train()
+    torch.manual_seed(3)
+    with torch.random.fork_rng():
+        expected = torch.rand(1)
+    taken = plain_copy(given)
+    assert torch.equal(torch.rand(1), expected)  # nobody's random numbers were drawn
+    assert fingerprint(taken.state_dict()) == fingerprint(given.state_dict())
+    torch.testing.assert_close(taken(IMAGES), given.eval()(IMAGES))
+
+
+def test_what_is_batch_norm_does_not_depend_on_the_values():
+    small = OwnNorm()
+    small.running_var *= 1e-5
+    assert isinstance(plain_copy(nn.Sequential(small))[0], OwnNorm)
+    assert isinstance(plain_copy(nn.Sequential(OwnNorm()))[0], OwnNorm)
+
+
+def test_a_shared_module_is_replaced_wherever_it_is():
+    frozen = FrozenBatchNorm2d(4)
+    taken = plain_copy(nn.Sequential(frozen, nn.ReLU(), frozen))
+    assert taken[0] is taken[2]
+    assert isinstance(taken[0], nn.BatchNorm2d)
+
+
+def test_computed_weights_can_be_loaded_into_another_copy():
+    copies = []
+    for _ in range(2):
+        given = network()
+        nn.utils.spectral_norm(given.stem)
+        copies.append(plain_copy(given, say=None))
+    load_state(copies[1], copies[0].state_dict(), name="file")
+
+
+def test_where_a_network_comes_from_survives_its_wrapper():
+    wrapped = nn.DataParallel(network())
+    remember(wrapped, source="python:mine:net", source_args={"depth": 3})
+    known = provenance_of(plain_copy(wrapped))
+    assert (known.source, known.source_args) == ("python:mine:net", {"depth": 3})
 
 
 def test_a_wrapped_teacher_goes_all_the_way(tmp_path):
