@@ -34,6 +34,8 @@ def named_as(network: nn.Module, state: Mapping[str, Tensor], *, name: str) -> d
         InputError: the network is there twice.
     """
     own, held = network.state_dict(), weight_names(state)
+    if own.keys() <= state.keys():
+        return dict(state)
     wanted = weight_names(own)
     prefix = ""
     if not wanted.keys() <= held.keys():
