@@ -56,7 +56,8 @@ def plain_copy(network: nn.Module, *, say: Say | None = warn) -> nn.Module:
         if _inside(module) is not module:
             memo[id(module)] = copy.deepcopy(_inside(module), memo)
     copied = copy.deepcopy(inside, memo).eval()
-    remember(copied, source=known.source, source_args=known.source_args)
+    if known.source:  # it may be the wrapper's
+        remember(copied, source=known.source, source_args=known.source_args)
     changes = [*_compute_weights(copied), *_to_float32(copied)]
     _thaw(copied)
     if say:
@@ -182,11 +183,10 @@ def _as_batch_norm(module: nn.Module) -> nn.Module | None:
     class, whether its weights have been loaded or not.
     """
     held = module.state_dict()
-    mean = held.get("running_mean")
-    if mean is None or mean.ndim != 1 or isinstance(module, BatchNorm):
+    looks_like_it = {"running_mean", "running_var"} <= held.keys() <= _STATISTICS
+    if isinstance(module, BatchNorm) or not looks_like_it or held["running_mean"].ndim != 1:
         return None
-    if held.keys() - _STATISTICS or {v.dtype for v in held.values()} - {mean.dtype, torch.int64}:
-        return None
+    mean = held["running_mean"]
     random = seeded(0, "thaw")
     values = {k: torch.rand(v.shape, generator=random).to(v) for k, v in held.items()}
     values["running_var"] *= 1e-4  # where the epsilon counts

@@ -166,10 +166,10 @@ class Centred(nn.Module):
 @pytest.mark.parametrize(
     "norm",
     [
-        OwnNorm(), Centred((1, 4, 1, 1)), Centred(()), Centred((4, 1, 1)),
+        OwnNorm(), Centred((1, 4, 1, 1)), Centred(()), Centred((4, 1, 1)), Centred((14,)),
         nn.InstanceNorm2d(4, track_running_stats=True),
     ],
-    ids=["without epsilon", "a batch", "one number", "a map", "InstanceNorm"],
+    ids=["without epsilon", "a batch", "one number", "a map", "a row", "InstanceNorm"],
 )  # fmt: skip
 def test_a_network_in_train_mode_answers_as_in_eval_mode(norm):
     given = inside(lambda body: nn.Sequential(body, norm)).train()
@@ -206,10 +206,13 @@ def test_computed_weights_can_be_loaded_into_another_copy():
 
 
 def test_where_a_network_comes_from_survives_its_wrapper():
-    wrapped = nn.DataParallel(network())
-    remember(wrapped, source="python:mine:net", source_args={"depth": 3})
-    known = provenance_of(plain_copy(wrapped))
-    assert (known.source, known.source_args) == ("python:mine:net", {"depth": 3})
+    inside = network()
+    wrapped = nn.DataParallel(inside)
+    for named in (wrapped, inside):
+        remember(named, source="python:mine:net", source_args={"depth": 3})
+        known = provenance_of(plain_copy(wrapped))
+        assert (known.source, known.source_args) == ("python:mine:net", {"depth": 3})
+        vars(named).pop("hast_provenance")
 
 
 def test_a_wrapped_teacher_goes_all_the_way(tmp_path):
