@@ -114,7 +114,7 @@ def run_here(flow: Any, name: str) -> None:
             if not final.is_completed():
                 raise HastError(final.message)
 
-    what, *_ = flow.description.partition("\n\n")
+    what = flow.description.partition("\n\n")[0]
     command.__doc__ = f"{what}\n\nIt takes its defaults; a deployment can have others."
     typer.run(command)
 

@@ -152,6 +152,14 @@ def test_what_cannot_be_a_teacher_is_told_in_one_line(compute, more, message):
         hast.synthesize(network(compute, **more), SPEC, samples=4, steps=1, progress=False)
 
 
+def test_fine_tuning_needs_a_gradient():
+    bank = hast.synthesize(network(plain), SPEC, samples=8, batch_size=8, steps=1, progress=False)
+    with refused("no gradient comes back from its logits to the image"):
+        hast.quantize(
+            network(without_gradient), SPEC, bank, steps=1, calibration=RANGES, progress=False
+        )
+
+
 def test_calibration_needs_no_gradient():
     bank = hast.synthesize(network(plain), SPEC, samples=8, batch_size=8, steps=1, progress=False)
     student = hast.calibrate(

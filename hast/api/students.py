@@ -172,11 +172,11 @@ def evaluate(
     Raises:
         InputError: the loader is empty.
     """
-    copied = freeze(plain_copy(network))
+    copied = freeze(plain_copy(network, to_quantize=False))
     device = device or device_of(copied)
     networks = {"network": copied.to(device)}
     if teacher is not None:
-        networks["teacher"] = freeze(plain_copy(teacher)).to(device)
+        networks["teacher"] = freeze(plain_copy(teacher, to_quantize=False)).to(device)
     total = len(loader) if isinstance(loader, Sized) else None
     said = predict(networks, loader)
     records = [*track(said, total=total, label="evaluate", show=progress)]

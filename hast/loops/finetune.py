@@ -38,6 +38,7 @@ from hast.math.augmentation import random_resized_crop
 from hast.math.distillation import alignment_loss, distillation_loss, promote_difficulty
 from hast.networks.batch_norm import folded_statistics
 from hast.networks.blocks import tap_attention
+from hast.networks.classifier import require_gradient
 from hast.networks.provenance import spec_and_plan
 from hast.networks.student import wide_layers_in_fp32
 
@@ -84,6 +85,9 @@ def finetune(
         held: what is not trained on, to see whether training helps.
     """
     device = device_of(teacher)
+    spec, _ = spec_and_plan(student)
+    if config.steps:
+        require_gradient(teacher, spec.input_shape)
     images = hold_images(images, device)
     state = state or start_finetuning(student, difficulty, config)
     optimizer, schedule, random = state.optimizer, state.schedule, state.random
@@ -107,7 +111,7 @@ def finetune(
 
         wrapped = engine.wrap(losses_of, device, recompute=True)
         promote = config.promotion_step > 0
-        photograph = spec_and_plan(student)[0].photograph(device)
+        photograph = spec.photograph(device)
         epsilon = config.promotion_step * photograph[1] if photograph else config.promotion_step
 
         def gradients(x: Tensor) -> tuple[Tensor, ...]:

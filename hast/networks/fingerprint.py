@@ -11,7 +11,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _COUNTERS = {"num_batches_tracked", "n_averaged"}
 
 
-def bare(name: str) -> str:
+def _bare(name: str) -> str:
     """A name without what wrappers of torch add to it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
@@ -22,7 +22,7 @@ def weight_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     Where two would have one bare name, the names stay as they are.
     """
     names = [name for name in state if name.rpartition(".")[2] not in _COUNTERS]
-    short = {bare(name): name for name in names}
+    short = {_bare(name): name for name in names}
     if len(short) < len(names):
         short = {name: name for name in names}
     return dict(sorted(short.items()))

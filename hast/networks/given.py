@@ -32,11 +32,15 @@ _STATISTICS = {"weight", "bias", "running_mean", "running_var", "num_batches_tra
 Say = Callable[[str], None]
 
 
-def plain_copy(network: nn.Module, *, say: Say | None = warn) -> nn.Module:
-    """A copy of a network in eval mode, without what was put around it; of a student, a copy.
+def plain_copy(
+    network: nn.Module, *, to_quantize: bool = True, say: Say | None = warn
+) -> nn.Module:
+    """A copy of a network in eval mode, without what was put around it; of a student, or of what
+    holds one, a copy.
 
     Args:
         network: as a user has it; it stays as it is.
+        to_quantize: whether quantizers will be put into it.
         say: called with what changes its numbers or names.
 
     Raises:
@@ -45,9 +49,10 @@ def plain_copy(network: nn.Module, *, say: Say | None = warn) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise InputError(f"a network must be a torch.nn.Module, got {type(network).__name__}")
     inside, known = _inside(network), provenance_of(network)
-    if provenance_of(inside).plan is not None:
+    if any(provenance_of(module).plan is not None for module in inside.modules()):
         return copy.deepcopy(inside).eval()
-    _refuse_what_cannot_be_quantized(inside)
+    if to_quantize:
+        _refuse_what_cannot_be_quantized(inside)
     memo: dict[int, Any] = {}
     for module in inside.modules():  # of the old weight_norm; deepcopy takes no results
         results = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]

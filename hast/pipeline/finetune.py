@@ -12,7 +12,6 @@ from hast.loops.held_back import HeldBack
 from hast.loops.profile import score
 from hast.networks.biases import round_biases
 from hast.networks.blocks import find_blocks
-from hast.networks.classifier import require_gradient
 from hast.pipeline.work import engine_for
 
 
@@ -41,8 +40,6 @@ def finetune_student(
         label: of the progress.
         show: show progress.
     """
-    if config.steps:
-        require_gradient(teacher, spec.input_shape)
     blocks = find_blocks(teacher, spec, config.alignment_modules)
     trained_on = config.trained_on(len(images))
     difficulty = torch.ones(trained_on)

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from conftest import refused, spec_of
-from students import Net, warm_network
+from students import Net, calibrated, warm_network
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations, prune
@@ -213,6 +213,17 @@ def test_where_a_network_comes_from_survives_its_wrapper():
         known = provenance_of(plain_copy(wrapped))
         assert (known.source, known.source_args) == ("python:mine:net", {"depth": 3})
         vars(named).pop("hast_provenance")
+
+
+def test_what_is_only_measured_need_not_be_quantizable():
+    with warnings.catch_warnings(action="ignore"):
+        already = torch.ao.quantization.quantize_dynamic(network(), {nn.Linear})
+    images = [(IMAGES, torch.zeros(4).long())]
+    assert hast.evaluate(already, images, progress=False).samples == 4
+    student = calibrated(network(), SPEC, quantizer="learned")
+    held = plain_copy(nn.Sequential(student))
+    assert torch.equal(held(IMAGES), student(IMAGES))
+    assert held.state_dict().keys() == nn.Sequential(student).state_dict().keys()
 
 
 def test_a_wrapped_teacher_goes_all_the_way(tmp_path):
