@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(READY)
-	@$(PY) -m stages.pipeline $(if $(QUIET),--quiet)
+	@$(PY) -m hast run $(if $(QUIET),--quiet)
 
 # One process a core, one thread a process: several processes with several threads each stall.
 test: $(READY)
@@ -47,13 +47,13 @@ bench: $(READY)
 	@$(PY) -m bench.integer --networks torchvision:resnet18 --widths w8a8
 
 flow: $(READY)
-	@$(PY) -m flows.pipeline
+	@$(PY) -m hast flow
 
 serve: $(READY)
-	@$(PY) -m flows.serve
+	@$(PY) -m hast serve
 
 sweep: $(READY)
-	@$(PY) -m flows.sweep
+	@$(PY) -m hast sweep
 
 clean:
 	rm -rf $(VENV) .partial .timings

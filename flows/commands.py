@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
-import typer
 from prefect import State, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.devices import environment_of
-from flows.processes import Outcome, run
-from hast.errors import TRY_AGAIN, HastError, clear_errors
+from hast.errors import TRY_AGAIN
+from hast.flows.devices import environment_of
+from hast.flows.processes import Outcome, run
 
 # Without the option DVC gives up after three seconds where another command holds the lock of the
 # repository, and with it what a stage has just made. The lock is free while a stage runs.
@@ -102,21 +101,6 @@ TASK: dict[str, Any] = {
     "retry_condition_fn": may_pass,
     "retry_jitter_factor": 0.3,
 }
-
-
-def run_here(flow: Any, name: str) -> None:
-    """Run a flow in this process as a command without options, and end it with one line where it
-    fails."""
-
-    def command() -> None:
-        with clear_errors(name):
-            final = flow(return_state=True)
-            if not final.is_completed():
-                raise HastError(final.message)
-
-    what = flow.description.partition("\n\n")[0]
-    command.__doc__ = f"{what}\n\nIt takes its defaults; a deployment can have others."
-    typer.run(command)
 
 
 def retrying(retries: int, delay: float) -> dict[str, Any]:

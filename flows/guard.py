@@ -1,6 +1,6 @@
 """Run a command that lives no longer than the process that asked for it.
 
-    python -m flows.guard COMMAND [ARGUMENT ...]
+    python -m hast.flows.guard COMMAND [ARGUMENT ...]
 
 The one who asks keeps the standard input of this process open. When it is closed, on purpose or
 because its owner was killed, the command and all processes of its group are stopped: first as by

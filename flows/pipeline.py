@@ -11,15 +11,15 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import task_run
 from prefect.states import Failed
 
-from flows.artifacts import publish
-from flows.commands import TASK, Delay, Retries, Timeout, dvc, retrying, run_here, state_of
-from flows.devices import shared_out
-from flows.plan import Stage, has_remote, stages_in_order
-from flows.processes import stopped_at_exit
-from flows.workspace import workspace
 from hast.config.params import check_params
 from hast.errors import InputError
-from stages.entry import PARAMS
+from hast.flows.artifacts import publish
+from hast.flows.commands import TASK, Delay, Retries, Timeout, dvc, retrying, state_of
+from hast.flows.devices import shared_out
+from hast.flows.plan import Stage, has_remote, stages_in_order
+from hast.flows.processes import stopped_at_exit
+from hast.flows.workspace import workspace
+from hast.stages.entry import PARAMS
 
 
 @task(task_run_name="{stage}", **TASK)
@@ -133,7 +133,3 @@ def _run(
     for future in futures.values():
         future.wait()
     return {name: future.state for name, future in futures.items()}
-
-
-if __name__ == "__main__":
-    run_here(pipeline, "flow")

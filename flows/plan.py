@@ -73,7 +73,8 @@ def has_remote() -> bool:
 
 def _computes(command: str) -> bool:
     """Whether the stage can be told on which device to run."""
-    found = re.search(r"python -m (stages\.\w+)", command)
+    found = re.match(r"sh stage\.sh (\w+)", command)
     if not found:
         return False
-    return "device" in inspect.signature(importlib.import_module(found[1]).run).parameters
+    stage = importlib.import_module(f"hast.stages.{found[1]}")
+    return "device" in inspect.signature(stage.run).parameters

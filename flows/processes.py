@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -98,14 +97,12 @@ def run(
 def guarded(
     arguments: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
-    """Start `python arguments…` under `flows.guard`: it lives no longer than this process, and ends
-    with `stop`, or with the block that it is the context of. `options` are those of
+    """Start `python arguments…` under `hast.flows.guard`: it lives no longer than this process, and
+    ends with `stop`, or with the block that it is the context of. `options` are those of
     `subprocess.Popen`."""
-    # `python` on the stages' command lines must be the one that runs here.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.guard", sys.executable, *arguments],
-        env=os.environ | {"PATH": path} | dict(environment or {}),
+        [sys.executable, "-m", "hast.flows.guard", sys.executable, *arguments],
+        env=os.environ | {"HAST_PYTHON": sys.executable} | dict(environment or {}),
         stdin=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -1,4 +1,4 @@
-"""A Prefect server, a worker and the deployments of prefect.yaml on this machine; `make serve`.
+"""A Prefect server, a worker and the deployments of prefect.yaml on this machine; `hast serve`.
 
 Ctrl-C stops them all. Server and runs are kept in .prefect/.
 """
@@ -17,8 +17,8 @@ from urllib.request import urlopen
 import typer
 from ruamel.yaml import YAML
 
-from flows.processes import guarded
-from hast.errors import HastError, InputError, clear_errors
+from hast.errors import HastError, InputError
+from hast.flows.processes import guarded
 
 _HOST = "127.0.0.1"
 _PATIENCE = 120.0  # seconds for the server to answer; its first start makes a database
@@ -30,7 +30,7 @@ def serve(
     report_port: Annotated[int, typer.Option(help="Of the pages in report/.")] = 4201,
     limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 1,
 ) -> None:
-    """Run until Ctrl-C."""
+    """A Prefect server, a worker and the nightly schedule on this machine, until Ctrl-C."""
     for number in (SIGINT, SIGTERM):
         signal(number, lambda *_: sys.exit(0))
     api = f"http://{_HOST}:{port}/api"
@@ -101,8 +101,3 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-if __name__ == "__main__":
-    with clear_errors("serve"):
-        typer.run(serve)

@@ -18,14 +18,14 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from flows.commands import TASK, Delay, Retries, retrying, run_here, state_of
-from flows.commands import dvc as run_dvc
-from flows.devices import shared_out
-from flows.plan import Stage, stages_in_order
-from flows.processes import stopped_at_exit
-from flows.workspace import check_overrides, workspace
 from hast.errors import InputError
 from hast.files.tables import write_json
+from hast.flows.commands import TASK, Delay, Retries, retrying, state_of
+from hast.flows.commands import dvc as run_dvc
+from hast.flows.devices import shared_out
+from hast.flows.plan import Stage, stages_in_order
+from hast.flows.processes import stopped_at_exit
+from hast.flows.workspace import check_overrides, workspace
 from hast.report.tables import markdown_rows
 
 # The paper's ablation: γ, ε and λ on and off.
@@ -207,7 +207,3 @@ def _cell(summary: Mapping[str, float] | None) -> str:
 def _slug(variant: str) -> str:
     """Not every letter may stand in the name of an experiment."""
     return re.sub("[^a-z0-9]+", "-", variant.lower()).strip("-") or "x"
-
-
-if __name__ == "__main__":
-    run_here(sweep, "sweep")

@@ -16,7 +16,7 @@ from hast.config.params import check_params
 from hast.config.section import flattened
 from hast.errors import InputError
 from hast.files.placing import write_atomically
-from stages.entry import PARAMS
+from hast.stages.entry import PARAMS
 
 _TMP = Path(".dvc/tmp")  # DVC keeps it out of Git
 _LOCK = _TMP / "hast-flow.lock"

@@ -5,7 +5,7 @@ from hast.config.dataset import DatasetConfig
 from hast.files.answers import TEACHER, TOGETHER, save_answers
 from hast.files.datasets import open_batches
 from hast.loops.evaluate import predict_all
-from stages.entry import Device, In, Out, main, section
+from hast.stages.entry import Device, In, Out, main, section
 
 
 def run(*, inputs: In, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:

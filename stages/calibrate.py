@@ -22,7 +22,7 @@ from hast.networks.plan import fixed_layers, weight_of
 from hast.networks.size import packed_size
 from hast.pipeline.calibrate import calibrate_student
 from hast.report.tables import layers_table
-from stages.entry import Bits, Device, In, Out, main, section
+from hast.stages.entry import Bits, Device, In, Out, main, section
 
 
 def run(

@@ -84,7 +84,7 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
 
 def _check_code(stage: str, seen: Path) -> None:
     """Without `inputs` before it, DVC would file what new code makes under the old one."""
-    if read_json(seen)["code"] != code_fingerprint(f"stages.{stage}"):
+    if read_json(seen)["code"] != code_fingerprint(f"hast.stages.{stage}"):
         raise InputError(
             f"its code is not the one that {seen} stands for; run `dvc repro inputs`, then this"
             " again"

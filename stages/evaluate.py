@@ -15,7 +15,7 @@ from hast.files.tables import write_json, write_tsv
 from hast.loops.evaluate import Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
-from stages.entry import Bits, Device, In, Out, main, section
+from hast.stages.entry import Bits, Device, In, Out, main, section
 
 _COMPARED = 256  # images of the bank on which layers are compared
 

@@ -17,7 +17,7 @@ from hast.files.students import load_student
 from hast.files.tables import Latency, record_latency, write_json
 from hast.networks.provenance import spec_and_plan
 from hast.networks.size import packed_size
-from stages.entry import Bits, Device, In, Out, main, section
+from hast.stages.entry import Bits, Device, In, Out, main, section
 
 
 def run(

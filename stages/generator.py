@@ -13,7 +13,7 @@ from hast.files.weights import save_with_card
 from hast.loops.train_generator import GeneratorStep, build_generator, train_generator
 from hast.networks.classifier import require_batch_norm
 from hast.pipeline.work import engine_for
-from stages.entry import Compile, Device, In, Out, Precision, main, section
+from hast.stages.entry import Compile, Device, In, Out, Precision, main, section
 
 _SHOWN = ("loss", "cross_entropy", "bns")
 

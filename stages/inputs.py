@@ -19,7 +19,7 @@ from hast.files.datasets import class_folders
 from hast.files.placing import sha256_of
 from hast.files.tables import write_json
 from hast.files.weights import is_checkpoint
-from stages.entry import PARAMS, Out, main, section
+from hast.stages.entry import PARAMS, Out, main, section
 
 
 def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out) -> None:
@@ -28,7 +28,7 @@ def run(*, teacher: Out, dataset: Out, bank: Out, stages: Out) -> None:
     # First, for DVC has removed them, and they stand whatever the parameters say.
     for stage in stage_names():
         if stage != "inputs":  # runs anyway
-            write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"stages.{stage}")})
+            write_json(stages / f"{stage}.json", {"code": code_fingerprint(f"hast.stages.{stage}")})
     check_params(PARAMS)
     config = section("teacher", TeacherConfig)
     named = config.weights

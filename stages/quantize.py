@@ -19,7 +19,18 @@ from hast.networks.blocks import find_blocks
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.finetune import held_back_part
 from hast.pipeline.work import engine_for
-from stages.entry import Bits, Compile, Device, In, Out, Precision, Seconds, Workers, main, section
+from hast.stages.entry import (
+    Bits,
+    Compile,
+    Device,
+    In,
+    Out,
+    Precision,
+    Seconds,
+    Workers,
+    main,
+    section,
+)
 
 _SHOWN = ("loss", "distillation", "alignment")
 
@@ -48,7 +59,11 @@ def run(
     options = dict(locals())
     config = section("quantize", FinetuneConfig)
     if workers > 1 and not launched():
-        launch(workers, "stages.quantize", [f"--{name}={value}" for name, value in options.items()])
+        launch(
+            workers,
+            "hast.stages.quantize",
+            [f"--{name}={value}" for name, value in options.items()],
+        )
         return
     with joined_ranks(select_device(device)) as (ranks, where):
         source = load_teacher(teacher, where)
@@ -62,7 +77,7 @@ def run(
         blocks = find_blocks(source.network, source.spec, config.alignment_modules)
 
         name = name_of(
-            "stages.quantize", config.model_dump_json(), source.card.fingerprint,
+            "hast.stages.quantize", config.model_dump_json(), source.card.fingerprint,
             samples.digest, blocks,
             fingerprint(student.state_dict()), fingerprint({"difficulty": difficulty}),
             engine, where.type, ranks.size, str(torch.__version__),

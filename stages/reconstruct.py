@@ -14,7 +14,7 @@ from hast.files.weights import load_card, load_state, plain_state, save_with_car
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
-from stages.entry import Bits, Device, In, Out, Precision, Seconds, main, section
+from hast.stages.entry import Bits, Device, In, Out, Precision, Seconds, main, section
 
 
 def run(
@@ -39,9 +39,9 @@ def run(
     trained_on = section("quantize", FinetuneConfig).trained_on(len(samples))
     engine = engine_for(config, source.network, source.spec, precision=precision)
     name = name_of(
-        "stages.reconstruct", config.model_dump_json(), source.card.fingerprint, samples.digest,
-        trained_on, fingerprint(student.state_dict()), engine, device_of(student).type,
-        str(torch.__version__),
+        "hast.stages.reconstruct", config.model_dump_json(), source.card.fingerprint,
+        samples.digest, trained_on, fingerprint(student.state_dict()), engine,
+        device_of(student).type, str(torch.__version__),
     )  # fmt: skip
     file = CheckpointFile(PARTIAL / f"reconstruct-{name}.safetensors", every=checkpoint)
     saved = file.load()

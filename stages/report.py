@@ -4,7 +4,7 @@ from hast.files.tables import write_json, write_tsv
 from hast.report.page import render
 from hast.report.record import read_run, results_of
 from hast.report.tables import EXPORT_COLUMNS, export_rows, markdown_rows, markdown_table
-from stages.entry import PARAMS, In, Out, main
+from hast.stages.entry import PARAMS, In, Out, main
 
 
 def run(*, artifacts: In, metrics: In, plots: In, out: Out) -> None:

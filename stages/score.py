@@ -8,7 +8,7 @@ from hast.files.hardness import save_hardness
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
 from hast.loops.profile import SCORED_TOGETHER, score
-from stages.entry import Bits, Device, In, Out, main
+from hast.stages.entry import Bits, Device, In, Out, main
 
 _BINS = 20  # of the histogram, over [0, 1]
 

@@ -6,7 +6,7 @@ from hast.engine.progress import track
 from hast.files.tables import write_json
 from hast.loops.sensitivity import measure_sensitivity
 from hast.networks.plan import WEIGHTED, probe_layers
-from stages.entry import Device, In, Out, main, section
+from hast.stages.entry import Device, In, Out, main, section
 
 
 def run(*, teacher: In, bank: In, out: Out, device: Device = "auto") -> None:

@@ -28,7 +28,7 @@ from hast.loops.synthesize import batch_sizes
 from hast.networks.classifier import require_batch_norm
 from hast.pipeline.bank import bank_card
 from hast.pipeline.work import work_of
-from stages.entry import Compile, Device, In, Out, Precision, Workers, main, section
+from hast.stages.entry import Compile, Device, In, Out, Precision, Workers, main, section
 
 Cluster = Annotated[
     str, typer.Option(envvar="HAST_CLUSTER", help="Dask scheduler, such as tcp://host:8786.")

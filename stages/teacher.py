@@ -19,7 +19,7 @@ from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.fingerprint import fingerprint
 from hast.networks.given import plain_copy
 from hast.networks.sources import build_network, is_trained_here
-from stages.entry import Device, In, Out, main, section
+from hast.stages.entry import Device, In, Out, main, section
 
 
 def run(*, inputs: In, out: Out, metrics: Out, device: Device = "auto") -> None:

@@ -191,9 +191,10 @@ def copy_project(target: Path) -> Path:
     """A git repository at `target` with the project's files as they are now and tiny sizes."""
     listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file() and name != "dvc.lock":
+        file = ROOT / name
+        if (file.is_file() or file.is_symlink()) and name != "dvc.lock":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+            shutil.copy2(file, target / name, follow_symlinks=False)
     set_params(target, TINY)
     git(target, "init", "-q")
     commit_all(target, "start")

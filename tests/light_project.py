@@ -46,17 +46,17 @@ if __name__ == "__main__":
 _DEFINITION = """
 stages:
   first:
-    cmd: python -m stages.light first 0
+    cmd: sh stage.sh light first 0
     deps: [stages/light.py]
     outs: [out/first.json]
   work:
     matrix:
       bits: [a, b]
-    cmd: python -m stages.light ${item.bits} 3
+    cmd: sh stage.sh light ${item.bits} 3
     deps: [out/first.json]
     outs: ["out/${item.bits}.json"]
   last:
-    cmd: python -m stages.light last 0
+    cmd: sh stage.sh light last 0
     deps: [out/a.json, out/b.json]
     outs: [out/last.json]
 """
@@ -77,7 +77,7 @@ import json, os, subprocess, sys
 from importlib import import_module
 from prefect.client.orchestration import get_client
 
-flow = getattr(import_module(f"flows.{sys.argv[1]}"), sys.argv[1])
+flow = getattr(import_module(f"hast.flows.{sys.argv[1]}"), sys.argv[1])
 for folder, before, parameters in json.loads(sys.argv[2]):
     os.chdir(folder)
     subprocess.run(before, shell=True, check=True)

@@ -21,7 +21,7 @@ def options_of(stage: str, bits: str = "w4a4") -> dict[str, str]:
 def run(stage: str, bits: str = "w4a4", **others: Any) -> None:
     paths = {name: Path(value) for name, value in options_of(stage, bits).items()}
     width = {"bits": bits} if "bits" in paths else {}
-    import_module(f"stages.{stage}").run(**paths | width | others)
+    import_module(f"hast.stages.{stage}").run(**paths | width | others)
 
 
 def finished_shards(project: Path) -> dict[Path, int]:

@@ -2,18 +2,19 @@
 
 import re
 
-from conftest import ROOT
+from conftest import ROOT, git
 
 from hast.files.code import closure, imported, stage_names
 
 # A room may import from itself and from those that stand after it.
 ROOMS = [
-    "flows", "stages", "hast/__main__", "hast/cli", "hast/report", "hast/api", "hast/pipeline",
-    "hast/export", "hast/bank", "hast/files", "hast/loops", "hast/networks", "hast/engine",
-    "hast/config", "hast/math", "hast/errors", "hast/__init__",
+    "hast/__main__", "hast/cli", "hast/flows", "hast/stages", "hast/report", "hast/api",
+    "hast/pipeline", "hast/export", "hast/bank", "hast/files", "hast/loops", "hast/networks",
+    "hast/engine", "hast/config", "hast/math", "hast/errors", "hast/__init__",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
-FILES = sorted(p for name in ("hast", "stages", "flows") for p in (ROOT / name).rglob("*.py"))
+PLACES = ("hast", "hast/stages", "hast/flows")  # the last two link to folders beside `hast`
+FILES = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py"))
 
 
 def module_of(path) -> str:
@@ -22,8 +23,7 @@ def module_of(path) -> str:
 
 
 def room_of(module: str) -> str:
-    top, *rest = module.split(".")
-    return f"hast/{rest[0] if rest else '__init__'}" if top == "hast" else top
+    return f"hast/{[*module.split('.'), '__init__'][1]}"
 
 
 def test_imports_go_down():
@@ -38,13 +38,13 @@ def test_imports_go_down():
 
 
 def test_only_the_teacher_and_what_measures_can_open_a_dataset():
-    opening = {s for s in stage_names() if "hast.files.datasets" in closure(f"stages.{s}")}
+    opening = {s for s in stage_names() if "hast.files.datasets" in closure(f"hast.stages.{s}")}
     # `inputs` imports the section's model, and looks at no image.
     assert opening - {"inputs"} == {"teacher", "answers", "evaluate", "export"}
 
 
 def test_only_the_stage_that_makes_the_bank_can_import_pictures():
-    opening = {s for s in stage_names() if "hast.bank.pictures" in closure(f"stages.{s}")}
+    opening = {s for s in stage_names() if "hast.bank.pictures" in closure(f"hast.stages.{s}")}
     assert opening == {"synthesize"}
 
 
@@ -56,6 +56,13 @@ def test_only_the_dataset_module_knows_a_dataset_library():
 def test_the_library_and_the_stages_do_without_dvc_and_prefect():
     importing = re.compile(r"(import|from) (dvc|prefect)")
     assert [p for p in FILES if "flows" not in p.parts and importing.search(p.read_text())] == []
+
+
+def test_stages_and_flows_are_named_below_the_package():
+    alone = re.compile(r"^ *(import|from) (stages|flows)\b|-m (stages|flows)\b", re.MULTILINE)
+    ours = {ROOT / name for name in git(ROOT, "ls-files").splitlines()} - {ROOT / "CHANGELOG.md"}
+    text = [path for path in sorted(ours) if path.suffix in {"", ".md", ".py", ".sh", ".yaml"}]
+    assert [p for p in text if p.is_file() and alone.search(p.read_text())] == []
 
 
 def test_files_stay_small():

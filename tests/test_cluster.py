@@ -13,7 +13,7 @@ from stage_runs import A, run_generator, run_synthesize, run_teacher
 
 from hast.bank import cluster
 from hast.errors import TransientError
-from stages import synthesize
+from hast.stages import synthesize
 
 
 @pytest.fixture

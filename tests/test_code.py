@@ -35,7 +35,7 @@ MATHS = {"lib.deep", "lib.deep.maths", "lib.eager"}
 @pytest.fixture
 def write(tmp_path, monkeypatch) -> Iterator[Callable[[str, str], None]]:
     """Writes a file of a small project, of which `lib.work` is the stage."""
-    monkeypatch.setattr(code, "PACKAGES", ("lib",))
+    monkeypatch.setattr(code, "PACKAGE", "lib")
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def to(name: str, text: str) -> None:
@@ -151,11 +151,9 @@ def test_the_normal_form_is_the_same_in_every_python():
 def test_an_installed_library_counts_as_its_source_does_and_nothing_is_imported(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "hast", tmp_path / "site-packages/hast", ignore=ignore)
-    shutil.copytree(ROOT / "stages", tmp_path / "project/stages", ignore=ignore)
     probe = (
         "import sys; from hast.files.code import code_fingerprint;"
-        " print(code_fingerprint('stages.report'), 'hast.report' in sys.modules)"
+        " print(code_fingerprint('hast.stages.report'), 'hast.report' in sys.modules)"
     )
-    installed = str(tmp_path / "site-packages")
-    done = python("-c", probe, cwd=tmp_path / "project", PYTHONPATH=installed)
-    assert done.stdout.split() == [code_fingerprint("stages.report"), "False"]
+    done = python("-c", probe, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site-packages"))
+    assert done.stdout.split() == [code_fingerprint("hast.stages.report"), "False"]

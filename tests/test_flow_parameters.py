@@ -1,18 +1,15 @@
 """What a flow refuses before anything starts."""
 
-import subprocess
-import sys
-
 import pytest
-from conftest import refused
+from conftest import python, refused
 from light_project import light_project
 from prefect.exceptions import ParameterTypeError
 
-from flows.commands import retrying
-from flows.devices import ensure_limits
-from flows.pipeline import pipeline, run_stage
-from flows.plan import stages_in_order
-from flows.sweep import sweep
+from hast.flows.commands import retrying
+from hast.flows.devices import ensure_limits
+from hast.flows.pipeline import pipeline, run_stage
+from hast.flows.plan import stages_in_order
+from hast.flows.sweep import sweep
 
 RETRIES = [("retries", -1), ("retries", 51)]
 RETRIES += [("retry_delay_seconds", -5), ("retry_delay_seconds", float("inf"))]
@@ -36,14 +33,12 @@ def test_as_many_retries_as_are_allowed_can_be_had():
     assert retrying(2, 7200.0)["retry_delay_seconds"] == [7200, 7200]
 
 
-@pytest.mark.parametrize("module", ["flows.pipeline", "flows.sweep"])
+@pytest.mark.parametrize("command", ["flow", "sweep"])
 @pytest.mark.parametrize(
     ("argument", "code", "said"), [("--help", 0, "Usage"), ("--typo", 2, "No such option: --typo")]
 )
-def test_arguments_of_a_flow_are_not_ignored(module, argument, code, said):
-    command = [sys.executable, "-m", module, argument]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == code
+def test_arguments_of_a_flow_are_not_ignored(command, argument, code, said):
+    ended = python("-m", "hast", command, argument, code=code)
     assert said in ended.stdout + ended.stderr
 
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from conftest import ROOT, started, wait_for
 
-from flows.processes import run, stopped_at_exit
+from hast.flows.processes import run, stopped_at_exit
 
 # A silent grandchild of a flow, and one that Ctrl-C does not end; each says when it is ready.
 CHILD = """
@@ -28,7 +28,7 @@ def parent_of(child: str) -> str:
 
 def flow_with(child: str) -> str:
     return f"""
-from flows.processes import run, stopped_at_exit
+from hast.flows.processes import run, stopped_at_exit
 with stopped_at_exit():
     run(["-c", {parent_of(child)!r}])
 """

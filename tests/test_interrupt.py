@@ -16,7 +16,7 @@ def project(tmp_path):
 
 def run_pipeline(project) -> "subprocess.Popen[str]":
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return started("-u", "-m", "stages.pipeline", cwd=project, **pipes)
+    return started("-u", "-m", "hast", "run", cwd=project, **pipes)
 
 
 def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
@@ -45,7 +45,7 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(project):
 
 def test_quiet_stages_say_nothing(begun):
     done = python(
-        "-m", "stages.generator", "--teacher", str(A / "teacher"), "--out", str(A / "generator"),
-        "--metrics", "m.json", "--curve", "c.tsv", "--quiet",
+        "-m", "hast.stages.generator", "--teacher", str(A / "teacher"),
+        "--out", str(A / "generator"), "--metrics", "m.json", "--curve", "c.tsv", "--quiet",
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("", "")

@@ -15,7 +15,7 @@ from hast.files.teachers import load_teacher
 from hast.networks.batch_norm import batch_norms
 from hast.networks.classifier import count_classes
 from hast.networks.given import plain_copy
-from stages.teacher import _check_it_can_be_rebuilt
+from hast.stages.teacher import _check_it_can_be_rebuilt
 
 SPEC = spec_of((3, 16, 16), 5)
 RANGES = {"batches": 1, "batch_size": 8}

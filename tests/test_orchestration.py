@@ -117,7 +117,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
     with log.open("w") as output:
         ports = ("--port", str(port), "--report-port", str(free_port()))
         process = started(
-            "-m", "flows.serve", *ports, cwd=project, environment=environment,
+            "-m", "hast", "serve", *ports, cwd=project, environment=environment,
             stdout=output, stderr=output,
         )  # fmt: skip
     try:
@@ -165,7 +165,7 @@ def test_a_run_that_is_cancelled_or_too_slow_stops_and_leaves_the_workspace_usab
     run = served.start(targets=["work@a"], overrides={"quantize.steps": 7})
 
     def sleeping() -> list[psutil.Process]:
-        return [p for p in at_work(served.project) if "stages.light" in p.cmdline()]
+        return [p for p in at_work(served.project) if "hast.stages.light" in p.cmdline()]
 
     (stage,) = until(sleeping)
     assert (served.project / "params.yaml").read_text() != params

@@ -47,7 +47,7 @@ def begin(folder: Path) -> Path:
 
 
 def make_run(project: Path, *target: str) -> str:
-    return python("-m", "stages.pipeline", *target, cwd=project).stdout
+    return python("-m", "hast", "run", *target, cwd=project).stdout
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_metrics_and_plots_are_dvcs_own(built):
 def test_bad_input_ends_with_one_clear_line_and_loses_nothing(project, key, value, message):
     before = artifacts(project)
     set_params(project, {key: value})
-    assert message in error_of(project, "stages.pipeline")
+    assert message in error_of(project, "hast", "run")
     survivors = {n: h for n, h in artifacts(project).items() if not re.search("teacher|inputs", n)}
     assert survivors.items() <= before.items()
     assert survivors.keys() == {n for n in before if not re.search("teacher|inputs", n)}
@@ -187,7 +187,7 @@ def test_bad_input_ends_with_one_clear_line_and_loses_nothing(project, key, valu
 def test_an_unpacked_archive_is_told_what_dvc_wants_before_any_work(built, tmp_path):
     clone = Path(shutil.copytree(built.project, tmp_path / "project", symlinks=True))
     shutil.rmtree(clone / ".git")
-    line = error_of(clone, "stages.pipeline")
+    line = error_of(clone, "hast", "run")
     assert "is in no Git repository, which DVC wants; run `git init && git add -A" in line
     assert "`dvc config --local core.no_scm true` to do without" in line
     dvc(clone, "config", "--local", "core.no_scm", "true")

@@ -13,7 +13,7 @@ from stage_runs import A, finished_shards, options_of, run, run_synthesize
 
 from hast.errors import NonFiniteLossError
 
-SYNTHESIZE = ["-m", "stages.synthesize", "--workers", "2"]
+SYNTHESIZE = ["-m", "hast.stages.synthesize", "--workers", "2"]
 SYNTHESIZE += [f"--{name}={value}" for name, value in options_of("synthesize").items()]
 
 

@@ -19,7 +19,7 @@ from hast.files.datasets import open_batches
 from hast.files.tables import read_json, read_tsv
 from hast.files.weights import read_state
 from hast.networks.digits_resnet import DIGITS_SPEC
-from stages import inputs, teacher
+from hast.stages import inputs, teacher
 
 FOLDER = {"dataset.name": "folder", "dataset.root": "images"}
 SENSITIVITY = {"sensitivity.enabled": True, "sensitivity.samples": 8}

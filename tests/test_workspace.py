@@ -14,7 +14,7 @@ PARAMS = "seed: 0 # of all\nquantize:\n  steps: 800\n  seed: 1e-3\n"
 # Runs that are killed while they have the workspace, one for each folder on standard input.
 KILLED = """
 import os, signal, sys
-from flows.workspace import workspace
+from hast.flows.workspace import workspace
 
 for folder in sys.stdin:
     child = os.fork()
@@ -29,7 +29,7 @@ for folder in sys.stdin:
 KILLED_EVERYWHERE = """
 import itertools, os, signal, sys
 from pathlib import Path
-from flows.workspace import workspace
+from hast.flows.workspace import workspace
 
 before = Path("params.yaml").read_bytes()
 
@@ -64,7 +64,7 @@ FLOWS = """
 import json, os, sys
 from pathlib import Path
 from prefect import flow
-from flows.workspace import workspace
+from hast.flows.workspace import workspace
 
 @flow
 def run(folder, overrides, edited):

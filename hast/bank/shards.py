@@ -39,7 +39,11 @@ class Job(NamedTuple):
         """Of all that decides the bytes: other inputs or changed code never continue a bank."""
         kind = self.device.partition(":")[0]
         return name_of(
-            "stages.synthesize", self.card.model_dump_json(), kind, self.precision, self.compile
+            "hast.stages.synthesize",
+            self.card.model_dump_json(),
+            kind,
+            self.precision,
+            self.compile,
         )
 
     def writer(self) -> BankWriter:

@@ -130,7 +130,7 @@ def _dvc(project: Path) -> Check:
 def _prefect() -> Check:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        advice = "set PREFECT_API_URL for scheduled runs; `make flow` does without"
+        advice = "set PREFECT_API_URL for scheduled runs; `hast flow` does without"
         return Check("prefect", "note", "no server configured", advice)
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=_SECONDS) as answer:

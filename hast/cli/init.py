@@ -75,7 +75,7 @@ def init(
     _say(found, teacher, folders)
     print(f"  {network.said_of_sizes(values)}")
     used = out == Path("params.yaml")
-    print(f"{out} is written;", "now run `make run`" if used else "named params.yaml it is used")
+    print(f"{out} is written;", "now run `hast run`" if used else "named params.yaml it is used")
     if not batch_norm_calls(found.network, found.spec.input_shape):
         print(
             "nothing can be synthesized, for its forward calls no BatchNorm layer: first set"

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,13 @@ from hast.cli import bank as bank_commands
 from hast.cli.export import export
 from hast.cli.init import init
 from hast.cli.network import inspect, preset, recipe
+from hast.cli.new import new
+from hast.cli.pipeline import flow, run, sweep
 from hast.cli.quantize import quantize
-from hast.cli.run import doctor, plots, report, results
+from hast.cli.results import doctor, plots, report, results
 from hast.engine.machine import __version__
 from hast.errors import clear_errors, clear_interrupts
+from hast.flows.serve import serve
 
 _EPILOG = (
     "Exit codes: 0 done; 1 the doctor found a problem, or an error of ours (with its traceback);"
@@ -23,8 +27,17 @@ _EPILOG = (
     " Completion of your shell: hast --install-completion."
 )
 
-app = typer.Typer(epilog=_EPILOG, pretty_exceptions_enable=False)
-for command in (quantize, init, inspect, preset, recipe, export, doctor, results, report, plots):
+app = typer.Typer(
+    epilog=_EPILOG,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(context_settings={"ignore_unknown_options": True})(run)  # DVC knows them
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    flow, serve, sweep, results, report, plots, doctor,
+    new, init, preset, recipe, inspect, quantize, export,
+)  # fmt: skip
+for command in _COMMANDS:
     app.command()(command)
 app.add_typer(bank_commands.app, name="bank")
 

@@ -89,7 +89,7 @@ def quantize(
         source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std
     )
     if weights is None and is_trained_here(source):
-        raise InputError(f"{source}: has no weights yet; give --weights, or train it (`make run`)")
+        raise InputError(f"{source}: has no weights yet; give --weights, or train it (`hast new`)")
     teacher, spec = network.load_named(named)
     place(teacher, select_device(device), spec.input_shape)
     values = network_settings(

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PACKAGES = ("hast", "stages", "flows")  # only these are followed
+PACKAGE = "hast"  # only this one is followed
 
 
 class Source(NamedTuple):
@@ -37,7 +37,7 @@ def code_fingerprint(module: str) -> str:
     """SHA-256 of all code and package data that a module brings along.
 
     Args:
-        module: by its full name, such as `stages.quantize`.
+        module: by its full name, such as `hast.stages.quantize`.
     """
     digest = hashlib.sha256()
     for name in sorted(closure(module)):
@@ -50,9 +50,9 @@ def code_fingerprint(module: str) -> str:
 
 
 def stage_names() -> list[str]:
-    """Modules of `stages` that are stages: those that hand themselves to `stages.entry.main`."""
-    files = _found("stages").parent.glob("*.py")
-    return sorted(file.stem for file in files if "stages.entry.main" in _source(file).names)
+    """Modules of `hast.stages` that are stages: those that hand themselves to its `entry.main`."""
+    files = _found("hast.stages").parent.glob("*.py")
+    return sorted(file.stem for file in files if "hast.stages.entry.main" in _source(file).names)
 
 
 def closure(module: str) -> set[str]:
@@ -76,7 +76,7 @@ def imported(module: str) -> set[str]:
 def module_file(name: str) -> Path | None:
     """The source of a module of ours; None for other modules and for attributes."""
     top, *rest = name.split(".")
-    spec = find_spec(top) if top in PACKAGES else None  # of a top package: runs nothing
+    spec = find_spec(top) if top == PACKAGE else None  # of a top package: runs nothing
     if spec is None or spec.origin is None:
         return None
     base = Path(spec.origin).parent.joinpath(*rest)

@@ -27,7 +27,7 @@ def name_of(module: str, *inputs: object) -> str:
     """Names what a module makes of these inputs: other inputs or changed code never continue it.
 
     Args:
-        module: such as `stages.quantize`.
+        module: such as `hast.stages.quantize`.
         inputs: their `repr` tells all that decides the result.
     """
     return hashlib.sha256(f"{_code(module)} {inputs!r}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The main job: check the parameters, let DVC rebuild what changed, print what came out."""
+"""Commands that run the pipeline: once, as a flow, on a schedule, over variants and seeds."""
 
 import os
 import signal
@@ -7,21 +7,22 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hast.config.params import check_params
-from hast.engine.machine import git
+from hast.engine.machine import git, installed_version
 from hast.engine.progress import QUIET
-from hast.errors import INTERRUPTED, InputError, clear_errors
+from hast.errors import INTERRUPTED, HastError, InputError, needs
 from hast.files.tables import read_json, read_latency, read_timings
 from hast.report.offline_plots import set_up
 from hast.report.tables import latency_table, results_table, timings_table
-from stages.entry import PARAMS, Quiet
+from hast.stages.entry import PARAMS, Quiet
 
 REPORT = Path("report")
+_PACKAGES = "'hast[pipeline]'"
 _KEPT = "all finished stages are kept; the same command goes on with the one that was stopped"
 
 
@@ -31,11 +32,17 @@ def run(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check params.yaml, run `dvc repro`, and print the results, what the exports' latency is on
-    this machine, and the time of every stage."""
+    """Bring the pipeline up to date: `dvc repro`, results, latency here, time of every stage.
+
+    \b
+    hast run
+    hast run quantize@w4a4 --quiet
+    """
     if quiet:
         os.environ[QUIET] = "1"
     check_params(PARAMS)
+    if installed_version("dvc") is None:
+        raise InputError(f"dvc is not installed; run `pip install {_PACKAGES}`")
     _check_repository(Path.cwd())
     start = time.time()
     code = _run_dvc(["repro", *["--quiet"] * quiet, *(arguments or [])])
@@ -46,6 +53,34 @@ def run(
             set_up(Path.cwd())
     if not quiet:
         _print_outcome(start)
+
+
+def flow() -> None:
+    """The pipeline as a Prefect flow in this process, with its defaults.
+
+    A deployment can have other values; see `hast serve`.
+    """
+    with needs(_PACKAGES):
+        from hast.flows.pipeline import pipeline
+    _finish(pipeline)
+
+
+def sweep() -> None:
+    """The paper's ablation over three seeds, as DVC experiments under a Prefect flow."""
+    with needs(_PACKAGES):
+        from hast.flows.sweep import sweep as over_seeds
+    _finish(over_seeds)
+
+
+def _finish(flow: Any) -> None:
+    """Run a flow to its end.
+
+    Raises:
+        HastError: it failed.
+    """
+    final = flow(return_state=True)
+    if not final.is_completed():
+        raise HastError(final.message)
 
 
 def _check_repository(project: Path) -> None:
@@ -64,14 +99,12 @@ def _check_repository(project: Path) -> None:
 
 def _run_dvc(arguments: list[str]) -> int:
     """Exit code of DVC. Ctrl-C reaches it and its stage as well: wait until both have ended."""
-    # `python` on the stages' command lines must be the one that runs here.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     interrupts: list[int] = []
     # A handler, not SIG_IGN, which DVC would inherit.
     before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
         command = [sys.executable, "-m", "dvc", *arguments]
-        code = subprocess.call(command, env=os.environ | {"PATH": path})
+        code = subprocess.call(command, env=os.environ | {"HAST_PYTHON": sys.executable})
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupts and code:
@@ -91,10 +124,3 @@ def _print_outcome(start: float) -> None:
             console.print(latency_table(latency))
     console.print(timings_table(read_timings(), since=start))
     console.print(f"Report: {REPORT / 'index.html'}; as a table: {REPORT / 'results.md'}")
-
-
-if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(context_settings={"ignore_unknown_options": True})(run)
-    with clear_errors("pipeline"):
-        app()
