@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import typer
 from ruamel.yaml import YAML
 
+from hast.engine.environment import complete_environment
 from hast.errors import HastError, InputError
 from hast.flows.processes import guarded
 
@@ -36,6 +37,7 @@ def serve(
     api = f"http://{_HOST}:{port}/api"
     if _answers(f"{api}/health"):
         raise InputError(f"something serves on port {port} already; set --port")
+    complete_environment()
     os.environ.update(_environment(api, report_port))
     with ExitStack() as stack:
 
@@ -70,10 +72,7 @@ def _environment(api: str, report_port: int) -> dict[str, str]:
     return {
         "PREFECT_API_URL": api,
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(here / ".prefect")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "DVC_NO_ANALYTICS": "1",
         "HAST_WORKSPACE": os.environ.get("HAST_WORKSPACE", str(here)),
         "HAST_REPORT_URL": os.environ.get("HAST_REPORT_URL", f"http://{_HOST}:{report_port}"),
         "PYTHONPATH": path,

@@ -16,6 +16,7 @@ from hast.config.params import check_params
 from hast.config.section import flattened
 from hast.errors import InputError
 from hast.files.placing import write_atomically
+from hast.flows.lock import mend_lock
 from hast.stages.entry import PARAMS
 
 _TMP = Path(".dvc/tmp")  # DVC keeps it out of Git
@@ -41,6 +42,7 @@ def workspace(overrides: Mapping[str, Any]) -> Iterator[None]:
         raise InputError(f"{Path.cwd()} is no clone of the project (set HAST_WORKSPACE)")
     _TMP.mkdir(exist_ok=True)
     with _locked():
+        mend_lock()
         _put_back()
         if overrides:
             _override(overrides)

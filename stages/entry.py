@@ -83,7 +83,14 @@ def main(run: Callable[..., None], *, kept: str = KEPT) -> None:
 
 
 def _check_code(stage: str, seen: Path) -> None:
-    """Without `inputs` before it, DVC would file what new code makes under the old one."""
+    """Without `inputs` before it, DVC would file what new code makes under the old one. This file
+    is the first that DVC hands out, so it tells how: banks refuse links, which would lead a stage
+    out of the project, and hours would be spent before one does."""
+    if seen.is_symlink():
+        raise InputError(
+            f"{seen} is a link into DVC's cache; run `dvc config cache.type reflink,copy` and `dvc"
+            " checkout --relink`"
+        )
     if read_json(seen)["code"] != code_fingerprint(f"hast.stages.{stage}"):
         raise InputError(
             f"its code is not the one that {seen} stands for; run `dvc repro inputs`, then this"

@@ -104,3 +104,13 @@ def test_a_scheduler_that_is_not_there_is_named_in_the_error(project, monkeypatc
     run_teacher()
     with pytest.raises(TransientError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 "):
         run_synthesize(cluster="tcp://127.0.0.1:9")
+
+
+def test_a_machine_without_shared_memory_is_told_what_helps(project, monkeypatch):
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.Semaphore", read_only)
+    run_teacher()
+    with refused("several processes need shared memory, .*or set HAST_WORKERS=1"):
+        run_synthesize(workers=2)

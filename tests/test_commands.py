@@ -1,6 +1,8 @@
 """The commands of a day with the program, as a user calls them: real processes in a folder."""
 
+import getpass
 import json
+import os
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from own_network import SPEC, make_images, run
 from hast.cli.doctor import examine
 from hast.config.params import check_params
 from hast.config.section import read_yaml
+from hast.engine.environment import complete_environment
 from hast.report.offline_plots import set_up
 
 
@@ -153,6 +156,41 @@ def test_the_doctor_ends_with_1_where_a_run_would_stop(tmp_path, monkeypatch):
     checks = json.loads(run("doctor", "--json", code=1).stdout)
     states = {check["name"]: check["state"] for check in checks}
     assert states["dvc"] == "problem"
+
+
+def test_the_doctor_knows_machines_on_which_others_stop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # as in a container: no entry in /etc/passwd
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".dvc/config").write_text(
+        "[cache]\n    type = symlink\n[core]\n    no_scm = true\n"
+    )
+    (tmp_path / ".dvc/tmp/rwlock").write_text('{"write": {')
+    (tmp_path / "stage.sh").write_text("python $1\n")
+    checks = {check.name: check for check in examine(tmp_path)}
+    states = {"cache": "problem", "dvc lock": "note", "user": "note", "home": "note"}
+    states |= {"git": "note", "stage.sh": "note"}
+    assert {name: checks[name].state for name in states} == states
+    assert "dvc checkout --relink" in checks["cache"].advice
+    assert "not that of hast" in checks["stage.sh"].found
+
+
+def test_a_service_account_gets_what_the_programs_ask_for(tmp_path, monkeypatch):
+    told = ("LOGNAME", "USER", "LNAME", "USERNAME", "PREFECT_HOME", "GIT_AUTHOR_EMAIL")
+    for name in (*told, "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, "/dev/null")  # so that it is put back
+    for name in told:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    monkeypatch.chdir(tmp_path)
+    complete_environment()
+    assert getpass.getuser() == "uid54321"
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / ".prefect")
+    assert os.environ["GIT_AUTHOR_EMAIL"] == "hast@localhost"
 
 
 def test_the_shell_completes_commands_and_presets():

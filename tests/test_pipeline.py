@@ -194,6 +194,29 @@ def test_an_unpacked_archive_is_told_what_dvc_wants_before_any_work(built, tmp_p
     make_run(clone, "inputs")
 
 
+def test_notes_that_a_killed_dvc_left_torn_are_removed_and_said(project):
+    notes = project / ".dvc/tmp/rwlock"
+    notes.write_text('{"write": {')
+    assert (
+        "JSON structure is corrupted"
+        in python("-m", "dvc", "status", cwd=project, code=None).stderr
+    )
+    assert ".dvc/tmp/rwlock: torn" in python("-m", "hast", "run", "inputs", cwd=project).stderr
+    dead = {"write": {str(project / "artifacts/inputs"): {"pid": 2**22, "cmd": "dvc"}}, "read": {}}
+    notes.write_text(json.dumps(dead))
+    make_run(project, "inputs")
+
+
+def test_links_of_dvc_are_refused_before_any_work(project):
+    dvc(project, "config", "cache.type", "symlink")
+    set_params(project, {"generator.seed": 5})
+    line = error_of(project, "hast", "run")
+    assert line.startswith("error: generator: artifacts/code/generator.json is a link into DVC's cache")
+    dvc(project, "config", "cache.type", "reflink,copy")
+    dvc(project, "checkout", "--relink")
+    make_run(project, "generator")
+
+
 def test_a_clone_without_lock_file_and_remote_is_a_plain_start(built, tmp_path):
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(built.project), "clone")

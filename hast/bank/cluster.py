@@ -7,6 +7,7 @@ or else into a store that all reach.
 """
 
 import logging
+import multiprocessing
 import platform
 import queue
 import time
@@ -97,6 +98,7 @@ def _connected(address: str, workers: int) -> Iterator[Any]:
     }
     with dask.config.set(settings), ExitStack() as stack:
         if not address:
+            check_shared_memory()
             logging.getLogger("distributed").setLevel(logging.CRITICAL)
             cluster = LocalCluster(
                 n_workers=workers, threads_per_worker=1, host="127.0.0.1", memory_limit=None,
@@ -112,6 +114,21 @@ def _connected(address: str, workers: int) -> Iterator[Any]:
                 f" `dask scheduler` and `dask worker {address}`"
             ) from None
         yield client
+
+
+def check_shared_memory() -> None:
+    """Processes of one machine share semaphores.
+
+    Raises:
+        InputError: it gives none, as a container whose /dev/shm is read-only.
+    """
+    try:
+        multiprocessing.get_context("spawn").Semaphore()
+    except OSError as error:
+        raise InputError(
+            f"several processes need shared memory, and there is none ({error}); mount /dev/shm so"
+            " that it can be written, or set HAST_WORKERS=1"
+        ) from None
 
 
 def _reports(client: Any, run: Run, writer: BankWriter) -> Iterator[Report]:

@@ -1,11 +1,13 @@
 """Is everything there that a run needs? Each answer says what was found and what to do."""
 
+import getpass
 import os
 import platform
 import shutil
 import urllib.request
 from collections.abc import Iterator
 from configparser import ConfigParser
+from contextlib import chdir
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,9 +16,13 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
+from hast.bank.cluster import check_shared_memory
+from hast.cli.new import FILES, SHARED
+from hast.cli.pipeline import check_repository
 from hast.engine.engine import bf16_is_fast, select_device
-from hast.engine.machine import changed_files, device_name, git, installed_version
+from hast.engine.machine import __version__, changed_files, device_name, git, installed_version
 from hast.errors import InputError, first_line
+from hast.flows.lock import is_torn
 
 State = Literal["ok", "note", "problem"]
 _EXTRAS = ("pipeline", "report", "onnx", "zoo")
@@ -45,6 +51,8 @@ def examine(project: Path) -> Iterator[Check]:
     yield _compiler()
     yield _git(project)
     yield _dvc(project)
+    yield from _dvc_at_work(project)
+    yield from _surroundings()
     yield _prefect()
     disk, memory = shutil.disk_usage(project).free, psutil.virtual_memory().available
     yield _room("disk", disk, 5e9, "problem", "free some, or move the cache: dvc cache dir PATH")
@@ -102,9 +110,13 @@ def _compiler() -> Check:
 def _git(project: Path) -> Check:
     if shutil.which("git") is None:
         return Check("git", "problem", "not installed", "install git: DVC and provenance need it")
+    try:
+        check_repository(project)
+    except InputError:
+        return Check("git", "problem", "no repository", "git init && git add -A && git commit")
     commit = git("rev-parse", "--short", "HEAD", folder=project)
     if commit is None:
-        return Check("git", "problem", "no commit here", "git init && git add -A && git commit")
+        return Check("git", "note", "no commit here", "git add -A && git commit")
     changed = changed_files(project)
     if changed:
         found = f"{commit}, {len(changed)} changed file(s)"
@@ -118,13 +130,51 @@ def _dvc(project: Path) -> Check:
         return Check("dvc", "problem", "not installed", "pip install 'hast[pipeline]'")
     if not (project / ".dvc").is_dir():
         return Check("dvc", "problem", f"{version}, no project here", "run this where dvc.yaml is")
-    config = ConfigParser()
-    config.read([project / ".dvc/config", project / ".dvc/config.local"])
-    remotes = sum("remote" in name for name in config.sections())
+    remotes = sum("remote" in name for name in _dvc_config(project).sections())
     if not remotes:
         advice = "dvc remote add -d NAME URL, to share results"
         return Check("dvc", "note", f"{version}, no remote", advice)
     return Check("dvc", "ok", f"{version}, {remotes} remote(s)")
+
+
+def _dvc_config(project: Path) -> ConfigParser:
+    config = ConfigParser()
+    config.read([project / ".dvc/config", project / ".dvc/config.local"])
+    return config
+
+
+def _dvc_at_work(project: Path) -> Iterator[Check]:
+    """What DVC would stop at, or a stage after it."""
+    config = _dvc_config(project)
+    if "symlink" in config.get("cache", "type", fallback=""):
+        advice = "dvc config cache.type reflink,copy; dvc checkout --relink"
+        yield Check("cache", "problem", "links out of the project, which a bank refuses", advice)
+    with chdir(project):
+        if is_torn():
+            advice = "`hast run` removes them"
+            yield Check("dvc lock", "note", "notes in .dvc/tmp/rwlock, torn by a kill", advice)
+    for name, file in FILES.items():
+        own = project / name
+        if name not in SHARED and own.exists() and own.read_bytes() != file.read_bytes():
+            advice = f"compare it with {file}"
+            yield Check(name, "note", f"not that of hast {__version__}", advice)
+
+
+def _surroundings() -> Iterator[Check]:
+    """What a service account or a container may lack."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        advice = "`hast run` does without; for `dvc` set USER"
+        yield Check("user", "note", "no name for this account", advice)
+    home = Path(os.path.expanduser("~"))
+    if not os.access(home, os.W_OK):
+        advice = "`hast flow` keeps what Prefect has in .prefect; set HOME for other programs"
+        yield Check("home", "note", f"{home} cannot be written", advice)
+    try:
+        check_shared_memory()
+    except InputError as error:
+        yield Check("processes", "note", str(error).partition("; ")[0], "one process works")
 
 
 def _prefect() -> Check:

@@ -13,10 +13,12 @@ import typer
 from rich.console import Console
 
 from hast.config.params import check_params
+from hast.engine.environment import complete_environment
 from hast.engine.machine import git, installed_version
 from hast.engine.progress import QUIET
 from hast.errors import INTERRUPTED, HastError, InputError, needs
 from hast.files.tables import read_json, read_latency, read_timings
+from hast.flows.lock import mend_lock
 from hast.report.offline_plots import set_up
 from hast.report.tables import latency_table, results_table, timings_table
 from hast.stages.entry import PARAMS, Quiet
@@ -43,7 +45,9 @@ def run(
     check_params(PARAMS)
     if installed_version("dvc") is None:
         raise InputError(f"dvc is not installed; run `pip install {_PACKAGES}`")
-    _check_repository(Path.cwd())
+    check_repository(Path.cwd())
+    complete_environment()
+    mend_lock()
     start = time.time()
     code = _run_dvc(["repro", *["--quiet"] * quiet, *(arguments or [])])
     if code:
@@ -60,6 +64,7 @@ def flow() -> None:
 
     A deployment can have other values; see `hast serve`.
     """
+    complete_environment()  # Prefect reads it when it is imported
     with needs(_PACKAGES):
         from hast.flows.pipeline import pipeline
     _finish(pipeline)
@@ -67,6 +72,7 @@ def flow() -> None:
 
 def sweep() -> None:
     """The paper's ablation over three seeds, as DVC experiments under a Prefect flow."""
+    complete_environment()
     with needs(_PACKAGES):
         from hast.flows.sweep import sweep as over_seeds
     _finish(over_seeds)
@@ -83,7 +89,7 @@ def _finish(flow: Any) -> None:
         raise HastError(final.message)
 
 
-def _check_repository(project: Path) -> None:
+def check_repository(project: Path) -> None:
     """DVC keeps its project in a Git repository, or is told that there is none.
 
     Raises:
