@@ -211,7 +211,9 @@ def test_links_of_dvc_are_refused_before_any_work(project):
     dvc(project, "config", "cache.type", "symlink")
     set_params(project, {"generator.seed": 5})
     line = error_of(project, "hast", "run")
-    assert line.startswith("error: generator: artifacts/code/generator.json is a link into DVC's cache")
+    assert line.startswith(
+        "error: generator: artifacts/code/generator.json is a link into DVC's cache"
+    )
     dvc(project, "config", "cache.type", "reflink,copy")
     dvc(project, "checkout", "--relink")
     make_run(project, "generator")

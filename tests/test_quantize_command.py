@@ -1,6 +1,7 @@
 """`hast quantize`, as someone uses it who has a checkpoint and no project."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,24 @@ def test_one_command_makes_a_packed_student_and_the_pipeline_the_same_again(fini
     again = load_student(runs.A / "students/w4a8", load_teacher(runs.A / "teacher", cpu))
     images = StoredBank(runs.A / "bank").images[:16]
     assert torch.equal(student(images), again(images))
+
+
+def test_a_bank_a_student_of_it_and_its_accuracy_take_a_command_each(mine):
+    torch.save(import_module("mine").build().state_dict(), "mine.pth")
+    network = [*OWN, "--weights", "mine.pth"]
+    made = run("synthesize", *network, "--samples", "20", *FAST)
+    assert "bank: 20 samples" in made.stdout
+    assert len(hast.open_bank("bank").labels) == 20
+    with refused("bank: is there already"):
+        run("synthesize", *network)
+    run("quantize", *network, "--bank", "bank", "--bits", "w8a8", *FAST)
+
+    make_images(Path("data/test"), classes=3)
+    measure = ("evaluate", "packed", "--data-root", "data", "--trust-source")
+    found = json.loads(run(*measure, "--json").stdout)
+    assert found["samples"] == 6
+    assert found["top1"] == pytest.approx(1 / 3)  # all pictures are the same
+    assert "top-1 33.33%" in run(*measure).stdout
 
 
 def test_the_fewest_bits_that_hold_are_found_and_written(finished):

@@ -24,11 +24,17 @@ from hast.files.teachers import load_teacher
 from hast.networks.provenance import spec_and_plan
 from hast.report.tables import latency_table
 
+Student = Annotated[
+    Path, typer.Argument(help="A packed checkpoint, or a folder of the stage `quantize`.")
+]
+Teacher = Annotated[Path, typer.Option(help="Of a student that is no packed checkpoint.")]
+TrustSource = Annotated[
+    bool, typer.Option("--trust-source", help="Let a checkpoint run the code it names.")
+]
+
 
 def export(
-    student: Annotated[
-        Path, typer.Argument(help="A packed checkpoint, or a folder of the stage `quantize`.")
-    ],
+    student: Student,
     out: Annotated[
         Path, typer.Argument(help="NAME.onnx, NAME.pt2, or a folder for a packed checkpoint.")
     ],
@@ -56,12 +62,8 @@ def export(
     max_mean_difference: Annotated[
         float, typer.Option(help="With --bank: of logits, in standard deviations of them.")
     ] = ExportConfig().max_mean_difference,
-    teacher: Annotated[
-        Path, typer.Option(help="Of a student that is no packed checkpoint.")
-    ] = Path("artifacts/teacher"),
-    trust_source: Annotated[
-        bool, typer.Option("--trust-source", help="Let a checkpoint run the code it names.")
-    ] = False,
+    teacher: Teacher = Path("artifacts/teacher"),
+    trust_source: TrustSource = False,
 ) -> None:
     """Write a student as ONNX, as a torch.export program, or as a packed checkpoint.
 
@@ -81,7 +83,7 @@ def export(
                 f"--target is of ONNX files, or pt2e of NAME.pt2, and {out} is neither; name one,"
                 " or leave it out"
             )
-    network = _open(student, teacher, trust_source)
+    network = open_student(student, teacher, trust_source=trust_source)
     spec, plan = spec_and_plan(network)
     own = onnx_target(plan.target) if kind == "onnx" else plan.target
     runs_on = cast(Target, target or own)
@@ -129,7 +131,12 @@ def _write_program(
                 Console().print(latency_table({out.name: Latency(runtime, found)}))
 
 
-def _open(folder: Path, teacher: Path, trust_source: bool) -> nn.Module:
+def open_student(folder: Path, teacher: Path, *, trust_source: bool) -> nn.Module:
+    """Of a packed checkpoint, or of a stage's folder and the teacher's.
+
+    Raises:
+        InputError: the folder holds neither.
+    """
     if (folder / CONFIG).is_file():
         return load(folder, trust_source=trust_source)
     if not folder.is_dir():

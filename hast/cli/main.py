@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hast.cli import bank as bank_commands
+from hast.cli.evaluate import evaluate
 from hast.cli.export import export
 from hast.cli.init import init
 from hast.cli.network import inspect, preset, recipe
@@ -17,6 +18,7 @@ from hast.cli.new import new
 from hast.cli.pipeline import flow, run, sweep
 from hast.cli.quantize import quantize
 from hast.cli.results import doctor, plots, report, results
+from hast.cli.synthesize import synthesize
 from hast.engine.machine import __version__
 from hast.errors import clear_errors, clear_interrupts
 from hast.flows.serve import serve
@@ -35,7 +37,7 @@ app = typer.Typer(
 app.command(context_settings={"ignore_unknown_options": True})(run)  # DVC knows them
 _COMMANDS: tuple[Callable[..., None], ...] = (
     flow, serve, sweep, results, report, plots, doctor,
-    new, init, preset, recipe, inspect, quantize, export,
+    new, init, preset, recipe, inspect, quantize, synthesize, evaluate, export,
 )  # fmt: skip
 for command in _COMMANDS:
     app.command()(command)

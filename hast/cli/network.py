@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
@@ -14,7 +15,9 @@ from hast.config.params import PRESETS
 from hast.config.params import preset as preset_values
 from hast.config.recipes import with_recipe
 from hast.config.section import parse_section, read_yaml, write_yaml
+from hast.config.spec import ModelSpec
 from hast.config.targets import TARGETS
+from hast.engine.engine import place, select_device
 from hast.errors import InputError
 from hast.export.dry_run import float_operators
 from hast.files.classifiers import Classifier, load_classifier
@@ -22,6 +25,8 @@ from hast.files.placing import write_atomically
 from hast.networks.batch_norm import freeze
 from hast.networks.coverage import warn_of_full_precision
 from hast.networks.inspection import Inspection, inspection, untrained
+from hast.networks.sources import is_trained_here
+from hast.pipeline.settings import network_settings
 from hast.report.tables import layers_table, sizes_table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -152,6 +157,26 @@ def load_named(teacher: dict[str, Any]) -> Classifier:
         raise
     freeze(found.network)
     return found
+
+
+def with_settings(
+    source: str, source_args: str, weights: str | None, weights_entry: str, *,
+    input_shape: str | None, mean: str | None, std: str | None, device: str, **wishes: Any,
+) -> tuple[nn.Module, ModelSpec, dict[str, Any]]:  # fmt: skip
+    """The frozen network that options name, on its device, what it expects, and the content of a
+    params file for it; `wishes` are those of `network_settings`.
+
+    Raises:
+        InputError: it cannot be loaded, or has no weights.
+    """
+    named = teacher_section(
+        source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std
+    )
+    if weights is None and is_trained_here(source):
+        raise InputError(f"{source}: has no weights yet; give --weights, or train it (`hast new`)")
+    teacher, spec = load_named(named)
+    place(teacher, select_device(device), spec.input_shape)
+    return teacher, spec, network_settings(teacher, spec, teacher=named, **wishes)
 
 
 def said_of_sizes(values: dict[str, Any]) -> str:

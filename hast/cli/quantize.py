@@ -24,7 +24,6 @@ from hast.config.bit_width import BitWidth
 from hast.config.dataset import DatasetConfig
 from hast.config.section import parse_section, write_yaml
 from hast.config.spec import ModelSpec
-from hast.engine.engine import place, select_device
 from hast.errors import InputError
 from hast.files.checkpoints import save
 from hast.files.datasets import Batches, open_batches
@@ -33,9 +32,7 @@ from hast.math.intervals import paired_drop
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.networks.size import packed_size
-from hast.networks.sources import is_trained_here
 from hast.pipeline.search import Candidate, Trial
-from hast.pipeline.settings import network_settings
 from hast.report.tables import trials_table
 
 PARAMS = "params.yaml"
@@ -85,15 +82,9 @@ def quantize(
         raise InputError(f"{out}: is there already; name another folder or give --overwrite")
     width = None if bits is None else BitWidth.parse(bits)
     allowed = 0.0 if max_drop is None else _share(max_drop)
-    named = network.teacher_section(
-        source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std
-    )
-    if weights is None and is_trained_here(source):
-        raise InputError(f"{source}: has no weights yet; give --weights, or train it (`hast new`)")
-    teacher, spec = network.load_named(named)
-    place(teacher, select_device(device), spec.input_shape)
-    values = network_settings(
-        teacher, spec, recipe=recipe, size=size, seed=seed, minutes=minutes, teacher=named,
+    teacher, spec, values = network.with_settings(
+        source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std,
+        recipe=recipe, size=size, seed=seed, minutes=minutes, device=device,
         bank_source=None if bank is None else str(bank),
         data_root=None if data_root is None else str(data_root),
     )  # fmt: skip

@@ -96,9 +96,8 @@ def own_network(
             bank's pictures set the activation ranges.
         resizes: whether it takes images of share `SMALLER` of its side.
     """
-    large = input_shape[1] * input_shape[2] >= _LARGE_IMAGE
-    crop = {"crop_fraction": 0.875} if large else {}
-    folder = {"name": "folder", "root": data_root, **crop}
+    large = _is_large(input_shape)
+    folder = {"name": "folder", "root": data_root, "crop_fraction": usual_crop(input_shape)}
     dataset = {"name": "none"} if data_root is None else folder
     parts = [size_settings(size, recipe)]
     if large:
@@ -113,6 +112,15 @@ def own_network(
     if not resizes:
         own["reconstruct"] = {"resize": 1.0}
     return {"bit_widths": bit_widths, **_composed([*parts, own], recipe)}
+
+
+def usual_crop(input_shape: tuple[int, int, int]) -> float:
+    """Share of a picture that is cut out of its centre: torchvision's for large ones, else all."""
+    return 0.875 if _is_large(input_shape) else 1.0
+
+
+def _is_large(input_shape: tuple[int, int, int]) -> bool:
+    return input_shape[1] * input_shape[2] >= _LARGE_IMAGE
 
 
 def _lighter(settings: Settings, macs: int) -> Settings:
