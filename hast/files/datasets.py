@@ -41,8 +41,9 @@ class LabelledImages(NamedTuple):
 
 def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
     """Two thirds of the digits to train on, or the held-out third. The split never changes."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with needs("'hast[pipeline]'"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     train, test = train_test_split(
