@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hast.config.dataset import DatasetConfig
 from hast.config.spec import ModelSpec
-from hast.errors import InputError, first_line
+from hast.errors import InputError, first_line, needs
 from hast.files.pictures import PictureFiles
 
 if TYPE_CHECKING:
