@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, child_environment, copy_project
+from conftest import ROOT, child_environment, copy_project, python
+
+import hast
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(
@@ -84,6 +86,13 @@ def test_commands_stand_in_blocks_that_are_marked_as_such(page):
                 line.split()[0].rpartition("/")[2] for line in text.splitlines() if line.strip()
             }
             assert not starts & _PROGRAMS, f"{page.name}: mark this block as `console`: {text}"
+
+
+def test_the_python_page_runs_and_leaves_out_no_public_name(tmp_path):
+    text = (ROOT / "docs/python.md").read_text()
+    code = "\n".join(body for _, kind, body in _ANY_FENCE.findall(text) if kind == "python")
+    python("-c", code, cwd=tmp_path)
+    assert [name for name in hast.__all__ if not re.search(rf"\bhast\.{name}\b", code)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))

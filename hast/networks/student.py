@@ -117,6 +117,7 @@ def remove_quantizers(student: nn.Module) -> nn.Module:
             module.__class__ = type(module).__bases__[0]
             module.register_parameter("weight", original)
         detach(module)
+    remember(student, plan=None)
     return student
 
 
