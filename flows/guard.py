@@ -3,8 +3,9 @@
     python -m hast.flows.guard COMMAND [ARGUMENT ...]
 
 The one who asks keeps the standard input of this process open. When it is closed, on purpose or
-because its owner was killed, the command and all processes of its group are stopped: first as by
-Ctrl-C, so that DVC gives its locks back, then harder. This process ends when none of them is left.
+because its owner was killed, or when the command ends, all processes of its group are stopped:
+first as by Ctrl-C, so that DVC gives its locks back, then harder. This process ends when none of
+them is left.
 """
 
 import os
@@ -27,20 +28,20 @@ def main(command: list[str]) -> int:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # this process ends last
-    left = threading.Event()
-    stopper = threading.Thread(target=_stop_when_left, args=[process.pid, left], daemon=True)
-    stopper.start()
+    threading.Thread(target=_stop_when_left, args=[process.pid], daemon=True).start()
     code = process.wait()
-    if left.is_set():  # what the command started may take longer to end than the command
-        stopper.join()
+    _stop(process.pid)  # what it started may take longer to end, or not know that it was killed
     return 128 - code if code < 0 else code
 
 
-def _stop_when_left(group: int, left: threading.Event) -> None:
+def _stop_when_left(group: int) -> None:
     # Reads the descriptor itself: a daemon thread inside a buffered reader breaks the exit.
     while os.read(sys.stdin.fileno(), 1024):
         pass
-    left.set()
+    _stop(group)
+
+
+def _stop(group: int) -> None:
     for number, patience in _STEPS:
         if not _alive(group):
             return

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,55 +85,71 @@ class Served:
 until = partial(wait_for, every=0.3)
 
 
-def at_work(project: Path) -> list[psutil.Process]:
-    """Processes that work in the project."""
+def at_work(project: Path, part: str = "") -> list[psutil.Process]:
+    """Processes that work in the project and have `part` on their command line."""
     found = []
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error):
             if process.cwd() == str(project) and process.pid != os.getpid():
-                found.append(process)
-        except psutil.Error:
-            continue
+                found += [process] * (part in " ".join(process.cmdline()))
     return found
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
-    """`make serve` on free ports, with a schedule that fires every few seconds."""
-    project = light_project(tmp_path_factory.mktemp("served") / "project")
-    yaml = YAML()
-    definition = yaml.load(project / "prefect.yaml")
-    nightly = definition["deployments"][0]
-    assert nightly["name"] == "nightly"
-    parameters = {"targets": ["first"], "retries": 1, "retry_delay_seconds": 1}
-    nightly.update(schedules=[{"interval": 15}], parameters=parameters)
-    yaml.dump(definition, project / "prefect.yaml")
-    port = free_port()
-    environment = {
-        "PREFECT_HOME": str(project.parent / "home"),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
-        "PYTHONPATH": str(project),
-    }
-    log = project.parent / "serve.log"
-    with log.open("w") as output:
-        ports = ("--port", str(port), "--report-port", str(free_port()))
-        process = started(
-            "-m", "hast", "serve", *ports, cwd=project, environment=environment,
-            stdout=output, stderr=output,
-        )  # fmt: skip
-    try:
-        until(lambda: "Ctrl-C stops" in log.read_text() or process.poll() is not None)
-        assert process.poll() is None
-        yield Served(project, port)
+class Server:
+    """`hast serve` on free ports, with a schedule that fires every few seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = light_project(folder / "project")
+        yaml = YAML()
+        definition = yaml.load(self.project / "prefect.yaml")
+        nightly = definition["deployments"][0]
+        assert nightly["name"] == "nightly"
+        parameters = {"targets": ["first"], "retries": 1, "retry_delay_seconds": 1}
+        nightly.update(schedules=[{"interval": 15}], parameters=parameters)
+        yaml.dump(definition, self.project / "prefect.yaml")
+        self.log = folder / "serve.log"
+        self.port, self.report_port = free_port(), free_port()
+        self.served = Served(self.project, self.port)
+
+    def start(self) -> "subprocess.Popen[str]":
+        environment = {
+            "PREFECT_HOME": str(self.project.parent / "home"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
+            "PYTHONPATH": str(self.project),
+        }
+        with self.log.open("w") as output:
+            ports = ("--port", str(self.port), "--report-port", str(self.report_port))
+            process = started(
+                "-m", "hast", "serve", *ports, cwd=self.project, environment=environment,
+                stdout=output, stderr=output,
+            )  # fmt: skip
+        until(lambda: "Ctrl-C stops" in self.log.read_text() or process.poll() is not None)
+        assert process.poll() is None, self.log.read_text()
+        return process
+
+    def stop(self, process: "subprocess.Popen[str]") -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-        until(lambda: not at_work(project), 20)
+        until(lambda: not at_work(self.project), 20)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Server:
+    return Server(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def served(server) -> Iterator[Served]:
+    process = server.start()
+    try:
+        yield server.served
+        server.stop(process)
     finally:
         process.kill()
         process.wait()
-        print(log.read_text()[-6000:])
+        print(server.log.read_text()[-6000:])
 
 
 def test_scheduled_runs_succeed_and_a_held_lock_is_tried_again_before_one_fails(served):
@@ -165,7 +184,7 @@ def test_a_run_that_is_cancelled_or_too_slow_stops_and_leaves_the_workspace_usab
     run = served.start(targets=["work@a"], overrides={"quantize.steps": 7})
 
     def sleeping() -> list[psutil.Process]:
-        return [p for p in at_work(served.project) if "hast.stages.light" in p.cmdline()]
+        return at_work(served.project, "hast.stages.light")
 
     (stage,) = until(sleeping)
     assert (served.project / "params.yaml").read_text() != params
@@ -185,3 +204,54 @@ def test_a_run_that_is_cancelled_or_too_slow_stops_and_leaves_the_workspace_usab
     run = served.wait(served.start(targets=["work@a"]), "Completed", "Failed")
     assert run["state_name"] == "Completed"
     assert served.tasks(run)["work@a"]["state"]["message"] == "work@a was built"
+
+
+def killed(project: Path, part: str) -> int:
+    """Kill -9 all processes of the project whose command line names `part`; returns how many."""
+    found = at_work(project, part)
+    for process in found:
+        with suppress(psutil.Error):
+            process.kill()
+    return len(found)
+
+
+@pytest.mark.parametrize(
+    "part", ["prefect server start", "prefect worker start", "hast.stages.light", "dvc", "engine"]
+)
+def test_after_any_part_was_killed_the_next_run_completes(served, part):
+    definition = served.project / "dvc.yaml"
+    definition.write_text(re.sub(r"\} \d+", "} 20", definition.read_text()))
+    run = served.start(targets=["work@a"], force=True, retries=1, retry_delay_seconds=1)
+    until(lambda: at_work(served.project, "hast.stages.light"))
+    assert killed(served.project, part)
+    definition.write_text(re.sub(r"\} \d+", "} 1", definition.read_text()))
+    until(lambda: answers(served), 120)
+    served.wait(run, "Completed", "Failed", "Crashed")
+    again = served.wait(served.start(targets=["work@a"]), "Completed", "Failed", "Crashed")
+    assert again["state_name"] == "Completed"
+
+
+def answers(served: Served) -> bool:
+    with suppress(OSError):
+        return bool(served.call("health"))
+    return False
+
+
+def test_after_all_was_killed_at_once_the_next_night_completes(tmp_path):
+    server = Server(tmp_path)
+    served, process = server.served, server.start()
+    definition = server.project / "dvc.yaml"
+    definition.write_text(definition.read_text().replace("light first 0", "light first 60"))
+    until(lambda: at_work(server.project, "hast.stages.light"))
+    while killed(server.project, ""):
+        pass
+    process.wait()
+    definition.write_text(definition.read_text().replace("light first 60", "light first 0"))
+    process = server.start()
+    try:
+        assert until(lambda: served.runs("nightly", "Completed"))
+        server.stop(process)
+    finally:
+        process.kill()
+        process.wait()
+        print(server.log.read_text()[-6000:])
