@@ -3,7 +3,7 @@ means."""
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from prefect import State, get_run_logger
@@ -12,21 +12,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from hast.errors import TRY_AGAIN
 from hast.flows.devices import environment_of
 from hast.flows.processes import Outcome, run
+from hast.flows.records import KILLED, VARIABLE, Record, read_record, recorded
 
 # Without the option DVC gives up after three seconds where another command holds the lock of the
 # repository, and with it what a stage has just made. The lock is free while a stage runs.
-_DVC = ("-m", "dvc", "--wait-for-lock")
-
-_KILLED = r"exited with (-9|-15|137|143)\b"  # out of memory, or the machine goes down
-_PASSING = re.compile(
-    rf"exited with {TRY_AGAIN}\b|{_KILLED}"
-    r"|Unable to acquire lock|is busy, it is being blocked by"
-    r"|failed to (push|pull|fetch|transfer|download|upload)|unable to (connect|access)"
-    r"|timed out|[Cc]onnection (refused|reset|error|aborted)|Could not connect"
-)
+_DVC = ("-m", "hast.flows.dvc_command", "--wait-for-lock")
 
 _MAY_PASS = "may pass"  # data of a failed state: the same may pass when it is tried again
 
@@ -40,7 +32,14 @@ Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds
 _LONGEST_DELAY = 3600.0
 
 
-def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = None) -> Outcome:
+class Done(NamedTuple):
+    """A DVC command that has ended."""
+
+    outcome: Outcome
+    record: Record
+
+
+def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = None) -> Done:
     """Run a DVC command in the current folder's project, and show what it prints.
 
     Args:
@@ -48,8 +47,11 @@ def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = No
         devices: tags of those that its stages may use.
         timeout: seconds after which it is stopped.
     """
-    environment = environment_of(devices)
-    return run([*_DVC, *arguments], environment=environment, timeout=timeout, on_line=_shown())
+    with recorded() as record:
+        environment = environment_of(devices) | {VARIABLE: str(record)}
+        command = [*_DVC, *arguments]
+        outcome = run(command, environment=environment, timeout=timeout, on_line=_shown())
+        return Done(outcome, read_record(record))
 
 
 def _shown() -> Callable[[str], None]:
@@ -77,14 +79,15 @@ def _shown() -> Callable[[str], None]:
     return show
 
 
-def state_of(outcome: Outcome, *, name: str, timeout: float | None = None) -> State[Any]:
+def state_of(done: Done, *, name: str, timeout: float | None = None) -> State[Any]:
     """What Prefect shows for the end of a command: why it failed, built, or cached."""
+    outcome, record = done
     if outcome.timed_out:
         return Failed(name="TimedOut", message=f"{name}: stopped after {timeout:g} s")
     if outcome.code:
-        passing = any(_PASSING.search(line) for line in outcome.lines)
+        passing = record.may_pass or outcome.code in KILLED
         return Failed(message=_reason(outcome.lines), data=_MAY_PASS if passing else None)
-    if any(f"Stage '{name}'" in line and "skipping" in line for line in outcome.lines):
+    if not record.ran:
         return Completed(name="Cached", message=f"{name} was up to date")
     return Completed(message=f"{name} was built")
 

@@ -42,12 +42,12 @@ def run_stage(
     """
     options = ["--force"] * force + ["--pull", "--allow-missing"] * share
     command = ("repro", "--single-item", *options, stage)
-    outcome = dvc(*command, devices=devices, timeout=timeout_seconds)
-    state = state_of(outcome, name=stage, timeout=timeout_seconds)
+    done = dvc(*command, devices=devices, timeout=timeout_seconds)
+    state = state_of(done, name=stage, timeout=timeout_seconds)
     if state.is_completed():
         for transfer in _transfers(stage, state) if share else []:
             moved = dvc(*transfer)
-            if moved.code:
+            if moved.outcome.code:
                 return state_of(moved, name=f"{transfer[0]} of {stage}")
         _publish(stage)
     return state

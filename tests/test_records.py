@@ -1,0 +1,78 @@
+"""What is known of a DVC command after its end, without reading what it printed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, child_environment, dvc, git
+from dvc.exceptions import DownloadError, DvcException
+from dvc.lock import LockError
+from requests import exceptions as requests
+
+from hast.flows.dvc_command import passes
+from hast.flows.records import VARIABLE, read_record
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "record"))
+    return tmp_path / "record"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", (False, False)),
+        ("teacher started\nteacher 0\n", (True, False)),
+        ("teacher started\nteacher 2\n", (True, False)),
+        ("teacher started\nteacher 75\n", (True, True)),
+        ("teacher started\nteacher 137\n", (True, True)),
+        ("teacher started\n", (True, True)),
+        ("dvc 75\n", (False, True)),
+        ("teacher started\ndvc 75\n", (True, True)),
+    ],
+)
+def test_what_ran_and_what_may_pass_is_read_from_the_lines(lines, expected, record):
+    record.write_text(lines)
+    assert read_record(record) == expected
+
+
+def test_a_stage_notes_its_start_and_its_end(record):
+    stage = ["sh", str(ROOT / "stage.sh"), "sensitivity", "--nothing"]
+    ended = subprocess.run(stage, env=child_environment(), capture_output=True, check=False)
+    assert record.read_text() == f"sensitivity started\nsensitivity {ended.returncode}\n"
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (LockError("held"), True),
+        (DownloadError(3), True),
+        (requests.ConnectTimeout(), True),
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (DvcException("no such stage"), False),
+        (PermissionError(), False),
+    ],
+)
+def test_locks_that_are_held_and_stores_that_are_away_may_pass(error, expected):
+    assert passes(error) == expected
+
+
+def test_the_kind_of_an_error_inside_dvc_reaches_the_record(record, tmp_path):
+    git(tmp_path, "init", "-q")
+    dvc(tmp_path, "init", "-q")
+    (tmp_path / "data").write_text("some")
+    dvc(tmp_path, "add", "data")
+    dvc(tmp_path, "remote", "add", "-d", "away", "http://127.0.0.1:9/store")
+    command = ["-m", "hast.flows.dvc_command"]
+    environment = child_environment() | {VARIABLE: os.environ[VARIABLE]}
+    for arguments, expected in ((["push"], True), (["repro", "nothing"], False)):
+        record.unlink(missing_ok=True)
+        python = child_environment()["PATH"].split(os.pathsep)[0] + "/python"
+        done = subprocess.run([python, *command, *arguments], env=environment, check=False)
+        assert done.returncode
+        assert read_record(record).may_pass is expected
