@@ -7,10 +7,10 @@ can='from importlib.util import find_spec; exit(not all(map(find_spec, ("hast", 
 for python in "${HAST_PYTHON:-python}" .venv/bin/python python3; do
   "$python" -P -c "$can" 2>/dev/null || continue
   [ -n "$HAST_RECORD" ] || exec "$python" -m "hast.stages.$stage" "$@"
-  echo "$stage started" >> "$HAST_RECORD" # for flows: hast/flows/records.py
+  echo "$stage started" >> "$HAST_RECORD/stages" # for flows: hast/flows/records.py
   "$python" -m "hast.stages.$stage" "$@"
   code=$?
-  echo "$stage $code" >> "$HAST_RECORD"
+  echo "$stage $code" >> "$HAST_RECORD/stages"
   exit $code
 done
 echo "error: $stage: neither python nor .venv/bin/python has hast; activate its environment" >&2

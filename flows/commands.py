@@ -3,6 +3,7 @@ means."""
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
@@ -12,18 +13,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from hast.engine.progress import RECORD
 from hast.flows.devices import environment_of
 from hast.flows.processes import Outcome, run
-from hast.flows.records import KILLED, VARIABLE, Record, read_record, recorded
+from hast.flows.records import KILLED, Record, progress_reader, read_record, recorded
 
 # Without the option DVC gives up after three seconds where another command holds the lock of the
 # repository, and with it what a stage has just made. The lock is free while a stage runs.
 _DVC = ("-m", "hast.flows.dvc_command", "--wait-for-lock")
 
 _MAY_PASS = "may pass"  # data of a failed state: the same may pass when it is tried again
-
-# As the loops print it where there is no terminal.
-_PROGRESS = re.compile(r"(?P<label>[\w @.-]+): (?P<done>\d+)/(?P<total>\d+), (?P<rest>.*)")
 
 # Prefect keeps at most 50 delays of a task.
 Retries = Annotated[int, Field(ge=0, le=50)]
@@ -48,33 +47,32 @@ def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = No
         timeout: seconds after which it is stopped.
     """
     with recorded() as record:
-        environment = environment_of(devices) | {VARIABLE: str(record)}
+        environment = environment_of(devices) | {RECORD: str(record)}
         command = [*_DVC, *arguments]
-        outcome = run(command, environment=environment, timeout=timeout, on_line=_shown())
+        outcome = run(command, environment=environment, timeout=timeout, on_line=_shown(record))
         return Done(outcome, read_record(record))
 
 
-def _shown() -> Callable[[str], None]:
-    """What shows one line of output after the other: in the log of the task run, and as a bar where
-    it is one of a loop, such as `synthesize: 3/8, …`."""
+def _shown(record: Path) -> Callable[[str], None]:
+    """What shows one line of output after the other in the log of the task run, and what is new in
+    the record as bars."""
     bars: dict[str, UUID] = {}
-    logger = get_run_logger()
+    logger, news = get_run_logger(), progress_reader(record)
 
     def show(line: str) -> None:
         if line:
             logger.info(line)
-        found = _PROGRESS.fullmatch(line)
-        if not found:
-            return
-        label, percent = found["label"], 100 * int(found["done"]) / int(found["total"])
-        text = f"{label}: {found['done']} of {found['total']}, {found['rest']}"
-        if label in bars:
-            update_progress_artifact(bars[label], percent, description=text)
-        else:
-            key = "progress-" + re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
-            bar = create_progress_artifact(percent, key=key, description=text)
-            assert isinstance(bar, UUID)  # a coroutine only in an asynchronous task
-            bars[label] = bar
+        for label, done, total, rest in news():
+            if total is None:
+                continue
+            percent, text = 100 * done / total, f"{label}: {done} of {total}, {rest}"
+            if label in bars:
+                update_progress_artifact(bars[label], percent, description=text)
+            else:
+                key = "progress-" + re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
+                bar = create_progress_artifact(percent, key=key, description=text)
+                assert isinstance(bar, UUID)  # a coroutine only in an asynchronous task
+                bars[label] = bar
 
     return show
 

@@ -1,18 +1,21 @@
-"""What happened inside a DVC command: a line for each stage that starts, and for each that ends.
+"""What happens inside a DVC command, in a folder that HAST_RECORD names.
 
-`stage.sh` writes them to the file that HAST_RECORD names, and `hast.flows.dvc_command` does.
+`stages` has a line for each stage that starts and for each that ends, from `stage.sh`, and for an
+error of DVC's that may pass, from `hast.flows.dvc_command`; `progress` has one for each step of a
+loop that is shown, from `hast.engine.progress`.
 """
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from hast.engine.progress import RECORD
 from hast.errors import TRY_AGAIN
 
-VARIABLE = "HAST_RECORD"
 _STARTED = "started"
 KILLED = {137, 143}  # exit codes, as a shell has them: out of memory, or the machine goes down
 
@@ -24,22 +27,46 @@ class Record(NamedTuple):
     may_pass: bool  # whether what went wrong may pass when it is tried again
 
 
+class Progress(NamedTuple):
+    """How far a loop is."""
+
+    label: str
+    done: int
+    total: int | None
+    rest: str  # rate, time left and values, in words
+
+
 @contextmanager
 def recorded() -> Iterator[Path]:
-    """A file for the records of one command."""
+    """A folder for the records of one command."""
     with TemporaryDirectory() as folder:
-        yield Path(folder) / "record"
+        yield Path(folder)
 
 
 def note(who: str, what: object) -> None:
-    """Add a line, where somebody wants it."""
-    if path := os.environ.get(VARIABLE):
-        with open(path, "a", encoding="utf-8") as file:
+    """Add a line to the stages, where somebody wants it."""
+    if folder := os.environ.get(RECORD):
+        with open(f"{folder}/stages", "a", encoding="utf-8") as file:
             file.write(f"{who} {what}\n")
 
 
-def read_record(path: Path) -> Record:
+def progress_reader(folder: Path) -> Callable[[], list[Progress]]:
+    """What returns the steps that are new since it was called last."""
+    path, read = folder / "progress", 0
+
+    def news() -> list[Progress]:
+        nonlocal read
+        lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+        fresh = [line for line in lines[read:] if line.endswith("\n")]
+        read += len(fresh)
+        return [Progress(*json.loads(line)) for line in fresh]
+
+    return news
+
+
+def read_record(folder: Path) -> Record:
     """What the lines say. A stage that started and has no end was killed with its shell."""
+    path = folder / "stages"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     started = [line.split()[0] for line in lines if line.endswith(f" {_STARTED}")]
     ended = [line.split() for line in lines if not line.endswith(f" {_STARTED}")]

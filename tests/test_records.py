@@ -1,23 +1,24 @@
 """What is known of a DVC command after its end, without reading what it printed."""
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, child_environment, dvc, git
+from conftest import ROOT, child_environment, dvc, git, python
 from dvc.exceptions import DownloadError, DvcException
 from dvc.lock import LockError
 from requests import exceptions as requests
 
+from hast.engine.progress import RECORD, track
 from hast.flows.dvc_command import passes
-from hast.flows.records import VARIABLE, read_record
+from hast.flows.records import progress_reader, read_record
 
 
 @pytest.fixture
 def record(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "record"))
+    (tmp_path / "record").mkdir()
+    monkeypatch.setenv(RECORD, str(tmp_path / "record"))
     return tmp_path / "record"
 
 
@@ -35,15 +36,28 @@ def record(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_what_ran_and_what_may_pass_is_read_from_the_lines(lines, expected, record):
-    record.write_text(lines)
+    (record / "stages").write_text(lines)
     assert read_record(record) == expected
 
 
 def test_a_stage_notes_its_start_and_its_end(record):
     stage = ["sh", str(ROOT / "stage.sh"), "sensitivity", "--nothing"]
     ended = subprocess.run(stage, env=child_environment(), capture_output=True, check=False)
-    assert record.read_text() == f"sensitivity started\nsensitivity {ended.returncode}\n"
+    assert (
+        record / "stages"
+    ).read_text() == f"sensitivity started\nsensitivity {ended.returncode}\n"
     assert ended.returncode == 2
+
+
+def test_the_steps_of_a_loop_reach_who_shows_them_once(record):
+    news = progress_reader(record)
+    assert news() == []
+    for _ in track(range(3), total=3, label="work"):
+        pass
+    ((label, done, total, rest),) = news()
+    assert (label, done, total) == ("work", 3, 3)
+    assert "s left" in rest
+    assert news() == []
 
 
 @pytest.mark.parametrize(
@@ -69,10 +83,7 @@ def test_the_kind_of_an_error_inside_dvc_reaches_the_record(record, tmp_path):
     dvc(tmp_path, "add", "data")
     dvc(tmp_path, "remote", "add", "-d", "away", "http://127.0.0.1:9/store")
     command = ["-m", "hast.flows.dvc_command"]
-    environment = child_environment() | {VARIABLE: os.environ[VARIABLE]}
     for arguments, expected in ((["push"], True), (["repro", "nothing"], False)):
-        record.unlink(missing_ok=True)
-        python = child_environment()["PATH"].split(os.pathsep)[0] + "/python"
-        done = subprocess.run([python, *command, *arguments], env=environment, check=False)
-        assert done.returncode
+        (record / "stages").unlink(missing_ok=True)
+        assert python(*command, *arguments, code=None).returncode
         assert read_record(record).may_pass is expected

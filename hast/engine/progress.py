@@ -1,8 +1,10 @@
 """Progress of a loop: a bar on a terminal, a line every few seconds anywhere else.
 
-`HAST_QUIET=1` in the environment silences both, in this process and in those it starts.
+`HAST_QUIET=1` in the environment silences both, in this process and in those it starts. Where it
+names a folder as `HAST_RECORD`, as flows do, the lines also go to a file there, for programs.
 """
 
+import json
 import os
 import sys
 import time
@@ -19,6 +21,7 @@ _SHOWN_EVERY = 0.25  # seconds between updates of the bar; reading a loss waits 
 _PRINTED_EVERY = 10.0  # seconds between lines where there is no terminal
 
 QUIET = "HAST_QUIET"
+RECORD = "HAST_RECORD"
 
 RecordT = TypeVar("RecordT")
 Tell = Callable[[int, float, str], None]  # how many are done, seconds, values of the last one
@@ -94,7 +97,10 @@ def _lines(label: str, total: int | None, first: int) -> Iterator[Tell]:
     def tell(done: int, seconds: float, values: str) -> None:
         rate = (done - first) / max(seconds, 1e-9)
         left = "" if total is None else f", {(total - done) / rate:.0f} s left"
-        line = f"{label}: {done}/{total or '?'}, {rate:.1f}/s{left} {values}"
-        print(line.rstrip(), file=sys.stderr, flush=True)
+        rest = f"{rate:.1f}/s{left} {values}".rstrip()
+        print(f"{label}: {done}/{total or '?'}, {rest}", file=sys.stderr, flush=True)
+        if folder := os.environ.get(RECORD):
+            with open(f"{folder}/progress", "a", encoding="utf-8") as file:
+                file.write(f"{json.dumps([label, done, total, rest])}\n")
 
     yield tell
