@@ -185,7 +185,7 @@ def soak(folder: Path, *, runs: int, faults: int, seed: int) -> dict[str, Any]:
         if count > seen:
             seen, since = count, time.monotonic()
             project.change({"synthesize": {"seed": seen}})
-            if seen * len(plan) >= (sum(injected.values()) + 1) * runs and plan:
+            if plan and seen * faults >= (sum(injected.values()) + 1) * runs:
                 time.sleep(choose.uniform(0, 15))
                 kind = plan.pop()
                 injected[kind] += kinds[kind]()

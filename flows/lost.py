@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
@@ -26,9 +27,9 @@ def end_lost_runs() -> list[str]:
     where no run is left, give all places back.
 
     Returns:
-        Names of the runs.
+        Names of the runs; none where the server does not answer, which will be asked again.
     """
-    with get_client(sync_client=True) as client:
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
         at_work = _runs(client)
         alive = _alive() if at_work else set()
         lost = [run for run in at_work if _is_old(run) and str(run.id) not in alive]
@@ -36,7 +37,8 @@ def end_lost_runs() -> list[str]:
             _crash(client, run)
         if len(lost) == len(at_work):
             _free(client)
-    return [run.name for run in lost]
+        return [run.name for run in lost]
+    return []
 
 
 def _runs(client: SyncPrefectClient) -> list[FlowRun]:
