@@ -15,30 +15,36 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import PrefectException
 from prefect.states import Crashed
 
 _GRACE = timedelta(seconds=60)  # a worker may just be about to start its process
 _AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_AWAY = (httpx.HTTPError, PrefectException)  # the server, or a run that was deleted meanwhile
 _VARIABLE = "PREFECT__FLOW_RUN_ID"  # in the environment of the process of a run
 
 
 def end_lost_runs() -> list[str]:
-    """Crash the runs of deployments that no process on this machine belongs to, and their tasks;
-    where no run is left, give all places back.
+    """Crash the runs of deployments that no process of this user on this machine belongs to, and
+    their tasks, which gives their places back.
 
     Returns:
         Names of the runs; none where the server does not answer, which will be asked again.
     """
-    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        at_work = _runs(client)
-        alive = _alive() if at_work else set()
-        lost = [run for run in at_work if _is_old(run) and str(run.id) not in alive]
-        for run in lost:
-            _crash(client, run)
-        if len(lost) == len(at_work):
-            _free(client)
-        return [run.name for run in lost]
+    with suppress(*_AWAY), get_client(sync_client=True) as client:
+        old = [run for run in _runs(client) if _is_old(run)]
+        alive = _alive() if old else set()
+        return [run.name for run in old if str(run.id) not in alive and _crash(client, run)]
     return []
+
+
+def free_places() -> None:
+    """Give all places back, before any worker works: a server that kept its leases in memory, or
+    was killed between a place and its lease, has left them taken."""
+    with suppress(*_AWAY), get_client(sync_client=True) as client:
+        for limit in client.read_global_concurrency_limits():
+            empty = GlobalConcurrencyLimitUpdate(active_slots=0)
+            client.update_global_concurrency_limit(limit.name, empty)
 
 
 def _runs(client: SyncPrefectClient) -> list[FlowRun]:
@@ -62,7 +68,10 @@ def _alive() -> set[str]:
     return found
 
 
-def _crash(client: SyncPrefectClient, run: FlowRun) -> None:
+def _crash(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Unless it has ended since."""
+    if client.read_flow_run(run.id).state_id != run.state_id:
+        return False
     of = TaskRunFilter.model_validate(
         {"flow_run_id": {"any_": [run.id]}, "state": {"type": {"any_": _AT_WORK}}}
     )
@@ -70,10 +79,4 @@ def _crash(client: SyncPrefectClient, run: FlowRun) -> None:
     for task in client.read_task_runs(task_run_filter=of):
         client.set_task_run_state(task.id, gone, force=True)
     client.set_flow_run_state(run.id, gone, force=True)
-
-
-def _free(client: SyncPrefectClient) -> None:
-    for limit in client.read_global_concurrency_limits():
-        if limit.active_slots:
-            empty = GlobalConcurrencyLimitUpdate(active_slots=0)
-            client.update_global_concurrency_limit(limit.name, empty)
+    return True

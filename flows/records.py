@@ -1,8 +1,8 @@
 """What happens inside a DVC command, in a folder that HAST_RECORD names.
 
-`stages` has a line for each stage that starts and for each that ends, from `stage.sh`, and for an
-error of DVC's that may pass, from `hast.flows.dvc_command`; `progress` has one for each step of a
-loop that is shown, from `hast.engine.progress`.
+`stages` has a line for each stage that starts and for each that fails, and for an error of DVC's
+that may pass, from `hast.flows.dvc_command`; `progress` has one for each step of a loop that is
+shown, from `hast.engine.progress`.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import NamedTuple
 from hast.engine.progress import RECORD
 from hast.errors import TRY_AGAIN
 
-_STARTED = "started"
-KILLED = {137, 143}  # exit codes, as a shell has them: out of memory, or the machine goes down
+STARTED, FAILED, PASSES = "started", "failed", "passes"
+KILLED = {-9, -15, 137, 143}  # exit codes: out of memory, or the machine goes down
 
 
 class Record(NamedTuple):
@@ -43,11 +43,11 @@ def recorded() -> Iterator[Path]:
         yield Path(folder)
 
 
-def note(who: str, what: object) -> None:
+def note(*words: object) -> None:
     """Add a line to the stages, where somebody wants it."""
     if folder := os.environ.get(RECORD):
         with open(f"{folder}/stages", "a", encoding="utf-8") as file:
-            file.write(f"{who} {what}\n")
+            print(*words, file=file)
 
 
 def progress_reader(folder: Path) -> Callable[[], list[Progress]]:
@@ -65,11 +65,8 @@ def progress_reader(folder: Path) -> Callable[[], list[Progress]]:
 
 
 def read_record(folder: Path) -> Record:
-    """What the lines say. A stage that started and has no end was killed with its shell."""
+    """What the lines say."""
     path = folder / "stages"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    started = [line.split()[0] for line in lines if line.endswith(f" {_STARTED}")]
-    ended = [line.split() for line in lines if not line.endswith(f" {_STARTED}")]
-    codes = {int(code) for _, code in ended}
-    cut_off = len(started) > sum(who != "dvc" for who, _ in ended)
-    return Record(bool(started), cut_off or not codes.isdisjoint(KILLED | {TRY_AGAIN}))
+    passing = {PASSES, *(f"{FAILED} {code}" for code in KILLED | {TRY_AGAIN})}
+    return Record(STARTED in lines, not passing.isdisjoint(lines))

@@ -6,10 +6,12 @@ again, and runs whose processes are gone are ended, so that the next ones find t
 
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from http.client import HTTPException
 from pathlib import Path
 from signal import SIGINT, SIGTERM, signal
 from typing import Annotated
@@ -38,12 +40,16 @@ def serve(
     for number in (SIGINT, SIGTERM):
         signal(number, lambda *_: sys.exit(0))
     api = f"http://{_HOST}:{port}/api"
-    if _answers(f"{api}/health"):
-        raise InputError(f"something serves on port {port} already; set --port")
+    if not _DEFINITION.is_file():
+        raise InputError(f"{_DEFINITION}: no such file; run this in a project, as of `hast new`")
+    for option, wanted in (("--port", port), ("--report-port", report_port)):
+        with socket.socket() as asked:
+            if asked.connect_ex((_HOST, wanted)) == 0:
+                raise InputError(f"something serves on port {wanted} already; set {option}")
     complete_environment()
     os.environ.update(_environment(api, report_port))
     with needs("'hast[pipeline]'"):
-        from hast.flows.lost import end_lost_runs
+        from hast.flows.lost import end_lost_runs, free_places
     pool = str(YAML(typ="safe").load(_DEFINITION)["definitions"]["pool"]["name"])
     name = f"{platform.node()}-{os.getpid()}"
     with ExitStack() as stack:
@@ -63,6 +69,7 @@ def serve(
         _wait_for(f"{api}/health", parts.start("server"))
         _call("work-pool", "create", "--type", "process", "--overwrite", pool)
         _call("--no-prompt", "deploy", "--all")
+        free_places()
         parts.start("worker")
         parts.start("report pages")
         print(
@@ -148,5 +155,5 @@ def _answers(url: str) -> bool:
     try:
         with urlopen(url, timeout=2):
             return True
-    except OSError:
+    except (OSError, HTTPException):
         return False

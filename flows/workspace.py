@@ -39,7 +39,9 @@ def workspace(overrides: Mapping[str, Any]) -> Iterator[None]:
         InputError: this is no DVC project, or an override names no parameter.
     """
     if not Path(".dvc").is_dir():
-        raise InputError(f"{Path.cwd()} is no clone of the project (set HAST_WORKSPACE)")
+        raise InputError(
+            f"{Path.cwd()} is no project; run this in one, or set HAST_WORKSPACE for a worker"
+        )
     _TMP.mkdir(exist_ok=True)
     with _locked():
         mend_lock()

@@ -71,8 +71,8 @@ def test_the_wheel_brings_one_package_and_all_that_a_project_has(wheel):
 def test_a_project_of_ones_own_runs_with_nothing_but_the_wheel(bin_folder, work):
     project = new_project(bin_folder, work, ".")  # beside the code of the network
     assert "mine.py" in git(project, "status", "--short")
-    printed = call(bin_folder / "hast", "run", "calibrate@w4a4", cwd=project)
-    assert "calibrate@w4a4" in printed.split("Wall time inside the stages")[1]
+    printed = call(bin_folder / "hast", "run", "synthesize", cwd=project)
+    assert "synthesize" in printed.split("Wall time inside the stages")[1]
     assert "didn't change, skipping" in call(bin_folder / "hast", "run", "generator", cwd=project)
     assert git(project, "check-ignore", "artifacts").strip() == "artifacts"
 
@@ -85,10 +85,16 @@ def test_a_project_may_be_a_folder_of_a_larger_repository(bin_folder, work):
     (work / "models/vision").mkdir(parents=True)
     (work / "models/vision/mine.py").write_text(FACTORY)
     (work / "models/vision/README.md").write_text("Ours.\n")
+    (work / "models/vision/.gitignore").write_text("secret.env")
     project = new_project(bin_folder, work, "models/vision")
     assert (project / "README.md").read_text() == "Ours.\n"
     assert not (project / ".git").exists()
-    assert "weights: ../../mine.pth" in (project / "params.yaml").read_text()
+    assert git(project, "check-ignore", "secret.env", "artifacts").split() == [
+        "secret.env",
+        "artifacts",
+    ]
+    # Sweeps work in copies elsewhere, from which no way back leads here.
+    assert f"weights: {work.resolve()}/mine.pth" in (project / "params.yaml").read_text()
     call(bin_folder / "hast", "run", "teacher", cwd=project)
 
 
@@ -101,8 +107,22 @@ def test_dvc_finds_the_environment_that_nobody_activated(bin_folder, work):
     call(*dvc, "inputs", cwd=project)
 
 
-def test_a_project_that_cannot_be_made_leaves_nothing(bin_folder, work):
-    arguments = ("new", "made/here", "python:mine:build", "--weights", "nothing.pth", *SPEC)
-    refused = call(bin_folder / "hast", *arguments, cwd=work, code=2)
-    assert "nothing.pth: no such checkpoint file" in refused
-    assert not (work / "made").exists()
+@pytest.mark.parametrize(
+    ("weights", "folder", "message"),
+    [
+        ("nothing.pth", "made/here", "nothing.pth: no such checkpoint file"),
+        ("mine.pth", "made/here", "made/here has no module 'mine', and none is installed"),
+        ("mine.pth", "hidden", "is ignored by"),  # by Git, as DVC says
+    ],
+)
+def test_a_project_that_cannot_be_made_leaves_nothing(weights, folder, message, bin_folder, work):
+    git(work, "init", "--quiet")
+    (work / ".gitignore").write_text("hidden/\n")
+    (work / "hidden").mkdir()
+    (work / "hidden/mine.py").write_text(FACTORY)
+    call(bin_folder / "python", "-c", MAKE_WEIGHTS, cwd=work)
+    arguments = ("new", folder, "python:mine:build", "--weights", weights, *SPEC)
+    before = {path for path in work.rglob("*") if ".git" not in path.parts}
+    assert message in call(bin_folder / "hast", *arguments, cwd=work, code=2)
+    after = {path for path in work.rglob("*") if ".git" not in path.parts}
+    assert {path for path in after - before if "__pycache__" not in path.parts} == set()

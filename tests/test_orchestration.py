@@ -1,4 +1,4 @@
-"""`make serve` as a user has it: server, worker, schedule, runs that fail, cancelling, Ctrl-C."""
+"""`hast serve` as a user has it: server, worker, schedule, runs that fail, cancelling, Ctrl-C."""
 
 import json
 import os

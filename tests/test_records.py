@@ -1,10 +1,9 @@
 """What is known of a DVC command after its end, without reading what it printed."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, child_environment, dvc, git, python
+from conftest import dvc, git, python
 from dvc.exceptions import DownloadError, DvcException
 from dvc.lock import LockError
 from requests import exceptions as requests
@@ -26,13 +25,12 @@ def record(tmp_path, monkeypatch) -> Path:
     ("lines", "expected"),
     [
         ("", (False, False)),
-        ("teacher started\nteacher 0\n", (True, False)),
-        ("teacher started\nteacher 2\n", (True, False)),
-        ("teacher started\nteacher 75\n", (True, True)),
-        ("teacher started\nteacher 137\n", (True, True)),
-        ("teacher started\n", (True, True)),
-        ("dvc 75\n", (False, True)),
-        ("teacher started\ndvc 75\n", (True, True)),
+        ("started\n", (True, False)),
+        ("started\nfailed 2\n", (True, False)),
+        ("started\nfailed 75\n", (True, True)),
+        ("started\nstarted\nfailed -9\n", (True, True)),
+        ("passes\n", (False, True)),
+        ("started\nfailed ", (True, False)),
     ],
 )
 def test_what_ran_and_what_may_pass_is_read_from_the_lines(lines, expected, record):
@@ -40,13 +38,23 @@ def test_what_ran_and_what_may_pass_is_read_from_the_lines(lines, expected, reco
     assert read_record(record) == expected
 
 
-def test_a_stage_notes_its_start_and_its_end(record):
-    stage = ["sh", str(ROOT / "stage.sh"), "sensitivity", "--nothing"]
-    ended = subprocess.run(stage, env=child_environment(), capture_output=True, check=False)
-    assert (
-        record / "stages"
-    ).read_text() == f"sensitivity started\nsensitivity {ended.returncode}\n"
-    assert ended.returncode == 2
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [("true", (True, False)), ("exit 75", (True, True)), ("exit 3", (True, False)),
+     ("kill -9 $$", (True, True))],
+)  # fmt: skip
+def test_any_stage_of_dvc_is_noted_with_its_end(command, expected, record, tmp_path):
+    git(tmp_path, "init", "-q")
+    dvc(tmp_path, "init", "-q")
+    own = f"{{cmd: 'touch made; {command}', outs: [made]}}"
+    (tmp_path / "dvc.yaml").write_text(f"stages: {{own: {own}}}")
+    repro = ("-m", "hast.flows.dvc_command", "repro", "own")
+    done = python(*repro, code=None)
+    assert read_record(record) == expected
+    assert (done.returncode == 0) == (command == "true")
+    (record / "stages").unlink()
+    python(*repro, code=None)
+    assert read_record(record).ran == (command != "true")
 
 
 def test_the_steps_of_a_loop_reach_who_shows_them_once(record):

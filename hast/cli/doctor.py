@@ -17,7 +17,7 @@ import torch
 from packaging.requirements import Requirement
 
 from hast.bank.cluster import check_shared_memory
-from hast.cli.new import FILES, SHARED
+from hast.cli.new import FILES
 from hast.cli.pipeline import check_repository
 from hast.engine.engine import bf16_is_fast, select_device
 from hast.engine.machine import __version__, changed_files, device_name, git, installed_version
@@ -155,7 +155,7 @@ def _dvc_at_work(project: Path) -> Iterator[Check]:
             yield Check("dvc lock", "note", "notes in .dvc/tmp/rwlock, torn by a kill", advice)
     for name, file in FILES.items():
         own = project / name
-        if name not in SHARED and own.exists() and own.read_bytes() != file.read_bytes():
+        if own.exists() and own.read_bytes() != file.read_bytes():
             advice = f"compare it with {file}"
             yield Check(name, "note", f"not that of hast {__version__}", advice)
 

@@ -74,7 +74,7 @@ def init(
     network.replace_params(out, values, f"hast init {source}")
     _say(found, teacher, folders)
     print(f"  {network.said_of_sizes(values)}")
-    used = out == Path("params.yaml")
+    used = out.name == "params.yaml"
     print(f"{out} is written;", "now run `hast run`" if used else "named params.yaml it is used")
     if not batch_norm_calls(found.network, found.spec.input_shape):
         print(

@@ -173,7 +173,8 @@ def with_settings(
         source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std
     )
     if weights is None and is_trained_here(source):
-        raise InputError(f"{source}: has no weights yet; give --weights, or train it (`hast new`)")
+        way_out = "give --weights, or train it: `hast new`, then `hast run`"
+        raise InputError(f"{source}: has no weights yet; {way_out}")
     teacher, spec = load_named(named)
     place(teacher, select_device(device), spec.input_shape)
     return teacher, spec, network_settings(teacher, spec, teacher=named, **wishes)

@@ -15,15 +15,17 @@ from rich.console import Console
 from hast.config.params import check_params
 from hast.engine.environment import complete_environment
 from hast.engine.machine import git, installed_version
-from hast.engine.progress import QUIET
-from hast.errors import INTERRUPTED, HastError, InputError, needs
+from hast.engine.progress import QUIET, RECORD
+from hast.errors import INTERRUPTED, TRY_AGAIN, HastError, InputError, needs
 from hast.files.tables import read_json, read_latency, read_timings
 from hast.flows.lock import mend_lock
+from hast.flows.records import read_record, recorded
 from hast.report.offline_plots import set_up
 from hast.report.tables import latency_table, results_table, timings_table
 from hast.stages.entry import PARAMS, Quiet
 
 REPORT = Path("report")
+_MENDABLE = 2  # exit code
 _PACKAGES = "'hast[pipeline]'"
 _KEPT = "all finished stages are kept; the same command goes on with the one that was stopped"
 
@@ -109,14 +111,17 @@ def _run_dvc(arguments: list[str]) -> int:
     # A handler, not SIG_IGN, which DVC would inherit.
     before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        code = subprocess.call(command, env=os.environ | {"HAST_PYTHON": sys.executable})
+        with recorded() as folder:
+            command = [sys.executable, "-m", "hast.flows.dvc_command", *arguments]
+            told = {"HAST_PYTHON": sys.executable, RECORD: str(folder)}
+            code = subprocess.call(command, env=os.environ | told)
+            may_pass = read_record(folder).may_pass
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupts and code:
         print(f"interrupted: {_KEPT}", file=sys.stderr)
         return INTERRUPTED
-    return code
+    return code and (TRY_AGAIN if may_pass else _MENDABLE)
 
 
 def _print_outcome(start: float) -> None:

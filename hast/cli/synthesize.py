@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from hast.api.zero_shot import make_samples
+from hast.bank.place import check_free
 from hast.bank.tools import save_bank
 from hast.cli import network
-from hast.errors import InputError
 
 
 def synthesize(
@@ -40,8 +40,7 @@ def synthesize(
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --out bank
     hast bank export bank calibration --as npz
     """
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: is there already; name another folder or give --overwrite")
+    check_free(out, overwrite=overwrite)
     teacher, spec, values = network.with_settings(
         source, source_args, weights, weights_entry, input_shape=input_shape, mean=mean, std=std,
         recipe=recipe, size=size, seed=seed, minutes=minutes, device=device,

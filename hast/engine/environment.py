@@ -23,7 +23,7 @@ def complete_environment() -> None:
     }
     if not os.access(os.path.expanduser("~"), os.W_OK):
         usual["PREFECT_HOME"] = os.path.abspath(".prefect")
-    if git("config", "user.email", folder=Path.cwd()) is None:
+    if None in (git("config", f"user.{part}", folder=Path.cwd()) for part in ("name", "email")):
         for who in ("AUTHOR", "COMMITTER"):
             usual |= {f"GIT_{who}_NAME": "hast", f"GIT_{who}_EMAIL": "hast@localhost"}
     for name, value in usual.items():
