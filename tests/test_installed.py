@@ -89,10 +89,8 @@ def test_a_project_may_be_a_folder_of_a_larger_repository(bin_folder, work):
     project = new_project(bin_folder, work, "models/vision")
     assert (project / "README.md").read_text() == "Ours.\n"
     assert not (project / ".git").exists()
-    assert git(project, "check-ignore", "secret.env", "artifacts").split() == [
-        "secret.env",
-        "artifacts",
-    ]
+    ignored = ["secret.env", "artifacts/"]
+    assert git(project, "check-ignore", *ignored).split() == ignored
     # Sweeps work in copies elsewhere, from which no way back leads here.
     assert f"weights: {work.resolve()}/mine.pth" in (project / "params.yaml").read_text()
     call(bin_folder / "hast", "run", "teacher", cwd=project)
