@@ -11,6 +11,8 @@ import pytest
 from conftest import TINY, copy_project, git, python, set_params
 from own_network import FACTORY, SPEC
 
+from hast.config.section import read_yaml
+
 # As if cron had started it: no environment is active, and no clone is in the way.
 CRON = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "OMP_NUM_THREADS": "1"}
 OWN = {name: value for name, value in TINY.items() if not name.startswith("teacher")}
@@ -92,7 +94,8 @@ def test_a_project_may_be_a_folder_of_a_larger_repository(bin_folder, work):
     ignored = ["secret.env", "artifacts/"]
     assert git(project, "check-ignore", *ignored).split() == ignored
     # Sweeps work in copies elsewhere, from which no way back leads here.
-    assert f"weights: {work.resolve()}/mine.pth" in (project / "params.yaml").read_text()
+    weights = read_yaml(project / "params.yaml")["teacher"]["weights"]
+    assert weights == str(work.resolve() / "mine.pth")
     call(bin_folder / "hast", "run", "teacher", cwd=project)
 
 

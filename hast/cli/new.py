@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from ruamel.yaml import YAML
 
 from hast.cli.init import init
+from hast.config.section import read_yaml, write_yaml
 from hast.engine.machine import git, installed_version
 from hast.errors import InputError
 
@@ -98,15 +98,16 @@ def _as_seen_from(folder: Path) -> None:
         InputError: the code of the network is not found from there.
     """
     file, project = folder / _PARAMS, folder.resolve()
-    params = YAML().load(file)
+    params = read_yaml(file)
     for section, name in (("teacher", "weights"), ("dataset", "root")):
         given = params[section].get(name)
         if given and Path(given).exists():
             path = Path(given).resolve()
             inside = path.is_relative_to(project)
             params[section][name] = str(path.relative_to(project) if inside else path)
-    YAML().dump(params, file)
-    kind, _, name = params["teacher"]["source"].partition(":")
+    source = params["teacher"]["source"]
+    write_yaml(file, params, comment=f"hast new {source}")
+    kind, _, name = source.partition(":")
     top = name.partition(":")[0].partition(".")[0]
     here = str(Path.cwd())
     found_from = [str(project), *(p for p in sys.path if p not in ("", here))]
