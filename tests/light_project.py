@@ -23,7 +23,7 @@ if __name__ == "__main__":
     name, seconds = sys.argv[1], float(sys.argv[2])
     start = time.time()
     if folder := os.environ.get("HAST_RECORD"):
-        Path(folder, "progress").write_text(json.dumps([name, 1, 2, "1.0/s, 1 s left"]) + "\n")
+        Path(folder, "progress").write_text(json.dumps([name, 1, 2, "1.0/s, 1 s left"]) + "\\n")
     print(f"{name} is half done", flush=True)
     for kind in ("fail", "once"):
         told = Path(f"{kind}-{name}")
