@@ -88,7 +88,7 @@ def _finish(flow: Any) -> None:
     """
     final = flow(return_state=True)
     if not final.is_completed():
-        raise HastError(final.message)
+        raise HastError(final.message.removeprefix("error: "))
 
 
 def check_repository(project: Path) -> None:
