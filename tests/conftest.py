@@ -50,7 +50,7 @@ WIDTHS = ["w4a4", "w2a3"]
 LONG = (
     "test_pipeline.py", "test_flow.py", "test_sweep.py", "test_workspace.py", "test_processes.py",
     "test_resume.py", "test_interrupt.py", "test_zoo.py", "test_distributed.py", "test_bundle.py",
-    "test_sharing.py", "test_integer_graph.py",
+    "test_sharing.py", "test_integer_graph.py", "test_installed.py",
 )  # fmt: skip
 
 
