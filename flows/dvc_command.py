@@ -18,8 +18,9 @@ from dvc.stage import run as stages
 from hast.flows.records import FAILED, PASSES, STARTED, note
 
 # Of the standard library, requests, aiohttp and botocore, without importing those.
-_NETWORK = {"ConnectionError", "ClientConnectionError", "HTTPClientError"}
-_NETWORK |= {"Timeout", "TimeoutError"}
+_NETWORK = {
+    "ConnectionError", "ClientConnectionError", "HTTPClientError", "Timeout", "TimeoutError",
+}  # fmt: skip
 
 
 class _Noting(logging.Handler):

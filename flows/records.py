@@ -52,14 +52,17 @@ def note(*words: object) -> None:
 
 def progress_reader(folder: Path) -> Callable[[], list[Progress]]:
     """What returns the steps that are new since it was called last."""
-    path, read = folder / "progress", 0
+    path, position = folder / "progress", 0
 
     def news() -> list[Progress]:
-        nonlocal read
-        lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
-        fresh = [line for line in lines[read:] if line.endswith("\n")]
-        read += len(fresh)
-        return [Progress(*json.loads(line)) for line in fresh]
+        nonlocal position
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(position)
+            lines = [line for line in file if line.endswith(b"\n")]
+        position += sum(map(len, lines))
+        return [Progress(*json.loads(line)) for line in lines]
 
     return news
 

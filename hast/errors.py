@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 TRY_AGAIN = 75  # exit code of what may pass when tried again; EX_TEMPFAIL of sysexits.h
+MENDABLE = 2  # exit code of what the user can mend
 INTERRUPTED = 130  # exit code, as shells have it: 128 + SIGINT
 
 
@@ -109,4 +110,4 @@ def clear_errors(program: str) -> Iterator[None]:
             yield
     except HastError as error:
         print(f"error: {program}: {error}", file=sys.stderr)
-        raise SystemExit(TRY_AGAIN if isinstance(error, TransientError) else 2) from None
+        raise SystemExit(TRY_AGAIN if isinstance(error, TransientError) else MENDABLE) from None

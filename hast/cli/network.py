@@ -29,6 +29,7 @@ from hast.networks.sources import is_trained_here
 from hast.pipeline.settings import network_settings
 from hast.report.tables import layers_table, sizes_table
 
+Source = Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Out = Annotated[Path, typer.Option(help="Params file to write.")]
 Recipe = Annotated[str, typer.Option(help="`hast` is the paper, or `best`.")]
@@ -47,7 +48,7 @@ Numbers = Annotated[str | None, typer.Option(help="One number a channel, such as
 
 
 def inspect(
-    source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
+    source: Source,
     input_shape: InputShape = None,
     source_args: SourceArgs = "{}",
     bits: Annotated[str, typer.Option(help="Code widths.")] = "w4a4",

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from hast.cli.init import init
+from hast.cli.pipeline import require_dvc
 from hast.config.section import read_yaml, write_yaml
-from hast.engine.machine import git, installed_version
+from hast.engine.machine import git
 from hast.errors import InputError
 
 # What every project has, by its name there. Here they have others, which DVC and Git do not heed;
@@ -38,8 +39,7 @@ def new(folder: Annotated[Path, typer.Argument(help="Folder to make.")], **optio
     cd my-project
     hast run
     """
-    if installed_version("dvc") is None:
-        raise InputError("dvc is not installed; run `pip install 'hast[pipeline]'`")
+    require_dvc()
     if shutil.which("git") is None:
         raise InputError("git is not installed, which DVC wants; install it")
     if folder.exists() and not folder.is_dir():

@@ -16,7 +16,7 @@ from hast.config.params import check_params
 from hast.engine.environment import complete_environment
 from hast.engine.machine import git, installed_version
 from hast.engine.progress import QUIET, RECORD
-from hast.errors import INTERRUPTED, TRY_AGAIN, HastError, InputError, needs
+from hast.errors import INTERRUPTED, MENDABLE, TRY_AGAIN, HastError, InputError, needs
 from hast.files.tables import read_json, read_latency, read_timings
 from hast.flows.lock import mend_lock
 from hast.flows.records import read_record, recorded
@@ -25,7 +25,6 @@ from hast.report.tables import latency_table, results_table, timings_table
 from hast.stages.entry import PARAMS, Quiet
 
 REPORT = Path("report")
-_MENDABLE = 2  # exit code
 _PACKAGES = "'hast[pipeline]'"
 _KEPT = "all finished stages are kept; the same command goes on with the one that was stopped"
 
@@ -45,8 +44,7 @@ def run(
     if quiet:
         os.environ[QUIET] = "1"
     check_params(PARAMS)
-    if installed_version("dvc") is None:
-        raise InputError(f"dvc is not installed; run `pip install {_PACKAGES}`")
+    require_dvc()
     check_repository(Path.cwd())
     complete_environment()
     mend_lock()
@@ -91,6 +89,15 @@ def _finish(flow: Any) -> None:
         raise HastError(final.message.removeprefix("error: "))
 
 
+def require_dvc() -> None:
+    """
+    Raises:
+        InputError: it is not installed.
+    """
+    if installed_version("dvc") is None:
+        raise InputError(f"dvc is not installed; run `pip install {_PACKAGES}`")
+
+
 def check_repository(project: Path) -> None:
     """DVC keeps its project in a Git repository, or is told that there is none.
 
@@ -121,7 +128,7 @@ def _run_dvc(arguments: list[str]) -> int:
     if interrupts and code:
         print(f"interrupted: {_KEPT}", file=sys.stderr)
         return INTERRUPTED
-    return code and (TRY_AGAIN if may_pass else _MENDABLE)
+    return code and (TRY_AGAIN if may_pass else MENDABLE)
 
 
 def _print_outcome(start: float) -> None:

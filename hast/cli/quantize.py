@@ -39,7 +39,7 @@ PARAMS = "params.yaml"
 
 
 def quantize(
-    source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
+    source: network.Source,
     out: Annotated[Path, typer.Option(help="Folder of the packed checkpoint.")] = Path("packed"),
     weights: network.Weights = None,
     weights_entry: network.WeightsEntry = "auto",

@@ -13,7 +13,7 @@ from hast.cli import network
 
 
 def synthesize(
-    source: Annotated[str, typer.Argument(help="Such as torchvision:resnet18 or timm:resnet18.")],
+    source: network.Source,
     out: Annotated[Path, typer.Option(help="Folder of the bank.")] = Path("bank"),
     weights: network.Weights = None,
     weights_entry: network.WeightsEntry = "auto",
