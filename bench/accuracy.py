@@ -6,13 +6,15 @@
 
 The last step is the result. Recipes are compared on the first half of each class of the test
 folder and reported on the other half. Writes bench/out/NAME.json after every student; the same
-command again goes on where it was stopped, and with more seeds, widths or variants adds to it.
+command again goes on where it was stopped, also amid a fine-tuning, and with more seeds, widths or
+variants adds to it. `--looks 10` notes ten accuracies along the way, of which the last is the
+result.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -51,6 +53,7 @@ from hast.engine.engine import Engine, Precision, Switch, choose_engine, place
 from hast.engine.runtime import device_of, seeded
 from hast.errors import one_of
 from hast.files.datasets import open_batches
+from hast.files.partial import CheckpointFile, name_of
 from hast.files.placing import write_atomically
 from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
@@ -116,6 +119,7 @@ def main(
     device: str = "auto",
     precision: str = "auto",
     compile: str = "auto",
+    looks: int = 0,
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
@@ -143,7 +147,9 @@ def main(
         for name, settings in variant_settings.items():
             for width in parse_widths(widths):
                 if not results.has(name, str(width), seed):
-                    measured = measure(settings, width, shared, f"{name} {width}")
+                    look = partial(results.look, f"{name} {width} {seed}")
+                    label = f"{name} {width}"
+                    measured = measure(settings, width, shared, label, looks=looks, look=look)
                     results.add(Row(name, str(width), seed, **measured))
     results.show()
 
@@ -158,8 +164,12 @@ def settings_of(name: str, size: str, overrides: Settings) -> Settings:
     return settings
 
 
-def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -> dict[str, Any]:
-    """Top-1 of one student before and after fine-tuning, and which images it gets right after."""
+def measure(
+    settings: Settings, width: BitWidth, shared: "Shared", label: str,
+    *, looks: int, look: Callable[[int, float], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Top-1 of one student before and after fine-tuning, and which images it gets right after;
+    `look` is told steps and top-1 on the way."""
     teacher, seed = shared.teacher, shared.seed
     bank = shared.bank(settings)
     student = calibrate(
@@ -172,10 +182,20 @@ def measure(settings: Settings, width: BitWidth, shared: "Shared", label: str) -
     before = halves(right, labels)["all"]
     config = parse_section(settings["quantize"] | {"seed": seed}, FinetuneConfig, name="quantize")
     if config.steps:
+        name = name_of(
+            "hast.pipeline.finetune", settings, width, seed, bank.card.teacher, shared.engine
+        )
+        file = CheckpointFile(OUT / f"{name}.safetensors", every=60.0)
+
+        def after_step(done: int) -> None:
+            if looks and done % (config.steps // looks) == 0:
+                look(done, halves(*correct_answers(student, teacher))["all"])
+
         finetune_student(
             student.requires_grad_(True), teacher.network, teacher.spec, bank.images, config,
-            engine=shared.engine, label=label,
+            engine=shared.engine, file=file, after_step=after_step, label=label,
         )  # fmt: skip
+        file.remove()
         right, labels = correct_answers(student, teacher)
     return {"before": before, "right": packed(right)} | halves(right, labels)
 

@@ -110,6 +110,11 @@ class Results:
         self.write()
         print(row._replace(right=""), flush=True)  # a kilobyte that nobody reads
 
+    def look(self, student: str, step: int, top1: float) -> None:
+        """Note an accuracy on the way of a student, named by variant, width and seed."""
+        self._values.setdefault("curves", {}).setdefault(student, {})[str(step)] = top1
+        self.write()
+
     def groups(self) -> dict[tuple[str, str], list[Row]]:
         """The seeds of each variant and width, widest first, then by name."""
         groups: dict[tuple[str, str], list[Row]] = {}

@@ -6,6 +6,7 @@ from conftest import ROOT
 
 from bench.accuracy_results import Results, Row, packed
 from hast.engine.engine import PLAIN
+from hast.files.tables import read_json
 from hast.math.intervals import mean_margin
 
 SETTINGS = {"quantize": {"promotion_step": 0.1}}
@@ -21,6 +22,7 @@ def kept(tmp_path):
     results.define("best", SETTINGS)
     results.set_teacher({"all": 88.0, "first_half": 88.0, "second_half": 88.0})
     results.add(ROW)
+    results.look("best w3a3 0", 300, 80.0)
     return path
 
 
@@ -31,7 +33,9 @@ def test_a_stopped_sweep_goes_on(kept):
     assert not results.has("best", "w3a3", 1)
     assert not results.has("best", "w4a4", 0)
     results.add(ROW._replace(seed=1, all=86.0))
+    results.look("best w3a3 0", 600, 84.0)
     assert [row.all for row in Results.read(kept).rows] == [84.0, 86.0]
+    assert read_json(kept)["curves"] == {"best w3a3 0": {"300": 80.0, "600": 84.0}}
 
 
 def test_figures_of_another_teacher_are_kept_apart(kept, tmp_path):

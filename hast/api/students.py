@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hast.api.samples import Device, frozen_copy
@@ -21,6 +22,7 @@ from hast.engine.progress import track
 from hast.engine.runtime import device_of
 from hast.errors import InputError
 from hast.loops.evaluate import Evaluation, joined, predict
+from hast.loops.profile import score
 from hast.networks.batch_norm import freeze
 from hast.networks.fingerprint import fingerprint, rounding_between
 from hast.networks.generator import Generator
@@ -142,8 +144,11 @@ def quantize(
         calibration=calibration, reconstruction=reconstruction, generator=generator,
         progress=progress,
     )  # fmt: skip
+    difficulty = None
+    if config.sampling == "difficulty":
+        difficulty = torch.cat([*score(student, bank.images, bank.labels)])
     finetune_student(
-        student.requires_grad_(True), source, spec, bank.images, config, labels=bank.labels,
+        student.requires_grad_(True), source, spec, bank.images, config, difficulty=difficulty,
         label=f"quantize w{weight_bits}a{act_bits}", show=progress,
     )  # fmt: skip
     return student
