@@ -5,6 +5,7 @@ counts, the seconds depend on the machine.
 """
 
 import copy
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import typer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,7 +36,7 @@ from hast.networks.sources import build_network
 from hast.networks.student import prepare_student
 from hast.report.tables import markdown_rows
 
-OUT = Path(__file__).parent / "out"
+OUT = Path(os.environ.get("HAST_BENCH_OUT", Path(__file__).parent / "out"))
 WARM_UP, ENDLESS = 2, 10**6
 
 
@@ -65,13 +67,14 @@ class Line(NamedTuple):
     share_of_matmul: float  # of the measured matmul rate in the engine's precision
 
 
-def main() -> None:
+def main(rounds: int = 0) -> None:
+    """Measure each case in so many rounds, by default as many as it needs."""
     device = select_device("auto")
     machine = describe(device)
     engine = choose_engine(device, work=float("inf"))
     print(machine, engine)
     lines = []
-    for case in CASES:
+    for case in (case._replace(repeats=rounds or case.repeats) for case in CASES):
         for line in measure(case, device, engine, machine):
             lines.append(line)
             print(line, flush=True)
@@ -188,4 +191,4 @@ def report(machine: dict[str, Any], engine: Engine, lines: list[Line]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

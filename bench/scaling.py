@@ -27,10 +27,8 @@ from hast.bank.writer import BankWriter
 from hast.config.spec import ModelSpec
 from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import select_device
-from hast.files.teachers import TeacherCard, load_teacher
-from hast.files.weights import save_with_card
+from hast.files.teachers import load_teacher, save_teacher
 from hast.networks.batch_norm import freeze
-from hast.networks.fingerprint import fingerprint
 from hast.networks.sources import build_network
 
 SOURCE = "pytorchcv:resnet20_cifar10"
@@ -38,7 +36,10 @@ SPEC = ModelSpec(input_shape=(3, 32, 32), num_classes=10, mean=(0.5,) * 3, std=(
 CONFIG = SynthesisConfig(samples=1024, batch_size=64, steps=6)
 
 
-def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B008
+def main(
+    workers: list[int] = typer.Argument(default=None),  # noqa: B008
+    device: str = "cpu",
+) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
@@ -47,7 +48,7 @@ def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B0
         alone = None
         for number in workers or [1, 2]:
             before = children_cpu()
-            started, finished = synthesis(here, number)
+            started, finished = synthesis(here, number, device)
             used = children_cpu() - before
             alone = alone or finished
             print(
@@ -63,23 +64,26 @@ def main(workers: list[int] = typer.Argument(default=None)) -> None:  # noqa: B0
 
 def write_teacher(folder: Path) -> None:
     torch.manual_seed(0)
-    network = freeze(build_network(SOURCE, {}).network)
-    name = fingerprint(network.state_dict())
-    card = TeacherCard(source=SOURCE, source_args={}, spec=SPEC, fingerprint=name)
-    save_with_card(folder, network, card)
+    save_teacher(folder, freeze(build_network(SOURCE, {}).network), SPEC, SOURCE, {})
 
 
-def synthesis(folder: Path, workers: int) -> tuple[float, float]:
-    """Seconds from the call to the first step, and from there to the last shard."""
+def job_of(
+    folder: Path, partial: Path, config: SynthesisConfig = CONFIG, spec: ModelSpec = SPEC,
+    device: str = "cpu",
+) -> Job:  # fmt: skip
+    """Of the teacher in a folder, in fp32 and not compiled."""
     teacher = load_teacher(folder / "teacher", select_device("cpu"))
     card = BankCard(
-        samples=CONFIG.samples, spec=SPEC, teacher=teacher.card.fingerprint,
-        synthesis=CONFIG.model_dump(),
+        samples=config.samples, spec=spec, teacher=teacher.card.fingerprint,
+        synthesis=config.model_dump(),
     )  # fmt: skip
-    partial = folder / f"partial-{workers}"
-    job = Job(
-        folder / "teacher", folder / "generator", card, CONFIG, "cpu", "fp32", "off", 0.0, partial
-    )
+    networks = folder / "teacher", folder / "generator"
+    return Job(*networks, card, config, device, "fp32", "off", 0.0, partial)
+
+
+def synthesis(folder: Path, workers: int, device: str) -> tuple[float, float]:
+    """Seconds from the call to the first step, and from there to the last shard."""
+    job = job_of(folder, folder / f"partial-{workers}", device=device)
     writer = job.writer()
     start = time.monotonic()
     steps = make_with_dask(job, writer, workers=workers)

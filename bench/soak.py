@@ -38,6 +38,7 @@ _TARGET = "synthesize"
 _INTERVAL = (
     10  # seconds between two scheduled runs; one that comes while another works is cancelled
 )
+_SMALL = 4e9  # bytes of a disk that may be filled
 _STUCK = 300.0  # seconds without a run that ends
 _PARTS = {  # what is on the command line of the process that is killed
     "server": "prefect server start", "worker": "prefect worker start",
@@ -101,6 +102,16 @@ class Project:
         time.sleep(10)
         self.remote.unlink()
         away.rename(self.remote)
+        return True
+
+    def fill_disk(self) -> bool:
+        """Nothing can be written for a minute: not the stages' files, not the server's."""
+        ballast = self.folder.parent / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+        time.sleep(60)
+        ballast.unlink()
         return True
 
     def made(self) -> dict[str, Any]:
@@ -176,6 +187,8 @@ def soak(folder: Path, *, runs: int, faults: int, seed: int) -> dict[str, Any]:
     kinds: dict[str, Callable[[], bool]] = {
         name: lambda part=part: project.kill(part) for name, part in _PARTS.items()
     } | {"torn lock": project.tear_lock, "remote away": project.refuse}
+    if shutil.disk_usage(folder).total < _SMALL:
+        kinds["full disk"] = project.fill_disk
     plan = [*kinds] * -(-faults // len(kinds))
     choose.shuffle(plan)
     night, injected = Night(project), Counter[str]()

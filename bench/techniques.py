@@ -8,6 +8,7 @@ ResNet-20 at 32 x 32. Prints a table and writes bench/out/techniques.json.
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.machine import describe
 from bench.run import CASES, OUT, engine_steps, seconds, setting
+from hast.engine import runtime
 from hast.engine.engine import Engine, Precision, choose_engine, place_images
 from hast.files.tables import write_json
 from hast.math.statistics import ChannelStatistics
@@ -96,34 +98,55 @@ WITHOUT = {
 }
 
 
-def main(only: str = "") -> None:
-    known = {variant.name for variants in WITHOUT.values() for variant in variants}
+# What the engine does not do, for whoever wants to know why.
+ON_CUDA = (
+    Variant(
+        "in fp32 with TF32",
+        other_precision,
+        patches={
+            "hast.engine.runtime._SETTINGS": [
+                (where, name, value or name == "allow_tf32")
+                for where, name, value in runtime._SETTINGS
+            ]
+        },
+    ),
+    Variant(
+        "with CUDA graphs",
+        patches={"torch.compile": partial(torch.compile, mode="reduce-overhead")},
+    ),
+)
+
+
+def main(only: str = "", rounds: int = ROUNDS) -> None:
+    device = torch.device("cpu") if not torch.cuda.is_available() else torch.device("cuda")
+    further = ON_CUDA if device.type == "cuda" else ()
+    without = {task: (*variants, *further) for task, variants in WITHOUT.items()}
+    known = {variant.name for variants in without.values() for variant in variants}
     wanted = set(only.split(";")) if only else known
     if unknown := wanted - known:
         raise SystemExit(f"--only: no variant {unknown}; there are {sorted(known)}")
-    device = torch.device("cpu") if not torch.cuda.is_available() else torch.device("cuda")
     machine = describe(device)
     print(machine, whole(device))
     case = CASES[0]
     results: list[dict[str, Any]] = []
-    for task, variants in WITHOUT.items():
+    for task, variants in without.items():
         steps = []
         for variant in (ALL, *(v for v in variants if v.name in wanted)):
             spec, _, fast, images = setting(case, device)
             teacher = variant.change(fast)
             loop = engine_steps(task, case, spec, teacher, images, variant.engine(device))
             steps.append((variant, loop))
-        results += race(task, steps, device)
+        results += race(task, steps, device, rounds)
     cells = [[r["task"], r["variant"], f"{r['ms']:.0f}", f"{r['slower']:.2f}"] for r in results]
     print(markdown_rows([["step", "variant", "ms", "times as slow"], *cells], left=2))
     write_json(OUT / "techniques.json", {"machine": machine, "results": results})
 
 
 def race(
-    task: str, steps: list[tuple[Variant, Iterator[Any]]], device: torch.device
+    task: str, steps: list[tuple[Variant, Iterator[Any]]], device: torch.device, rounds: int
 ) -> Iterator[dict[str, Any]]:
     times: dict[str, list[float]] = {variant.name: [] for variant, _ in steps}
-    for number in range(WARM_UP + ROUNDS):
+    for number in range(WARM_UP + rounds):
         for variant, iterator in steps:
             with variant.open():
                 took = seconds(iterator, device)

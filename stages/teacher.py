@@ -12,11 +12,10 @@ from hast.errors import InputError
 from hast.files.classifiers import load_classifier
 from hast.files.datasets import load_digits_split
 from hast.files.tables import write_json
-from hast.files.teachers import TeacherCard
-from hast.files.weights import load_state, save_with_card
+from hast.files.teachers import save_teacher
+from hast.files.weights import load_state
 from hast.loops.train_teacher import total_steps, train_teacher
 from hast.networks.batch_norm import batch_norms, freeze
-from hast.networks.fingerprint import fingerprint
 from hast.networks.given import plain_copy
 from hast.networks.sources import build_network, is_trained_here
 from hast.stages.entry import Device, In, Out, main, section
@@ -37,11 +36,7 @@ def run(*, inputs: In, out: Out, metrics: Out, device: Device = "auto") -> None:
         _train(network, spec, config.training, select_device(device))
     _check_it_can_be_rebuilt(network, spec, config)
 
-    identity = fingerprint(network.state_dict())
-    card = TeacherCard(
-        source=config.source, source_args=config.source_args, spec=spec, fingerprint=identity
-    )
-    save_with_card(out, network, card)
+    save_teacher(out, network, spec, config.source, config.source_args)
     parameters = sum(p.numel() for p in network.parameters())
     layers = len(batch_norms(network))
     write_json(metrics, {"parameters": parameters, "batch_norm_layers": layers})

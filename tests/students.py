@@ -1,7 +1,6 @@
 """Calibrated students of networks with random weights, for tests of what happens to a student."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,8 @@ from hast.config.bit_width import BitWidth
 from hast.config.layers import PlanConfig
 from hast.config.spec import ModelSpec
 from hast.engine.engine import place
-from hast.files.teachers import TeacherCard
-from hast.files.weights import save_with_card
 from hast.loops.calibrate import observe_ranges
 from hast.networks.batch_norm import freeze
-from hast.networks.fingerprint import fingerprint
 from hast.networks.plan import plan_quantization
 from hast.networks.sources import build_network
 from hast.networks.student import prepare_student
@@ -96,16 +92,6 @@ def is_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool
     return state.keys() == expected.keys() and all(
         torch.equal(tensor, expected[name]) for name, tensor in state.items()
     )
-
-
-def save_teacher(
-    folder: Path, network: nn.Module, spec: ModelSpec, source: str, **arguments: Any
-) -> Path:
-    """A classifier of a source as the stage `teacher` leaves it."""
-    name = fingerprint(network.state_dict())
-    card = TeacherCard(source=source, source_args=arguments, spec=spec, fingerprint=name)
-    save_with_card(folder, network, card)
-    return folder
 
 
 def count_hooks(network: nn.Module) -> list[int]:

@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import refused, spec_of
-from students import Net, save_teacher, warm_network
+from students import Net, warm_network
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import hast
 from hast.config.teacher import TeacherConfig
 from hast.export.parity import logits_of
-from hast.files.teachers import load_teacher
+from hast.files.teachers import load_teacher, save_teacher
 from hast.networks.batch_norm import batch_norms
 from hast.networks.classifier import count_classes
 from hast.networks.given import plain_copy
@@ -143,9 +143,11 @@ def without_gradient(net, x):
         (lambda net, x: plain(net, x.detach()), {}, "no gradient comes back from its logits"),
         (plain, {"fc": nn.Linear(256, 1)}, "answers one logit an image, but classes are at least"),
         (lambda net, x: (plain(net, x), x), {}, "must answer one tensor of logits, got a tuple"),
-        (lambda net, x: plain(net, x)[:, 0], {}, "must answer logits of shape"),
+        (lambda net, x: {"out": plain(net, x)}, {}, "must answer one tensor of logits, got a dict"),
+        (lambda net, x: plain(net, x)[:, 0], {}, r"must answer logits of shape .* got \(2,\)"),
+        (lambda net, x: plain(net, x).sum(0, keepdim=True), {}, r"logits of shape .*\(1, 5\)"),
     ],
-    ids=["no_grad", "detach", "one logit", "tuple", "a row"],
+    ids=["no_grad", "detach", "one logit", "tuple", "dict", "a row", "a sum"],
 )
 def test_what_cannot_be_a_teacher_is_told_in_one_line(compute, more, message):
     with refused(message):
@@ -185,7 +187,7 @@ def test_a_source_may_return_any_of_them_and_is_rebuilt(tmp_path, factory):
     source, known = f"python:odd_sources:{factory}", SPEC.model_dump()
     network, spec = hast.load_classifier(source, spec=known)
     _check_it_can_be_rebuilt(network, spec, TeacherConfig(source=source, spec=known))
-    save_teacher(tmp_path / "teacher", network, spec, source)
+    save_teacher(tmp_path / "teacher", network, spec, source, {})
     again = load_teacher(tmp_path / "teacher", torch.device("cpu")).network
     images = torch.rand(4, *spec.input_shape)
     torch.testing.assert_close(again(images), network.eval()(images))

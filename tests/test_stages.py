@@ -95,7 +95,9 @@ def test_nan_in_synthesis_keeps_what_was_finished(begun, monkeypatch):
             yield step
 
     monkeypatch.setattr("hast.bank.shards.synthesize", failing)
-    with pytest.raises(NonFiniteLossError, match=r"synthesize, batch 2.*by step 0"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"synthesize, batch 2.*not finite by step 0; likely cause"
+    ):
         run_synthesize()
     (partial,) = Path(".partial").iterdir()
     assert {p.stem for p in (partial / "done").iterdir()} == {"0", "1"}

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -24,13 +25,14 @@ import torch
 
 from hast.bank.remote import Remote
 from hast.bank.shards import Job, make
-from hast.bank.transfer import fetch_shard, send_shard
+from hast.bank.transfer import fetch_shard, send_shard, shards_in
 from hast.bank.writer import BankWriter
 from hast.errors import InputError, TransientError, first_line, needs
 from hast.files.placing import write_atomically
 from hast.files.weights import CARD, WEIGHTS
 
 _REPORT_EVERY = 0.2  # seconds between the reports of a worker
+_FETCHED_TOGETHER = 8  # shards; one transfer from a store is slower than the network
 _PATIENCE = 60.0  # seconds for the scheduler and its first worker to show up
 
 
@@ -74,8 +76,8 @@ def make_with_dask(
     name = job.name()
     if store:
         store = f"{store if '://' in store else Path(store).resolve()}/bank-{name}"
-        for shard in writer.missing_shards():
-            fetch_shard(writer, shard, store)  # made for an earlier run that was killed
+        for shard in shards_in(store, writer):  # made for an earlier run that was killed
+            fetch_shard(writer, shard, store)
     if writer.missing_shards():
         job = job._replace(partial=job.partial.resolve())
         run = Run(f"hast-{uuid.uuid4().hex}", job, name, torch.get_num_threads(), store)
@@ -134,8 +136,15 @@ def check_shared_memory() -> None:
 def _reports(client: Any, run: Run, writer: BankWriter) -> Iterator[Report]:
     """Make the missing shards; one record for each step, none twice where a lost shard is made
     again."""
-    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    news: queue.SimpleQueue[Report | Future[slice]] = queue.SimpleQueue()
     client.subscribe_topic(run.key, lambda event: news.put(Report(*event[1])))
+    arrivals = ThreadPoolExecutor(_FETCHED_TOGETHER)
+
+    def fetch(made: Any) -> None:
+        if not made.cancelled():
+            arrived = arrivals.submit(_take, made, run, writer, running[made])
+            arrived.add_done_callback(news.put)
+
     # A task of its own: Dask keeps one copy, hands it on, and makes it again where it is lost.
     networks = client.submit(dict, _networks(run.job), key=f"networks-{run.key}", pure=False)
     running = {
@@ -144,29 +153,35 @@ def _reports(client: Any, run: Run, writer: BankWriter) -> Iterator[Report]:
         ): shard
         for shard in writer.missing_shards()
     }
-    for future in running:
-        future.add_done_callback(news.put)
-    counted = {shard.start: 0 for shard in running.values()}
+    for made in running:
+        made.add_done_callback(fetch)
+    counted, left = {shard.start: 0 for shard in running.values()}, len(running)
     latest = Report(0, 0, 0.0, 0.0, 0.0)
     try:
-        while running:
+        while left:
             new = news.get()
             if isinstance(new, Report):
                 latest = new
             else:
-                _raise_error_of(new)
-                shard = running.pop(new)
-                if run.store and not fetch_shard(writer, shard, run.store):
-                    raise InputError(
-                        f"{run.store}: a worker wrote shard {shard.start} there, but here it is"
-                        " not; set HAST_STORE to a folder or URL that all machines reach"
-                    )
+                shard, left = new.result(), left - 1
                 steps = len(writer.batches(shard)) * run.job.config.steps
                 latest = latest._replace(start=shard.start, steps=steps)
             yield from repeat(latest, latest.steps - counted[latest.start])
             counted[latest.start] = max(latest.steps, counted[latest.start])
     finally:
         client.cancel(list(running), force=True)
+        arrivals.shutdown(cancel_futures=True)
+
+
+def _take(made: Any, run: Run, writer: BankWriter, shard: slice) -> slice:
+    """The shard that a worker has made, once it is here."""
+    _raise_error_of(made)
+    if run.store and not fetch_shard(writer, shard, run.store):
+        raise InputError(
+            f"{run.store}: a worker wrote shard {shard.start} there, but here it is not; set"
+            " HAST_STORE to a folder or URL that all machines reach"
+        )
+    return shard
 
 
 def _networks(job: Job) -> dict[str, bytes]:

@@ -109,7 +109,7 @@ def export_bank(bank: StoredBank, out: Path, form: Form, *, inputs: Inputs | Non
         InputError: `out` is there, pictures are asked for with other inputs than bytes or of
             channels that are no picture's, or there is no room.
     """
-    one_of("form", form, Form)
+    one_of("the form (`--as`)", form, Form)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: is there already and is not overwritten; name another place")
     if form in ("images", "folder"):

@@ -125,6 +125,12 @@ def fetch_shard(writer: BankWriter, shard: slice, store: str) -> bool:
     return True
 
 
+def shards_in(store: str, writer: BankWriter) -> list[slice]:
+    """The shards of which something is in a store and nothing whole here, by one question."""
+    there = {name.partition("/")[0] for name in Remote(store).names("")}
+    return [shard for shard in writer.missing_shards() if f"shard-{shard.start}" in there]
+
+
 def source_digests(source: str) -> dict[str, str | None]:
     """What changes when the bank at a folder or URL does, or when the pictures in a folder do:
     sha256 of its `manifest`, or of the `pictures`.

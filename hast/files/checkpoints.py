@@ -170,7 +170,8 @@ def _architecture(
         if card.source.startswith("python:") and not trusted:
             raise InputError(
                 f"{path} is built by the code {card.source} with {card.source_args}; load it with"
-                " trust_source=True if you trust where it comes from, or give the network"
+                " trust_source=True (`--trust-source`) if you trust where it comes from, or give"
+                " the network"
             )
         network = build_network(card.source, card.source_args).network
     network = freeze(plain_copy(network, say=None).cpu())

@@ -127,7 +127,8 @@ def class_folders(config: DatasetConfig, split: Split) -> "ImageFolder":
 
     if config.root is None or not (config.root / split).is_dir():
         raise InputError(
-            f"dataset.root must be a folder that holds '{split}/<class>/<image>', got {config.root}"
+            "dataset.root (`--data-root`) must be a folder that holds"
+            f" '{split}/<class>/<image>', got {config.root}"
         )
     try:
         return ImageFolder(str(config.root / split))

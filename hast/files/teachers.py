@@ -1,5 +1,6 @@
 """The teacher on disk: weights, and a card that tells how to rebuild the network."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from hast.config.section import Section
 from hast.config.spec import ModelSpec
 from hast.engine.engine import place
 from hast.errors import InputError
-from hast.files.weights import WEIGHTS, load_card, load_state, read_state
+from hast.files.weights import WEIGHTS, load_card, load_state, read_state, save_with_card
 from hast.networks.batch_norm import freeze
 from hast.networks.fingerprint import fingerprint, rounding_between
 from hast.networks.given import plain_copy
@@ -48,6 +49,17 @@ class Teacher(NamedTuple):
                 f"{folder} was made for teacher {fingerprint} but the teacher is"
                 f" {self.card.fingerprint}{why}; rerun `dvc repro`"
             )
+
+
+def save_teacher(
+    folder: Path, network: nn.Module, spec: ModelSpec, source: str, source_args: Mapping[str, Any]
+) -> None:
+    """Write a classifier of a source, as `load_teacher` rebuilds it."""
+    card = TeacherCard(
+        source=source, source_args=dict(source_args), spec=spec,
+        fingerprint=fingerprint(network.state_dict()),
+    )  # fmt: skip
+    save_with_card(folder, network, card)
 
 
 def load_teacher(folder: Path, device: torch.device) -> Teacher:

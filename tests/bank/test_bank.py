@@ -136,8 +136,3 @@ def test_what_is_not_finite_is_never_written(tmp_path, pixel):
     with refused("must be finite"):
         writer.write(shard, images, BANK.labels[shard])
     assert not writer.is_finished(shard)
-
-
-def test_no_bank_is_said_plainly(tmp_path):
-    with refused("no such bank; run `dvc repro synthesize`"):
-        open_bank(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import files, refused, spec_of
 from pictures import make_pictures
-from students import save_teacher, warm_classifier
+from students import warm_classifier
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import hast
@@ -17,6 +17,7 @@ from hast.bank.facts import bank_facts, facts_rows
 from hast.bank.stored import StoredBank
 from hast.bank.tools import filter_bank, merge_banks
 from hast.files.pictures import SUFFIXES, PictureFiles, pictures_in
+from hast.files.teachers import save_teacher
 
 SOURCE = "torchvision:shufflenet_v2_x0_5"
 
@@ -35,7 +36,8 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def saved(known, tmp_path):
     """The classifier as a folder."""
-    return save_teacher(tmp_path / "teacher", *known, SOURCE, num_classes=10)
+    save_teacher(tmp_path / "teacher", *known, SOURCE, {"num_classes": 10})
+    return tmp_path / "teacher"
 
 
 def imported(pictures, out, known, **options):
@@ -150,7 +152,7 @@ def test_pictures_have_one_or_three_channels(pictures, tmp_path):
 def test_answers_that_are_no_numbers_leave_no_bank(pictures, known, tmp_path):
     network, spec = copy.deepcopy(known[0]), known[1]
     network.fc.bias.data.fill_(torch.nan)
-    with refused("NaN"):
+    with refused("answers NaN"):
         imported(pictures, tmp_path / "bank", (network, spec))
     network.fc.bias.data.zero_()
     network.fc.register_forward_hook(  # not of the two images on which networks are tried

@@ -91,7 +91,10 @@ def test_gray_pictures(tmp_path):
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(bank, tmp_path):
     for arguments, message in (
-        (["--as", "zip"], "form must be one of npz, npy, images, folder, got 'zip'"),
+        (
+            ["--as", "zip"],
+            "must be one of npz, npy, images, folder, got 'zip'",
+        ),
         (["--as", "images", "--inputs", "pixels"], "pictures hold bytes, got inputs 'pixels'"),
         (["--inputs", "floats"], "inputs must be one of normalized, pixels, bytes, got 'floats'"),
     ):

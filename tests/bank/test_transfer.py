@@ -218,7 +218,7 @@ def test_a_shard_that_was_sent_is_fetched_whole_or_not_at_all(place, tmp_path):
 
 def test_a_bank_for_another_teacher_is_not_placed(bank, tmp_path):
     run(push_bank(bank, str(tmp_path / "far")))
-    with refused(r"made for teacher a.* but the teacher is b"):
+    with refused(r"made for teacher a{64} but the teacher is b{64}"):
         run(pull_bank(str(tmp_path / "far"), tmp_path / "back", teacher="b" * 64))
     assert [p.name for p in tmp_path.iterdir()] == ["far"]
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from conftest import refused
 from safetensors.torch import save, save_file
-from students import observed, save_teacher
+from students import observed
 from torch import nn
 
 from hast.engine.engine import place
 from hast.errors import HastWarning, InputError
 from hast.files.classifiers import load_classifier
 from hast.files.students import StudentCard, load_student
-from hast.files.teachers import load_teacher
+from hast.files.teachers import load_teacher, save_teacher
 from hast.files.weights import load_state, read_state, save_with_card
 from hast.networks.digits_resnet import DigitsResNet
 from hast.networks.fingerprint import fingerprint, rounding_between
@@ -30,7 +30,8 @@ def holds_same(state, other):
 @pytest.fixture
 def folder(tmp_path, teacher, spec):
     source = "builtin:digits_resnet"
-    return save_teacher(tmp_path / "teacher", teacher, spec, source, widths=[8, 16])
+    save_teacher(tmp_path / "teacher", teacher, spec, source, {"widths": [8, 16]})
+    return tmp_path / "teacher"
 
 
 def test_a_teacher_comes_back_frozen_and_answers_the_same(folder, teacher):
