@@ -42,7 +42,7 @@ def free_places() -> None:
     """Give all places back, before any worker works: a server that kept its leases in memory, or
     was killed between a place and its lease, has left them taken."""
     with suppress(*_AWAY), get_client(sync_client=True) as client:
-        for limit in client.read_global_concurrency_limits():
+        for limit in client.read_global_concurrency_limits(limit=200):
             empty = GlobalConcurrencyLimitUpdate(active_slots=0)
             client.update_global_concurrency_limit(limit.name, empty)
 
