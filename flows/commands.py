@@ -4,6 +4,7 @@ means."""
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from hast.engine.progress import RECORD
 from hast.flows.devices import environment_of
 from hast.flows.processes import Outcome, run
-from hast.flows.records import KILLED, Record, progress_reader, read_record, recorded
+from hast.flows.records import KILLED, Record, progress_reader, read_record
 
 # Without the option DVC gives up after three seconds where another command holds the lock of the
 # repository, and with it what a stage has just made. The lock is free while a stage runs.
@@ -46,7 +47,8 @@ def dvc(*arguments: str, devices: Sequence[str] = (), timeout: float | None = No
         devices: tags of those that its stages may use.
         timeout: seconds after which it is stopped.
     """
-    with recorded() as record:
+    with TemporaryDirectory() as folder:
+        record = Path(folder)
         environment = environment_of(devices) | {RECORD: str(record)}
         command = [*_DVC, *arguments]
         outcome = run(command, environment=environment, timeout=timeout, on_line=_shown(record))

@@ -7,10 +7,8 @@ shown, from `hast.engine.progress`.
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from hast.engine.progress import RECORD
@@ -34,13 +32,6 @@ class Progress(NamedTuple):
     done: int
     total: int | None
     rest: str  # rate, time left and values, in words
-
-
-@contextmanager
-def recorded() -> Iterator[Path]:
-    """A folder for the records of one command."""
-    with TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 def note(*words: object) -> None:

@@ -2,9 +2,9 @@
 
 from hast.bank.teacher import teacher_and_bank
 from hast.config.dataset import DatasetConfig
-from hast.files.answers import TEACHER, TOGETHER, save_answers
+from hast.files.answers import TEACHER, save_answers
 from hast.files.datasets import open_batches
-from hast.loops.evaluate import predict_all
+from hast.loops.evaluate import TOGETHER, predict_all
 from hast.stages.entry import Device, In, Out, main, section
 
 

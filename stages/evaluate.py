@@ -8,11 +8,11 @@ from typing import Any
 
 from hast.bank.teacher import teacher_and_bank
 from hast.config.dataset import DatasetConfig
-from hast.files.answers import TEACHER, TOGETHER, load_answers
+from hast.files.answers import TEACHER, load_answers
 from hast.files.datasets import open_batches
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
-from hast.loops.evaluate import Predictions, predict_all
+from hast.loops.evaluate import TOGETHER, Predictions, predict_all
 from hast.loops.layer_errors import LayerError, measure_layer_errors
 from hast.networks.size import packed_size
 from hast.stages.entry import Bits, Device, In, Out, main, section
@@ -41,10 +41,8 @@ def run(
     """
     config = section("dataset", DatasetConfig)
     source, samples = teacher_and_bank(teacher, bank, device)
-    networks = {
-        "calibrated": load_student(calibrated, source),
-        "student": load_student(student, source),
-    }
+    folders = {"calibrated": calibrated, "student": student}
+    networks = {name: load_student(folder, source) for name, folder in folders.items()}
 
     images = open_batches(config, "test", source.spec)
     test = predict_all(networks, images, total=len(images), label=f"evaluate {bits}")

@@ -2,7 +2,7 @@
 
 import torch
 
-from hast.bank.stored import StoredBank
+from hast.bank.teacher import teacher_and_bank
 from hast.config.finetune import FinetuneConfig
 from hast.engine.distributed import joined_ranks, launch, launched
 from hast.engine.engine import select_device
@@ -10,7 +10,6 @@ from hast.files.hardness import load_hardness
 from hast.files.partial import PARTIAL, CheckpointFile, name_of
 from hast.files.students import StudentCard, load_student
 from hast.files.tables import write_json, write_tsv
-from hast.files.teachers import load_teacher
 from hast.files.weights import load_card, save_with_card
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.finetune import SHOWN, finetune_student
@@ -53,19 +52,15 @@ def run(
     options = dict(locals())
     config = section("quantize", FinetuneConfig)
     if workers > 1 and not launched():
-        launch(
-            workers,
-            "hast.stages.quantize",
-            [f"--{name}={value}" for name, value in options.items()],
-        )
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        launch(workers, "hast.stages.quantize", arguments)
         return
     with joined_ranks(select_device(device)) as (ranks, where):
-        source = load_teacher(teacher, where)
+        source, samples = teacher_and_bank(teacher, bank, str(where))
         engine = engine_for(
             config, source.network, source.spec, precision=precision, compile=compile
         )
         student = load_student(reconstructed, source)
-        samples = StoredBank(bank, teacher=source.card.fingerprint, spec=source.spec)
         difficulty = load_hardness(hardness, bank=samples.card.key())
         name = name_of(
             "hast.stages.quantize", config.model_dump_json(), source.card.fingerprint,

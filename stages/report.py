@@ -18,11 +18,8 @@ def run(*, artifacts: In, metrics: In, plots: In, out: Out) -> None:
     (out / "results.md").write_text(markdown_table(results))
     exports = [EXPORT_COLUMNS, *export_rows(finished.exports)]
     (out / "exports.md").write_text(markdown_rows(exports, left=2))
-    write_tsv(
-        out / "accuracy.tsv",
-        ("network", "top1", "agreement"),
-        ((name, row.get("top1", ""), row.get("agreement", "")) for name, row in results.items()),
-    )
+    rows = ((name, row.get("top1", ""), row.get("agreement", "")) for name, row in results.items())
+    write_tsv(out / "accuracy.tsv", ("network", "top1", "agreement"), rows)
     (out / "index.html").write_text(render(finished, results), encoding="utf-8")
 
 

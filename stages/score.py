@@ -1,13 +1,16 @@
-"""score: how hard is every sample of the bank for the calibrated, untrained student."""
+"""score: how hard is every sample of the bank for the calibrated, untrained student.
+
+It finds the samples harder than the teacher does, the more so the fewer its bits; where sampling
+goes by difficulty, it is this one.
+"""
 
 import torch
 
 from hast.bank.teacher import teacher_and_bank
-from hast.engine.progress import track
 from hast.files.hardness import save_hardness
 from hast.files.students import load_student
 from hast.files.tables import write_json, write_tsv
-from hast.loops.profile import SCORED_TOGETHER, score
+from hast.loops.evaluate import TOGETHER, predict_all
 from hast.stages.entry import Bits, Device, In, Out, main
 
 _BINS = 20  # of the histogram, over [0, 1]
@@ -28,9 +31,9 @@ def run(
     source, samples = teacher_and_bank(teacher, bank, device)
     student = load_student(calibrated, source)
 
-    batches = score(student, samples.images, samples.labels)
-    total = -(-len(samples.images) // SCORED_TOGETHER)
-    difficulty = torch.cat([*track(batches, total=total, label=f"score {bits}")])
+    batches, total = samples.batches(TOGETHER), -(-len(samples) // TOGETHER)
+    said = predict_all({"student": student}, batches, total=total, label=f"score {bits}")
+    difficulty = said.by_network["student"].difficulty
     save_hardness(out, difficulty, bank=samples.card.key())
 
     by_network = {"teacher": samples.difficulty, "student": difficulty}

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hast.api.samples import Device, frozen_copy
@@ -21,8 +20,7 @@ from hast.engine.engine import place
 from hast.engine.progress import track
 from hast.engine.runtime import device_of
 from hast.errors import InputError
-from hast.loops.evaluate import Evaluation, joined, predict
-from hast.loops.profile import score
+from hast.loops.evaluate import TOGETHER, Evaluation, joined, predict
 from hast.networks.batch_norm import freeze
 from hast.networks.fingerprint import fingerprint, rounding_between
 from hast.networks.generator import Generator
@@ -146,7 +144,9 @@ def quantize(
     )  # fmt: skip
     difficulty = None
     if config.sampling == "difficulty":
-        difficulty = torch.cat([*score(student, bank.images, bank.labels)])
+        batches = zip(bank.images.split(TOGETHER), bank.labels.split(TOGETHER), strict=True)
+        said = joined(predict({"student": student}, batches))
+        difficulty = said.by_network["student"].difficulty
     finetune_student(
         student.requires_grad_(True), source, spec, bank.images, config, difficulty=difficulty,
         label=f"quantize w{weight_bits}a{act_bits}", show=progress,

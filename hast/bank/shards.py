@@ -38,13 +38,8 @@ class Job(NamedTuple):
     def name(self) -> str:
         """Of all that decides the bytes: other inputs or changed code never continue a bank."""
         kind = self.device.partition(":")[0]
-        return name_of(
-            "hast.stages.synthesize",
-            self.card.model_dump_json(),
-            kind,
-            self.precision,
-            self.compile,
-        )
+        inputs = self.card.model_dump_json(), kind, self.precision, self.compile
+        return name_of("hast.stages.synthesize", *inputs)
 
     def writer(self) -> BankWriter:
         return BankWriter(self.partial, self.card, self.config.batch_size, name=self.name())

@@ -86,8 +86,7 @@ def pull_bank(
         if not (target.is_file() and sha256_of(target) == digest):
             remote.download(f"{STORE}/{name}", target, digest)
         yield name
-    with disk_errors(side):
-        write_atomically(side / MANIFEST, content)
+    write_atomically(side / MANIFEST, content)
     try:
         StoredBank(side, teacher=teacher, spec=spec)
     except InputError as error:
@@ -173,10 +172,7 @@ def _send(folder: Path, remote: Remote) -> Iterator[str]:
     for name, digest in read_manifest(folder / MANIFEST).items():
         remote.upload(f"{STORE}/{name}", folder / STORE / name, digest)
         yield name
-    content = (folder / MANIFEST).read_bytes()
-    remote.write(MANIFEST, content)
-    if remote.read(MANIFEST) != content:
-        raise InputError(f"{remote.url}/{MANIFEST}: differs from what was sent; run again")
+    remote.upload(MANIFEST, folder / MANIFEST, sha256_of(folder / MANIFEST))
 
 
 def _strange(remote: Remote, files: dict[str, str]) -> list[str]:

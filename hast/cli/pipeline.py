@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from hast.engine.progress import QUIET, RECORD
 from hast.errors import INTERRUPTED, MENDABLE, TRY_AGAIN, HastError, InputError, needs
 from hast.files.tables import read_json, read_latency, read_timings
 from hast.flows.lock import mend_lock
-from hast.flows.records import read_record, recorded
+from hast.flows.records import read_record
 from hast.report.offline_plots import set_up
 from hast.report.tables import latency_table, results_table, timings_table
 from hast.stages.entry import PARAMS, Quiet
@@ -118,11 +119,11 @@ def _run_dvc(arguments: list[str]) -> int:
     # A handler, not SIG_IGN, which DVC would inherit.
     before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
-        with recorded() as folder:
+        with TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "hast.flows.dvc_command", *arguments]
-            told = {"HAST_PYTHON": sys.executable, RECORD: str(folder)}
+            told = {"HAST_PYTHON": sys.executable, RECORD: folder}
             code = subprocess.call(command, env=os.environ | told)
-            may_pass = read_record(folder).may_pass
+            may_pass = read_record(Path(folder)).may_pass
     finally:
         signal.signal(signal.SIGINT, before)
     if interrupts and code:

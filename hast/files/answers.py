@@ -15,7 +15,6 @@ from hast.files.placing import read_errors, write_atomically
 from hast.loops.evaluate import Prediction, Predictions
 
 TEACHER = "teacher"
-TOGETHER = 256  # images of the bank
 
 
 def save_answers(path: Path, answers: dict[str, Predictions]) -> None:

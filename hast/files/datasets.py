@@ -9,7 +9,7 @@ commands and the checks of a params file only need the section.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -34,13 +34,9 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
-class LabelledImages(NamedTuple):
-    images: Tensor  # (N, C, H, W), normalized pixels
-    labels: Tensor  # (N,)
-
-
-def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
-    """Two thirds of the digits to train on, or the held-out third. The split never changes."""
+def load_digits_split(split: Split, spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Two thirds of the digits to train on, or the held-out third: normalized images (N, 1, 8, 8)
+    and labels (N,). The split never changes."""
     with needs("'hast[pipeline]'"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -51,9 +47,8 @@ def load_digits_split(split: Split, spec: ModelSpec) -> LabelledImages:
     )
     index = train if split == "train" else test
     pixels = torch.tensor(digits.images[index], dtype=torch.float32) / _DIGITS_MAX_PIXEL
-    return LabelledImages(
-        spec.normalize(pixels.unsqueeze(1)), torch.tensor(digits.target[index], dtype=torch.int64)
-    )
+    labels = torch.tensor(digits.target[index], dtype=torch.int64)
+    return spec.normalize(pixels.unsqueeze(1)), labels
 
 
 def open_batches(
@@ -99,9 +94,9 @@ def _digits_batches(split: Split, spec: ModelSpec, at_most: int | None) -> Batch
             f" {'x'.join(map(str, spec.input_shape))} and {spec.num_classes} classes; set"
             " dataset.name and dataset.root"
         )
-    found = load_digits_split(split, spec)
-    chosen = [*_spaced(len(found.labels), at_most)]
-    images, labels = found.images[chosen], found.labels[chosen]
+    images, labels = load_digits_split(split, spec)
+    chosen = [*_spaced(len(labels), at_most)]
+    images, labels = images[chosen], labels[chosen]
     return [*zip(images.split(_BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True)]
 
 

@@ -17,6 +17,8 @@ from hast.engine.progress import track
 from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
 
+TOGETHER = 256  # images of a bank
+
 
 class Evaluation(NamedTuple):
     """What one network is worth; shares are in [0, 1]."""

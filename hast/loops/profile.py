@@ -4,9 +4,6 @@ each BatchNorm layer, where there is one?
 The gap is measured in the batches in which the pixels were optimised. In other batches, or in one
 of all images, the statistics are others, and the figure could not be compared with the loss that
 the synthesis ended at.
-
-The calibrated student finds the same samples harder, the more so the fewer its bits; where sampling
-goes by difficulty, it is that one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,13 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hast.engine.engine import Images, in_parts
 from hast.engine.runtime import device_of, loop
 from hast.math.hardness import sample_difficulty
 from hast.math.statistics import bns_gap
 from hast.networks.batch_norm import tap_batch_norm_inputs
-
-SCORED_TOGETHER = 256
 
 
 class Profile(NamedTuple):
@@ -53,25 +47,6 @@ def profile_batches(
             difficulty = sample_difficulty(logits, labels)
             gap = torch.stack(gaps).cpu() if gaps else None
             yield Profile(labels.cpu(), difficulty.cpu(), gap)
-
-
-@loop
-def score(network: nn.Module, images: Images, labels: Tensor) -> Iterator[Tensor]:
-    """Difficulty of samples, batch by batch, in order.
-
-    Args:
-        network: eval mode.
-        images: (N, C, H, W), normalized pixels.
-        labels: (N,).
-
-    Yields:
-        (B,), 1 - p(y), in [0, 1], on the CPU.
-    """
-    device = device_of(network)
-    for x, y in zip(images.split(SCORED_TOGETHER), labels.split(SCORED_TOGETHER), strict=True):
-        with torch.no_grad():
-            logits = in_parts(network, x.to(device)).float()
-        yield sample_difficulty(logits, y.to(device)).cpu()
 
 
 def whole_profile(parts: Iterable[Profile]) -> Profile:

@@ -1,7 +1,7 @@
 """Hooks, and forwards in the place of others, that never outlive their purpose."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,24 +15,20 @@ from hast.engine.engine import CONTIGUOUS
 @contextmanager
 def removed_at_exit(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     """Remove the hooks behind `handles` when the context ends, however it ends."""
-    handles = list(handles)
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for handle in handles:
-            handle.remove()
+            stack.enter_context(handle)
+        yield
 
 
 @contextmanager
 def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Let modules compute something else while the context is open."""
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
+    with ExitStack() as stack:
+        for module, forward in forwards.items():
+            module.forward = forward
+            stack.callback(delattr, module, "forward")
         yield
-    finally:
-        for module in forwards:
-            del module.forward
 
 
 def tensors_in(values: Any) -> list[Tensor]:

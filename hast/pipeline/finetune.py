@@ -62,14 +62,16 @@ def finetune_student(
     """
     blocks = find_blocks(teacher, spec, config.alignment_modules)
     weights = torch.ones(len(images)) if difficulty is None else difficulty
-    weights = weights[: config.trained_on(len(images))]
+    count = config.trained_on(len(images))
+    weights = weights[:count]
     engine = engine or engine_for(config, teacher, spec)
     state, curve = start_finetuning(student, weights, config), Curve(config.steps, FinetuneStep)
     saved = file.load() if file else None
     if saved:
         state.restore(saved.tensors, saved.values)
         curve.restore(saved.values["curve"], state.step)
-    held, first = held_back_part(teacher, images, config), ranks.rank == 0
+    first, tells = ranks.rank == 0, config.steps and count < len(images)
+    held = HeldBack(teacher, images[count:], config) if tells else None
     steps = finetune(
         student, teacher, images, weights, blocks, config, engine, ranks, state, held
     )  # fmt: skip
@@ -84,12 +86,3 @@ def finetune_student(
             file.save(tensors, numbers | {"curve": curve.saved()})
     round_biases(student)
     return Finetuned(curve, state.step)
-
-
-def held_back_part(teacher: nn.Module, images: Images, config: FinetuneConfig) -> HeldBack | None:
-    """The samples of a bank that are not trained on, the last ones; None where there are none, or
-    no training."""
-    first = config.trained_on(len(images))
-    if not config.steps or first == len(images):
-        return None
-    return HeldBack(teacher, images[first:], config)

@@ -16,13 +16,13 @@ from hast.networks.digits_resnet import DIGITS_SPEC
 
 def test_the_digits_split_is_two_thirds_to_one_and_shares_no_image():
     train, test = (load_digits_split(s, DIGITS_SPEC) for s in ("train", "test"))
-    assert (len(train.images), len(test.images)) == (1198, 599)
-    rows = {image.numpy().tobytes() for image in train.images}
-    assert not any(image.numpy().tobytes() in rows for image in test.images)
-    counts = torch.bincount(test.labels)
+    assert (len(train[0]), len(test[0])) == (1198, 599)
+    rows = {image.numpy().tobytes() for image in train[0]}
+    assert not any(image.numpy().tobytes() in rows for image in test[0])
+    counts = torch.bincount(test[1])
     assert counts.max() - counts.min() <= 4
-    assert train.images.mean().abs() < 0.01
-    assert (train.images.std() - 1).abs() < 0.01
+    assert train[0].mean().abs() < 0.01
+    assert (train[0].std() - 1).abs() < 0.01
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hast.config.teacher import TrainingConfig
 from hast.files.datasets import load_digits_split
 from hast.loops.calibrate import bank_batches, correct_batch_norm, generator_batches, observe_ranges
 from hast.loops.evaluate import predict
-from hast.loops.profile import profile_batches, score, whole_profile
+from hast.loops.profile import profile_batches, whole_profile
 from hast.loops.sensitivity import measure_sensitivity
 from hast.loops.train_generator import build_generator, train_generator
 from hast.loops.train_teacher import total_steps, train_teacher
@@ -90,12 +90,6 @@ def difficulty_of(teacher, images, labels):
     return 1 - teacher(images).softmax(1)[torch.arange(len(labels)), labels]
 
 
-def test_scores_have_one_value_a_sample_in_order(teacher, spec):
-    images, labels = torch.randn(300, 1, 8, 8), torch.arange(300) % 10
-    found = torch.cat([*score(teacher, images, labels)])
-    assert torch.allclose(found, difficulty_of(teacher, images, labels), atol=1e-5)
-
-
 def test_the_profile_has_a_gap_for_every_batch_norm(teacher):
     images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
     batches = zip(images.split(8), labels.split(8), strict=True)
@@ -114,7 +108,6 @@ def test_a_suspended_loop_leaves_autograd_on(teacher, spec):
     for records in (
         batches,
         observe_ranges(student, batches),
-        score(teacher, images, labels),
         predict({"teacher": teacher}, [(images, labels)]),
         profile_batches(teacher, [(images, labels)]),
         measure_sensitivity(teacher, images, ["classifier"], [2]),
@@ -137,7 +130,8 @@ def test_networks_are_asked_about_few_large_images_at_once():
     network.register_forward_hook(lambda _module, given, _answer: asked.append(len(given[0])))
     images, labels = torch.randn(40, 3, 224, 224), torch.arange(40) % 5
     (said,) = predict({"network": network}, [(images, labels)])
-    (difficulty,) = score(network, images, labels)
-    assert asked == [27, 13, 27, 13]
-    assert torch.equal(said.by_network["network"].answer, network(images).argmax(dim=1))
-    assert torch.equal(difficulty, said.by_network["network"].difficulty)
+    assert asked == [27, 13]
+    answers = said.by_network["network"]
+    assert torch.equal(answers.answer, network(images).argmax(dim=1))
+    expected = difficulty_of(network, images, labels)
+    assert torch.allclose(answers.difficulty, expected, atol=1e-5)
