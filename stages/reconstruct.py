@@ -10,7 +10,7 @@ from hast.config.reconstruct import ReconstructionConfig
 from hast.engine.runtime import device_of
 from hast.files.partial import PARTIAL, CheckpointFile, name_of
 from hast.files.students import StudentCard, load_student
-from hast.files.weights import load_card, load_state, plain_state, save_with_card
+from hast.files.weights import load_card, save_with_card
 from hast.networks.fingerprint import fingerprint
 from hast.pipeline.reconstruct import reconstruct_student
 from hast.pipeline.work import engine_for
@@ -44,18 +44,9 @@ def run(
         device_of(student).type, str(torch.__version__),
     )  # fmt: skip
     file = CheckpointFile(PARTIAL / f"reconstruct-{name}.safetensors", every=checkpoint)
-    saved = file.load()
-    if saved:
-        load_state(student, saved.tensors, name=str(file.path))
-
-    def keep(done: int) -> None:
-        if file.is_due():
-            file.save(plain_state(student), {"units": done})
-
     reconstruct_student(
         student, source.network, samples.images, config,
-        trained_on=trained_on, engine=engine, first=saved.values["units"] if saved else 0,
-        after_unit=keep, label=f"reconstruct {bits}",
+        trained_on=trained_on, engine=engine, file=file, label=f"reconstruct {bits}",
     )  # fmt: skip
     save_with_card(out, student, load_card(calibrated, StudentCard))
     file.remove()

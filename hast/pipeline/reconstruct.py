@@ -1,13 +1,13 @@
 """Bring a calibrated student's blocks nearer to the teacher's, one after the other."""
 
-from collections.abc import Callable
-
 from torch import nn
 
 from hast.config.reconstruct import ReconstructionConfig
 from hast.engine.engine import Engine, Images
 from hast.engine.progress import track
 from hast.errors import InputError
+from hast.files.partial import CheckpointFile
+from hast.files.weights import load_state, plain_state
 from hast.loops.reconstruct import reconstruct
 from hast.networks.biases import round_biases
 from hast.networks.classifier import takes_size
@@ -24,8 +24,7 @@ def reconstruct_student(
     *,
     trained_on: int | None = None,
     engine: Engine | None = None,
-    first: int = 0,
-    after_unit: Callable[[int], None] = lambda done: None,
+    file: CheckpointFile | None = None,
     label: str = "reconstruct",
     show: bool = True,
 ) -> None:
@@ -38,8 +37,7 @@ def reconstruct_student(
         config: see `ReconstructionConfig`; with 0 steps nothing is done.
         trained_on: how many of the images may be learned from, the first ones; by default all.
         engine: its precision; by default the one for this much work.
-        first: unit to begin with, those before it being done.
-        after_unit: called with the number of units that are done.
+        file: where what was killed goes on, and is kept now and then; the caller removes it.
         label: of the progress.
         show: show progress.
 
@@ -63,12 +61,16 @@ def reconstruct_student(
     units = find_units(teacher, spec, plan.weights)
     engine = engine or engine_for(config, teacher, spec)
     images = images[: min(config.samples, len(images) if trained_on is None else trained_on)]
+    saved = file.load() if file else None
+    if file and saved:
+        load_state(student, saved.tensors, name=str(file.path))
+    first = saved.values["units"] if saved else 0
     records = reconstruct(student, teacher, spec, units, images, config, engine, first=first)
     shown = track(
         records, total=len(units) * config.steps, done=first * config.steps, label=label,
         fields=("loss",), show=show,
     )  # fmt: skip
     for step in shown:
-        if step.is_last:
-            after_unit(step.unit + 1)
+        if step.is_last and file and file.is_due():
+            file.save(plain_state(student), {"units": step.unit + 1})
     round_biases(student)
