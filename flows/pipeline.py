@@ -4,11 +4,11 @@ Prefect gives order, schedule, retries, logs and workers; what has to be rebuilt
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import State, flow, get_run_logger, task
 from prefect.futures import PrefectFuture
-from prefect.runtime import task_run
 from prefect.states import Failed
 
 from hast.config.params import check_params
@@ -20,6 +20,8 @@ from hast.flows.plan import Stage, has_remote, stages_in_order
 from hast.flows.processes import stopped_at_exit
 from hast.flows.workspace import workspace
 from hast.stages.entry import PARAMS
+
+_UNSENT = Path(".dvc/tmp/hast-unsent")  # a file for each stage whose run the remote may not know
 
 
 @task(task_run_name="{stage}", **TASK)
@@ -40,29 +42,34 @@ def run_stage(
         share: take what others have made from the remote first, and give it what was made here.
         timeout_seconds: after which the stage is stopped.
     """
+    unsent = _UNSENT / stage
+    sends_run = share and unsent.exists()
+    if share:
+        unsent.parent.mkdir(exist_ok=True)
+        unsent.touch()  # before it is built: killed in between, the run would never be sent
     options = ["--force"] * force + ["--pull", "--allow-missing"] * share
     command = ("repro", "--single-item", *options, stage)
     done = dvc(*command, devices=devices, timeout=timeout_seconds)
     state = state_of(done, name=stage, timeout=timeout_seconds)
     if state.is_completed():
-        for transfer in _transfers(stage, state) if share else []:
+        for transfer in _transfers(stage, state, sends_run=sends_run) if share else []:
             moved = dvc(*transfer)
             if moved.outcome.code:
                 return state_of(moved, name=f"{transfer[0]} of {stage}")
+        unsent.unlink(missing_ok=True)
         _publish(stage)
     return state
 
 
-def _transfers(stage: str, state: State[Any]) -> list[list[str]]:
+def _transfers(stage: str, state: State[Any], *, sends_run: bool) -> list[list[str]]:
     """DVC commands that fetch what is shown and share what was built.
 
-    All runs of the run cache are sent each time, so it goes along only where it has grown, or where
-    that may have failed.
+    All runs of the run cache are sent each time, so it goes along only where it has grown, or an
+    earlier run could not send it.
     """
     cached = state.name == "Cached"
     fetch = [["pull", stage]] if cached and stage == "report" else []  # small, and always shown
-    grown = not cached or task_run.run_count > 1
-    return [*fetch, ["push", *["--run-cache"] * grown, stage]]
+    return [*fetch, ["push", *["--run-cache"] * (sends_run or not cached), stage]]
 
 
 def _publish(stage: str) -> None:

@@ -75,6 +75,25 @@ def test_a_second_clone_with_the_same_remote_skips_what_the_first_has_built(pref
     assert note(clone, "a")
 
 
+def test_what_a_remote_that_was_away_has_missed_the_next_run_sends(prefect, tmp_path):
+    project, clone = light_project(tmp_path / "project"), tmp_path / "clone"
+    remote = tmp_path / "remote"
+    dvc(project, "remote", "add", "--default", "shared", str(remote))
+    commit_all(project, "remote")
+    git(tmp_path, "clone", "-q", "project", "clone")
+    remote.write_text("no folder")
+    options = {"targets": ["first"], "retries": 0}
+    away, back, second = run_flows(
+        prefect,
+        (project, "true", options),
+        (project, f"rm {remote}", options),
+        (clone, f"rm -r {project}", options),
+    )
+    assert away[0] == "Failed"
+    assert "failed to transfer" in away[1]
+    assert [back[2], second[2]] == [{"first": "Cached"}] * 2
+
+
 @pytest.mark.slow
 def test_the_real_stages_are_built_once_and_publish_their_artifacts(prefect, tmp_path):
     project = copy_project(tmp_path / "project")
