@@ -14,7 +14,8 @@ run() { timeout -k 5 $((deadline - $(date +%s))) "$python" "$@"; }
 deadline=$(($(date +%s) + 530))
 if [ "$2" = --dry ]; then
   shift 2
-  few="--rounds 1" only="without compilation" sizes="--first 8 --last 16" device=cpu
+  few="--rounds 1" network="--network ResNet-20" only="without compilation"
+  sizes="--first 8 --last 8" device=cpu
   teacher="--source builtin:digits_resnet --weights $out/digits.safetensors --images digits
     --mean 0.3053 --std 0.3760 --samples 64"
   paper="--steps 20" long="--steps 2000" killed_after=25
@@ -24,14 +25,14 @@ else
   teacher="--source pytorchcv:resnet20_cifar10 --weights $2 --images $3
     --mean 0.49139968,0.48215827,0.44653124 --std 0.24703233,0.24348505,0.26158768"
   shift 3
-  few="" only="" sizes="" device=cuda
+  few="" network="" only="" sizes="" device=cuda
   paper="--size paper" long="--samples 512 --steps 6000" killed_after=150
 fi
 student="bench.accuracy $teacher --variants hast --widths w3a3 --seeds 1 --device $device"
 student="$student --banks $out/banks"
 
 part_tests() { run -m pytest -q -m gpu -p no:cacheprovider; }
-part_steps() { run -m bench.run $few; }
+part_steps() { run -m bench.run $few $network; }
 part_techniques() { run -m bench.techniques $few ${only:+--only "$only"}; }
 part_batches() { run -m bench.batches $sizes; }
 part_two() { run -m bench.scaling --device $device 1 2; }

@@ -67,14 +67,18 @@ class Line(NamedTuple):
     share_of_matmul: float  # of the measured matmul rate in the engine's precision
 
 
-def main(rounds: int = 0) -> None:
-    """Measure each case in so many rounds, by default as many as it needs."""
+def main(rounds: int = 0, network: str = "") -> None:
+    """Measure the cases, or that of one network, in so many rounds, by default as many as each
+    needs."""
     device = select_device("auto")
     machine = describe(device)
     engine = choose_engine(device, work=float("inf"))
     print(machine, engine)
     lines = []
-    for case in (case._replace(repeats=rounds or case.repeats) for case in CASES):
+    for case in CASES:
+        if network not in ("", case.network):
+            continue
+        case = case._replace(repeats=rounds or case.repeats)
         for line in measure(case, device, engine, machine):
             lines.append(line)
             print(line, flush=True)

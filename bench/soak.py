@@ -38,7 +38,6 @@ _TARGET = "synthesize"
 _INTERVAL = (
     10  # seconds between two scheduled runs; one that comes while another works is cancelled
 )
-_SMALL = 4e9  # bytes of a disk that may be filled
 _STUCK = 300.0  # seconds without a run that ends
 _PARTS = {  # what is on the command line of the process that is killed
     "server": "prefect server start", "worker": "prefect worker start",
@@ -105,13 +104,15 @@ class Project:
         return True
 
     def fill_disk(self) -> bool:
-        """Nothing can be written for a minute: not the stages' files, not the server's."""
+        """The disk is full for a minute, for the stages as for the server."""
         ballast = self.folder.parent / "ballast"
-        with suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 16))
-        time.sleep(60)
-        ballast.unlink()
+        try:
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 16))
+            time.sleep(60)
+        finally:
+            ballast.unlink()
         return True
 
     def made(self) -> dict[str, Any]:
@@ -180,14 +181,14 @@ class Night:
                 time.sleep(0.5)
 
 
-def soak(folder: Path, *, runs: int, faults: int, seed: int) -> dict[str, Any]:
+def soak(folder: Path, *, runs: int, faults: int, seed: int, full_disk: bool) -> dict[str, Any]:
     """Returns what happened; a run that is stuck raises."""
     choose, start = random.Random(seed), time.monotonic()
     project = Project(folder / "project")
     kinds: dict[str, Callable[[], bool]] = {
         name: lambda part=part: project.kill(part) for name, part in _PARTS.items()
     } | {"torn lock": project.tear_lock, "remote away": project.refuse}
-    if shutil.disk_usage(folder).total < _SMALL:
+    if full_disk:
         kinds["full disk"] = project.fill_disk
     plan = [*kinds] * -(-faults // len(kinds))
     choose.shuffle(plan)
@@ -250,6 +251,10 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True, help="an empty one")
+    parser.add_argument("--full-disk", action="store_true", help="fill the disk of the folder, too")
     given = parser.parse_args()
-    found = soak(given.folder.resolve(), runs=given.runs, faults=given.faults, seed=given.seed)
+    found = soak(
+        given.folder.resolve(), runs=given.runs, faults=given.faults, seed=given.seed,
+        full_disk=given.full_disk,
+    )  # fmt: skip
     print(json.dumps(found, indent=2))

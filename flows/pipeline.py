@@ -42,11 +42,10 @@ def run_stage(
         share: take what others have made from the remote first, and give it what was made here.
         timeout_seconds: after which the stage is stopped.
     """
-    unsent = _UNSENT / stage
-    sends_run = share and unsent.exists()
-    if share:
-        unsent.parent.mkdir(exist_ok=True)
-        unsent.touch()  # before it is built: killed in between, the run would never be sent
+    unsent = _UNSENT / stage.replace("/", ":")
+    sends_run = unsent.exists()
+    unsent.parent.mkdir(exist_ok=True)
+    unsent.touch()  # before it is built: killed in between, the run would never be sent
     options = ["--force"] * force + ["--pull", "--allow-missing"] * share
     command = ("repro", "--single-item", *options, stage)
     done = dvc(*command, devices=devices, timeout=timeout_seconds)
@@ -56,7 +55,8 @@ def run_stage(
             moved = dvc(*transfer)
             if moved.outcome.code:
                 return state_of(moved, name=f"{transfer[0]} of {stage}")
-        unsent.unlink(missing_ok=True)
+        if share:
+            unsent.unlink(missing_ok=True)
         _publish(stage)
     return state
 

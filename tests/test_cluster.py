@@ -17,8 +17,8 @@ from hast.stages import synthesize
 
 
 @pytest.fixture
-def scheduler(tmp_path_factory) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
-    """Address of a scheduler on a free loopback port with two workers, and the second of these.
+def scheduler(tmp_path_factory) -> "Iterator[tuple[str, list[subprocess.Popen[str]]]]":
+    """Address of a scheduler on a free loopback port, its process and those of two workers.
 
     They run in folders of their own and have no nanny: a killed one stays away.
     """
@@ -36,7 +36,7 @@ def scheduler(tmp_path_factory) -> "Iterator[tuple[str, subprocess.Popen[str]]]"
         wait_for((folder / "at.json").is_file)
         worker = ("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard")
         running += [start(*worker, "--name", name) for name in ("one", "two")]
-        yield json.loads((folder / "at.json").read_text())["address"], running[-1]
+        yield json.loads((folder / "at.json").read_text())["address"], running
     finally:
         for process in running:
             process.kill()
@@ -50,7 +50,7 @@ def test_a_cluster_writes_the_bank_of_one_process(project, scheduler, tmp_path, 
     run_generator()
     run_synthesize(workers=1)
     alone = files(A / "bank")
-    address, worker = scheduler
+    address, (*_, worker) = scheduler
     store = tmp_path / "store"
     records = []
 
@@ -91,6 +91,27 @@ def test_shards_in_the_store_before_a_crash_are_not_made_again(project, schedule
         shutil.rmtree(folder)
     run_synthesize(**options)
     assert files(A / "bank") == alone
+
+
+def test_a_scheduler_that_is_lost_is_told_and_what_is_finished_is_kept(
+    project, scheduler, monkeypatch
+):
+    set_params(project, {"synthesize.samples": 40, "synthesize.steps": 60})
+    run_teacher()
+    address, (process, *_) = scheduler
+
+    def killing_it_after_a_shard(*arguments, **options):
+        starts = set()
+        for record in cluster.make_with_dask(*arguments, **options):
+            starts.add(record.start)
+            if len(starts) == 3:
+                process.kill()
+            yield record
+
+    monkeypatch.setattr(synthesize, "make_with_dask", killing_it_after_a_shard)
+    with pytest.raises(TransientError, match="connection to the Dask scheduler was lost"):
+        run_synthesize(cluster=address)
+    assert [*Path(".partial").glob("bank-*/done/*")]
 
 
 def test_a_worker_with_another_version_says_so_in_one_line():

@@ -15,7 +15,8 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,8 +77,8 @@ def make_with_dask(
     name = job.name()
     if store:
         store = f"{store if '://' in store else Path(store).resolve()}/bank-{name}"
-        for shard in shards_in(store, writer):  # made for an earlier run that was killed
-            fetch_shard(writer, shard, store)
+        with ThreadPoolExecutor(_FETCHED_TOGETHER) as pool:  # made for a run that was killed
+            list(pool.map(partial(fetch_shard, writer, store=store), shards_in(store, writer)))
     if writer.missing_shards():
         job = job._replace(partial=job.partial.resolve())
         run = Run(f"hast-{uuid.uuid4().hex}", job, name, torch.get_num_threads(), store)
@@ -136,12 +137,12 @@ def check_shared_memory() -> None:
 def _reports(client: Any, run: Run, writer: BankWriter) -> Iterator[Report]:
     """Make the missing shards; one record for each step, none twice where a lost shard is made
     again."""
-    news: queue.SimpleQueue[Report | Future[slice]] = queue.SimpleQueue()
+    news: queue.SimpleQueue[Report | Future[Any]] = queue.SimpleQueue()
     client.subscribe_topic(run.key, lambda event: news.put(Report(*event[1])))
     arrivals = ThreadPoolExecutor(_FETCHED_TOGETHER)
 
     def fetch(made: Any) -> None:
-        if not made.cancelled():
+        with suppress(RuntimeError):  # nobody waits any more
             arrived = arrivals.submit(_take, made, run, writer, running[made])
             arrived.add_done_callback(news.put)
 
@@ -155,15 +156,17 @@ def _reports(client: Any, run: Run, writer: BankWriter) -> Iterator[Report]:
     }
     for made in running:
         made.add_done_callback(fetch)
-    counted, left = {shard.start: 0 for shard in running.values()}, len(running)
+    del made
+    counted = {shard.start: 0 for shard in running.values()}
     latest = Report(0, 0, 0.0, 0.0, 0.0)
     try:
-        while left:
+        while running:
             new = news.get()
             if isinstance(new, Report):
                 latest = new
             else:
-                shard, left = new.result(), left - 1
+                # Forgotten at once: Dask would make again what a lost worker once made.
+                shard = running.pop(new.result())
                 steps = len(writer.batches(shard)) * run.job.config.steps
                 latest = latest._replace(start=shard.start, steps=steps)
             yield from repeat(latest, latest.steps - counted[latest.start])
@@ -173,15 +176,15 @@ def _reports(client: Any, run: Run, writer: BankWriter) -> Iterator[Report]:
         arrivals.shutdown(cancel_futures=True)
 
 
-def _take(made: Any, run: Run, writer: BankWriter, shard: slice) -> slice:
-    """The shard that a worker has made, once it is here."""
+def _take(made: Any, run: Run, writer: BankWriter, shard: slice) -> Any:
+    """The future of a shard, once the shard is here."""
     _raise_error_of(made)
     if run.store and not fetch_shard(writer, shard, run.store):
         raise InputError(
             f"{run.store}: a worker wrote shard {shard.start} there, but here it is not; set"
             " HAST_STORE to a folder or URL that all machines reach"
         )
-    return shard
+    return made
 
 
 def _networks(job: Job) -> dict[str, bytes]:

@@ -61,6 +61,7 @@ def finetune_student(
         show: show progress.
     """
     blocks = find_blocks(teacher, spec, config.alignment_modules)
+    assert config.sampling == "uniform" or difficulty is not None, "nobody measured the difficulty"
     weights = torch.ones(len(images)) if difficulty is None else difficulty
     count = config.trained_on(len(images))
     weights = weights[:count]
