@@ -7,8 +7,7 @@
 The last step is the result. Recipes are compared on the first half of each class of the test
 folder and reported on the other half. Writes bench/out/NAME.json after every student; the same
 command again goes on where it was stopped, also amid a fine-tuning, and with more seeds, widths or
-variants adds to it. `--looks 10` notes ten accuracies along the way, of which the last is the
-result.
+variants adds to it. `--looks 10` notes ten accuracies along the way of a student.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 import typer
@@ -120,6 +119,7 @@ def main(
     precision: str = "auto",
     compile: str = "auto",
     looks: int = 0,
+    checkpoint: float = 60.0,
 ) -> None:
     teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
     names = list(VARIANTS) if variants == "all" else variants.split(";")
@@ -147,9 +147,13 @@ def main(
         for name, settings in variant_settings.items():
             for width in parse_widths(widths):
                 if not results.has(name, str(width), seed):
-                    look = partial(results.look, f"{name} {width} {seed}")
-                    label = f"{name} {width}"
-                    measured = measure(settings, width, shared, label, looks=looks, look=look)
+                    watch = Watch(
+                        OUT / out,
+                        checkpoint,
+                        looks,
+                        partial(results.look, f"{name} {width} {seed}"),
+                    )
+                    measured = measure(settings, width, shared, f"{name} {width}", watch)
                     results.add(Row(name, str(width), seed, **measured))
     results.show()
 
@@ -165,11 +169,9 @@ def settings_of(name: str, size: str, overrides: Settings) -> Settings:
 
 
 def measure(
-    settings: Settings, width: BitWidth, shared: "Shared", label: str,
-    *, looks: int, look: Callable[[int, float], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Top-1 of one student before and after fine-tuning, and which images it gets right after;
-    `look` is told steps and top-1 on the way."""
+    settings: Settings, width: BitWidth, shared: "Shared", label: str, watch: "Watch"
+) -> dict[str, Any]:
+    """Top-1 of one student before and after fine-tuning, and which images it gets right after."""
     teacher, seed = shared.teacher, shared.seed
     bank = shared.bank(settings)
     student = calibrate(
@@ -183,13 +185,16 @@ def measure(
     config = parse_section(settings["quantize"] | {"seed": seed}, FinetuneConfig, name="quantize")
     if config.steps:
         name = name_of(
-            "hast.pipeline.finetune", settings, width, seed, bank.card.teacher, shared.engine
-        )
-        file = CheckpointFile(OUT / f"{name}.safetensors", every=60.0)
+            "hast.pipeline.finetune", settings, width, seed, fingerprint(student.state_dict()),
+            fingerprint({"images": bank.images}), device_of(student).type, shared.engine,
+            str(torch.__version__),
+        )  # fmt: skip
+        path = watch.path.with_name(f"{watch.path.name}-{name}.safetensors")
+        file = CheckpointFile(path, every=watch.every)
 
         def after_step(done: int) -> None:
-            if looks and done % (config.steps // looks) == 0:
-                look(done, halves(*correct_answers(student, teacher))["all"])
+            if watch.looks and done % max(1, config.steps // watch.looks) == 0:
+                watch.tell(done, halves(*correct_answers(student, teacher))["all"])
 
         finetune_student(
             student.requires_grad_(True), teacher.network, teacher.spec, bank.images, config,
@@ -198,6 +203,15 @@ def measure(
         file.remove()
         right, labels = correct_answers(student, teacher)
     return {"before": before, "right": packed(right)} | halves(right, labels)
+
+
+class Watch(NamedTuple):
+    """How a fine-tuning is followed."""
+
+    path: Path  # of its checkpoint, of which its name is the beginning
+    every: float  # seconds between two checkpoints
+    looks: int  # at the accuracy, on the way
+    tell: Callable[[int, float], None]  # steps and top-1
 
 
 class Shared:

@@ -184,8 +184,8 @@ def report(machine: dict[str, Any], engine: Engine, lines: list[Line]) -> None:
     print(markdown_rows(cells, left=2))
     ratios = {(line.network, line.task): line.ratio for line in lines}
     values = {
-        "synthesis": {"ratio": ratios["ResNet-20", "synthesis"]},
-        "finetune": {"ratio": ratios["ResNet-20", "fine-tuning"]},
+        "synthesis": {"ratio": ratios.get(("ResNet-20", "synthesis"))},
+        "finetune": {"ratio": ratios.get(("ResNet-20", "fine-tuning"))},
         "machine": machine,
         "engine": engine._asdict(),
         "lines": [line._asdict() for line in lines],

@@ -3,9 +3,9 @@
     python -m bench.soak --runs 100 --faults 30 --seed 0
 
 Makes a project of the built-in digits with `hast new`, serves it with `hast serve`, and injects the
-faults at random moments, each kind equally often. After every run a seed in params.yaml changes, so
-that there is something to build. At the end nothing may be left running, and what was made must be,
-to the byte, what a project makes that nobody disturbed.
+faults at random moments, each kind about equally often. After every run a seed in params.yaml
+changes, so that there is something to build. At the end nothing may be left running, and what was
+made must be, to the byte, what a project makes that nobody disturbed.
 """
 
 import argparse

@@ -7,10 +7,11 @@ ResNet-20 at 32 x 32. Prints a table and writes bench/out/techniques.json.
 
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
+from warnings import catch_warnings
 
 import torch
 import typer
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 
 from bench.machine import describe
 from bench.run import CASES, OUT, engine_steps, seconds, setting
-from hast.engine import runtime
 from hast.engine.engine import Engine, Precision, choose_engine, place_images
+from hast.errors import HastWarning, first_line
 from hast.files.tables import write_json
 from hast.math.statistics import ChannelStatistics
 from hast.report.tables import markdown_rows
@@ -48,9 +49,11 @@ class Variant(NamedTuple):
     engine: Callable[[torch.device], Engine] = whole
     patches: dict[str, Any] = {}  # of names in the library, while a step runs
     change: Callable[[nn.Module], nn.Module] = lambda teacher: teacher
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def open(self) -> AbstractContextManager[Any]:
         stack = ExitStack()
+        stack.enter_context(self.around())
         for name, value in self.patches.items():
             stack.enter_context(patch(name, value))
         return stack
@@ -98,18 +101,20 @@ WITHOUT = {
 }
 
 
+@contextmanager
+def tf32() -> Iterator[None]:
+    owners: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [owner.allow_tf32 for owner in owners]
+    for owner in owners:
+        owner.allow_tf32 = True
+    yield
+    for owner, value in zip(owners, before, strict=True):
+        owner.allow_tf32 = value
+
+
 # What the engine does not do, for whoever wants to know why.
 ON_CUDA = (
-    Variant(
-        "in fp32 with TF32",
-        other_precision,
-        patches={
-            "hast.engine.runtime._SETTINGS": [
-                (where, name, value or name == "allow_tf32")
-                for where, name, value in runtime._SETTINGS
-            ]
-        },
-    ),
+    Variant("in fp32 with TF32", other_precision, around=tf32),
     Variant(
         "with CUDA graphs",
         patches={"torch.compile": partial(torch.compile, mode="reduce-overhead")},
@@ -148,8 +153,16 @@ def race(
     times: dict[str, list[float]] = {variant.name: [] for variant, _ in steps}
     for number in range(WARM_UP + rounds):
         for variant, iterator in steps:
-            with variant.open():
-                took = seconds(iterator, device)
+            if variant.name not in times:
+                continue
+            try:
+                # A warning says that the rest runs without compilation, which is another variant.
+                with variant.open(), catch_warnings(action="error", category=HastWarning):
+                    took = seconds(iterator, device)
+            except Exception as error:  # of a compiler; the others go on
+                print(f"{task} {variant.name}: {first_line(error)}")
+                del times[variant.name]
+                continue
             if number >= WARM_UP:
                 times[variant.name].append(took)
     medians = {name: statistics.median(values) for name, values in times.items()}

@@ -132,7 +132,7 @@ def finetune(
         for step, batch in zip(range(state.step, config.steps), state.order, strict=False):
             if held and step % every == 0:
                 state.look(held)
-                tap_q.clear()  # the taps belong to the loss
+            tap_q.clear()  # the taps belong to the loss, whoever looked meanwhile
             drawn = place_images(images[batch.to(images.device)], device)
             x = random_resized_crop(
                 drawn, min_scale=config.min_crop_scale, flip=config.flip, generator=random
