@@ -50,16 +50,18 @@ def stages_in_order(targets: Sequence[str] = ()) -> list[Stage]:
             graph = repo.index.graph
             asked = {s for target in targets for s in repo.stage.collect(target)} or set(graph)
             wanted = asked | {below for stage in asked for below in nx.descendants(graph, stage)}
-            order = [stage for stage in nx.dfs_postorder_nodes(graph) if stage in wanted]
+            # What `dvc import` and `dvc add` bring has no command, and is there.
+            made = [stage for stage in nx.dfs_postorder_nodes(graph) if stage.cmd]
             return [
                 Stage(
                     name=stage.addressing,
-                    needs=tuple(sorted(below.addressing for below in graph.successors(stage))),
+                    needs=tuple(sorted(b.addressing for b in graph.successors(stage) if b.cmd)),
                     params=tuple(sorted(p for dep in stage.params for p in dep.params)),
                     computes=_computes(stage.cmd),
                     is_target=stage in asked,
                 )
-                for stage in order
+                for stage in made
+                if stage in wanted
             ]
     except DvcException as error:
         raise InputError(str(error)) from None

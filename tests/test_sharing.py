@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import stage_runs as runs
-from conftest import commit_all, copy_project, dvc, executed, files, git, set_params
+from conftest import commit_all, copy_project, dvc, executed, files, git, python, set_params
 
 from hast.bank.tools import filter_bank
 
@@ -42,6 +42,10 @@ def test_an_imported_bank_takes_the_place_of_synthesis(owner, tmp_path, monkeypa
     assert files(other / "artifacts/bank") == files(owner / "artifacts/bank")
     assert [p.name for p in (other / "artifacts/generator").iterdir()] == ["not-trained.json"]
     monkeypatch.chdir(other)
+    plan = "from hast.flows.plan import stages_in_order as all; print(*(s.name for s in all()))"
+    names = python("-c", plan, cwd=other).stdout.split()
+    assert {"synthesize", "report"} < set(names)
+    assert "shared-bank.dvc" not in names
     runs.run("answers")
     runs.run_student()
     runs.run("report")
