@@ -5,9 +5,9 @@
 
 Real are the Dask scheduler, the worker processes, and all that `make_with_dask` does: tasks,
 reports, transfers with their retries, lost workers. A worker sleeps instead of synthesizing, its
-images have one pixel, and every request to the store takes the time that a whole shard would take,
-and is lost now and then. All of this runs `--faster` times too fast, so that what Dask and this
-program cost by themselves weighs that much more than it would.
+images have one pixel, and a request to the store takes its latency and, for the images of a shard,
+the time that the real file would take; it is lost now and then. All of this runs `--faster` times
+too fast, so that what Dask and this program cost for a task weighs that much more than it would.
 
 `--calibrate` makes a small bank by two real workers, and again by two that sleep for as long as a
 shard took in a real bank of four shards: both must take equally long.

@@ -107,9 +107,11 @@ def tf32() -> Iterator[None]:
     before = [owner.allow_tf32 for owner in owners]
     for owner in owners:
         owner.allow_tf32 = True
-    yield
-    for owner, value in zip(owners, before, strict=True):
-        owner.allow_tf32 = value
+    try:
+        yield
+    finally:  # or what is measured after a step that failed would have it, too
+        for owner, value in zip(owners, before, strict=True):
+            owner.allow_tf32 = value
 
 
 # What the engine does not do, for whoever wants to know why.

@@ -51,7 +51,7 @@ def stages_in_order(targets: Sequence[str] = ()) -> list[Stage]:
             asked = {s for target in targets for s in repo.stage.collect(target)} or set(graph)
             wanted = asked | {below for stage in asked for below in nx.descendants(graph, stage)}
             # What `dvc import` and `dvc add` bring has no command, and is there.
-            made = [stage for stage in nx.dfs_postorder_nodes(graph) if stage.cmd]
+            order = [s for s in nx.dfs_postorder_nodes(graph) if s in wanted and s.cmd]
             return [
                 Stage(
                     name=stage.addressing,
@@ -60,8 +60,7 @@ def stages_in_order(targets: Sequence[str] = ()) -> list[Stage]:
                     computes=_computes(stage.cmd),
                     is_target=stage in asked,
                 )
-                for stage in made
-                if stage in wanted
+                for stage in order
             ]
     except DvcException as error:
         raise InputError(str(error)) from None

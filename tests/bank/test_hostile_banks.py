@@ -331,6 +331,11 @@ def test_it_is_refused_in_one_line(good, tmp_path, hast_refuses, damage, message
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "target"]
 
 
+def test_a_bank_for_another_teacher_is_refused_with_both_fingerprints(good):
+    with refused(f"{TEACHER}.*{'b' * 64}"):
+        open_bank(good, teacher="b" * 64)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
