@@ -94,6 +94,7 @@ VARIANTS: dict[str, Settings] = {
     "best, λ = 0": {"quantize": {"alignment_weight": 0.0}},
     "best, real data": {"bank": {"source": "train"}},
 }
+LARGEST = "Of a pixel, where the teacher shall take those and normalize them itself."
 BANKS = "Folder to keep banks in for other runs; empty it after a change of the synthesis."
 
 
@@ -108,6 +109,7 @@ def main(
     widths: Widths = "w4a4,w3a3",
     size: str = "quick",
     crop_fraction: float = 1.0,
+    largest: Annotated[float, typer.Option(help=LARGEST)] = 0.0,
     samples: int = 0,
     steps: int = 0,
     seeds: int = 3,
@@ -121,7 +123,9 @@ def main(
     looks: int = 0,
     checkpoint: float = 60.0,
 ) -> None:
-    teacher = open_teacher(source, weights, images, mean, std, device, shape, crop_fraction)
+    teacher = open_teacher(
+        source, weights, images, mean, std, device, shape, crop_fraction, largest
+    )
     names = list(VARIANTS) if variants == "all" else variants.split(";")
     engine = choose_engine(
         device_of(teacher.network), work=float("inf"),

@@ -31,6 +31,19 @@ Shape = Annotated[str, typer.Option(help="Of an image, CxHxW, where the source k
 Widths = Annotated[str, typer.Option(help="Comma-separated, such as w4a4,w3a3.")]
 
 
+class TakesPixels(nn.Module):
+    """A network that normalizes itself what it is given in [0, largest]."""
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, largest: float) -> None:
+        super().__init__()
+        self.network, self.largest = network, largest
+        self.mean, self.std = (torch.tensor(x).view(-1, 1, 1) for x in (spec.mean, spec.std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x / self.largest - self.mean.to(x)) / self.std.to(x))
+        return logits
+
+
 class Teacher(NamedTuple):
     network: nn.Module
     spec: ModelSpec
@@ -39,12 +52,16 @@ class Teacher(NamedTuple):
 
 def open_teacher(
     source: str, weights: Path | None, images: Path, mean: str, std: str, device: str,
-    shape: str = "", crop_fraction: float = 1.0,
+    shape: str = "", crop_fraction: float = 1.0, largest: float = 0.0,
 ) -> Teacher:  # fmt: skip
     known: dict[str, Any] = {"mean": floats(mean), "std": floats(std)}
     if shape:
         known["input_shape"] = tuple(map(int, shape.split("x")))
     network, spec = load_classifier(source, weights=str(weights) if weights else None, spec=known)
+    if largest:
+        network = TakesPixels(network, spec, largest)
+        zeros, scale = (0.0,) * len(spec.mean), (1 / largest,) * len(spec.mean)
+        spec = spec.model_copy(update={"mean": zeros, "std": scale})
     placed = place(freeze(network), select_device(device))
     return Teacher(placed, spec, dataset(images, crop_fraction))
 

@@ -6,6 +6,7 @@ from students import Net, warm_network
 from torch import nn
 
 import hast
+from bench.experiment import TakesPixels
 from hast.config.finetune import FinetuneConfig
 from hast.loops.finetune import finetune
 
@@ -25,23 +26,16 @@ def network():
     )  # fmt: skip
 
 
-class Inside(nn.Module):
-    """Normalizes itself what is given in [0, `largest`]."""
-
-    def __init__(self, largest):
-        super().__init__()
-        self.network, self.largest = network(), largest
-
-    def forward(self, x):
-        return self.network((x / self.largest - 0.5) / 0.25)
-
-
 def convention(largest):
     """The network, its spec, and its images as normalized ones."""
     if largest is None:
         return network(), NORMALIZED, lambda images: images
     spec = NORMALIZED.model_copy(update={"mean": (0.0,) * 3, "std": (1 / largest,) * 3})
-    return Inside(largest).eval(), spec, lambda images: (images / largest - 0.5) / 0.25
+    return (
+        TakesPixels(network(), NORMALIZED, largest).eval(),
+        spec,
+        lambda images: (images / largest - 0.5) / 0.25,
+    )
 
 
 WAYS = [

@@ -2,8 +2,9 @@
 
 What trains a network wraps it, and what serves it rounds it. A copy without either is taken: the
 module inside of `DataParallel`, `torch.compile` or an average of weights; values in float32;
-weights that are computed from other tensors (`weight_norm`, pruning) computed once and for all.
-What that changes of the numbers is said.
+weights that are computed from other tensors (`weight_norm`, pruning) computed once and for all;
+BatchNorm and Linear modules where others compute the same. What that changes of the numbers is
+said.
 """
 
 import copy
@@ -22,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from hast.engine.runtime import seeded
 from hast.errors import InputError, warn
+from hast.networks.attention import as_layers
 from hast.networks.plan import WEIGHTED
 from hast.networks.provenance import provenance_of, remember
 
@@ -64,7 +66,8 @@ def plain_copy(
     if known.source:  # it may be the wrapper's
         remember(copied, source=known.source, source_args=known.source_args)
     changes = [*_compute_weights(copied), *_to_float32(copied)]
-    _thaw(copied)
+    _replace(copied, _as_batch_norm)
+    _replace(copied, as_layers)
     if say:
         for change in changes:
             say(f"{type(copied).__name__} {change}")
@@ -170,19 +173,19 @@ def _to_float32(network: nn.Module) -> list[str]:
     return [f"has values in {names}; it is computed with in float32"]
 
 
-def _thaw(network: nn.Module) -> None:
-    """Put BatchNorm in the place of what computes the same and is none: the frozen ones of
-    detection code, and InstanceNorm that tracks statistics."""
+def _replace(network: nn.Module, equal: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Put what a function answers in the place of its module, wherever that is."""
     for module in [*network.modules()]:
-        if (thawed := _as_batch_norm(module)) is not None:
+        if (other := equal(module)) is not None:
             for parent in network.modules():
                 for leaf, child in parent._modules.items():
                     if child is module:
-                        parent._modules[leaf] = thawed
+                        parent._modules[leaf] = other
 
 
 def _as_batch_norm(module: nn.Module) -> nn.Module | None:
-    """What a module is in BatchNorm; None if it is that already, or something else.
+    """BatchNorm for what computes the same and is none: the frozen ones of detection code, and
+    InstanceNorm that tracks statistics. None for all else.
 
     Found by trying, not by name, and with other values than its own: the answer is that of the
     class, whether its weights have been loaded or not.

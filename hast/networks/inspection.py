@@ -14,6 +14,7 @@ from hast.networks.batch_norm import batch_norms, freeze
 from hast.networks.blocks import find_blocks
 from hast.networks.classifier import count_classes
 from hast.networks.coverage import Coverage, LayerBits, layer_table, plan_coverage
+from hast.networks.given import plain_copy
 from hast.networks.plan import plan_quantization
 from hast.networks.size import packed_size
 from hast.networks.sources import build_network
@@ -43,8 +44,8 @@ def untrained(
     Raises:
         InputError: the source or the shape is wrong.
     """
-    network, known = build_network(source, arguments)
-    freeze(network)
+    built, known = build_network(source, arguments)
+    network = freeze(plain_copy(built, say=None))
     input_shape = input_shape or known.input_shape
     if input_shape is None:
         raise InputError(f"{source} does not know its input shape; give --input-shape CxHxW")
