@@ -16,6 +16,7 @@ from hast.engine.engine import (
     place_images,
     select_device,
 )
+from hast.engine.runtime import loop
 from hast.errors import HastWarning
 from hast.networks.batch_norm import freeze
 
@@ -93,6 +94,31 @@ def test_a_failing_compiler_costs_a_warning_in_any_pass(teacher, spec, monkeypat
         assert synthesis_losses(teacher, spec, Engine(compile=True)) == plain
     (said,) = [str(warning.message) for warning in caught]  # once, in one line
     assert "\n" not in said
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compilation on the CPU needs g++")
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_compiled_code_calls_torch_for_the_gradient_of_max_pooling(tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path)
+    )  # else an older version's may serve
+    pool = nn.MaxPool2d(3, 2, 1)
+    x = torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    @loop  # deterministic: else the compiler scatters
+    def gradients(engine):
+        inputs = x.clone().requires_grad_()
+        run = engine.wrap(lambda x: pool(x).square().sum(), CPU)
+        run.step(lambda: run(inputs).backward())
+        yield inputs.grad.clone()
+        with torch.profiler.profile() as profile:
+            run(inputs).backward()
+        yield {event.key for event in profile.key_averages()}
+
+    (plain, _), (compiled, called) = (gradients(Engine(compile=c)) for c in (False, True))
+    torch.testing.assert_close(compiled, plain)
+    assert "aten::max_pool2d_with_indices_backward" in called
 
 
 def test_an_error_of_the_step_itself_is_no_fault_of_the_compiler(monkeypatch):

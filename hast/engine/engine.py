@@ -5,6 +5,7 @@ no more than rounding. The choice depends on the parameters and on the machine a
 measured time, so that two runs on one machine give the same bytes.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -92,6 +93,8 @@ class Engine(NamedTuple):
         if not self.compile:
             return Wrapped(cast)
         tell_compiler()
+        if device.type == "cpu":
+            _pool_by_torch()
         # Compiled code is kept with the code object, a few entries each, so one for each wrapping.
         cast.__code__ = cast.__code__.replace()
         partitioning = _RECOMPUTE if recompute and device.type == "cpu" else {}
@@ -134,6 +137,28 @@ class Wrapped(Generic[P, R]):
 
 
 PLAIN = Engine()
+
+
+@functools.cache
+def _pool_by_torch() -> None:
+    """Have compiled code on a CPU call torch for the backward pass of max pooling.
+
+    Where algorithms must be deterministic the compiler writes one that looks, for every pixel, into
+    all windows that hold it: a third of a step of ResNet-18. Torch's own is deterministic on a CPU
+    as well. There is no setting for that, so the compiler's table of operators is changed.
+    """
+    operator = torch.ops.aten.max_pool2d_with_indices_backward.default
+    try:
+        from torch._inductor.lowering import fallback_handler, lowerings
+
+        written, called = lowerings[operator], fallback_handler(operator, add_to_fallback_set=False)
+    except (ImportError, KeyError, TypeError):
+        return  # where torch has moved them, code is right and slow
+
+    def lower(gradient: Any, *args: Any) -> Any:
+        return (called if gradient.get_device().type == "cpu" else written)(gradient, *args)
+
+    lowerings[operator] = lower
 
 
 def select_device(name: str = "auto") -> torch.device:
