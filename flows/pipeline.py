@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Failed
 
 from hast.config.params import check_params
-from hast.errors import InputError
+from hast.errors import InputError, clear_errors
 from hast.flows.artifacts import publish
 from hast.flows.commands import TASK, Delay, Retries, Timeout, dvc, retrying, state_of
 from hast.flows.devices import shared_out
@@ -140,3 +140,8 @@ def _run(
     for future in futures.values():
         future.wait()
     return {name: future.state for name, future in futures.items()}
+
+
+if __name__ == "__main__":
+    with clear_errors("flows.pipeline"):
+        raise InputError("`hast flow` runs it, and has its options")

@@ -18,7 +18,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from hast.errors import InputError
+from hast.errors import InputError, clear_errors
 from hast.files.tables import write_json
 from hast.flows.commands import TASK, Delay, Retries, retrying, state_of
 from hast.flows.commands import dvc as run_dvc
@@ -207,3 +207,8 @@ def _cell(summary: Mapping[str, float] | None) -> str:
 def _slug(variant: str) -> str:
     """Not every letter may stand in the name of an experiment."""
     return re.sub("[^a-z0-9]+", "-", variant.lower()).strip("-") or "x"
+
+
+if __name__ == "__main__":
+    with clear_errors("flows.sweep"):
+        raise InputError("`hast sweep` runs it, and has its options")

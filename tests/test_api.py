@@ -116,6 +116,13 @@ def test_a_bank_of_another_teacher_or_shape_is_refused(teacher, spec, bank):
         (other, spec, bank, "the bank was made for teacher"),
         (teacher, darker, bank, r"made for mean \(.*\) but the teacher has \(0\.4,\)"),
         (teacher, spec, small, "holds 1x8x6 images but the spec says 1x8x8"),
+        (
+            teacher,
+            spec,
+            "bank",
+            "must be what hast.synthesize or hast.open_bank returns, got 'bank'",
+        ),
+        (teacher, spec.model_dump(), bank, "spec must be a hast.ModelSpec, got {'input_shape'"),
     ):
         with refused(message):
             hast.quantize(network, wanted, given, progress=False, **FINETUNING)

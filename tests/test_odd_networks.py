@@ -10,6 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import hast
 from hast.config.teacher import TeacherConfig
+from hast.errors import HastWarning
 from hast.export.parity import logits_of
 from hast.files.teachers import load_teacher, save_teacher
 from hast.networks.batch_norm import batch_norms
@@ -49,6 +50,11 @@ def squeezed(net, x):
 
 def with_time(net, x):
     return plain(net, net.c(x.unsqueeze(2))[:, :, 0])
+
+
+def test_probabilities_are_not_taken_for_logits_in_silence():
+    with pytest.warns(HastWarning, match="answers probabilities, .* leave its softmax out"):
+        count_classes(network(lambda net, x: plain(net, x).softmax(1)), SPEC.input_shape)
 
 
 class AnyArguments(nn.Module):
@@ -201,6 +207,6 @@ def test_a_source_may_return_any_of_them_and_is_rebuilt(tmp_path, factory):
 def test_lazy_modules_must_have_seen_an_image():
     lazy = Net(plain, a=nn.LazyConv2d(8, 3), fc=nn.LazyLinear(5))
     with refused(
-        "Net is lazy and has not seen an image, so no quantizers can be put into it; call it once"
+        "Net is lazy and has not seen an image, so it cannot be worked with; call it once"
     ):
         hast.synthesize(lazy, SPEC, samples=4, steps=1, progress=False)

@@ -18,6 +18,7 @@ from hast.config.synthesize import SynthesisConfig
 from hast.engine.engine import place, select_device
 from hast.engine.progress import drain
 from hast.engine.runtime import device_of
+from hast.errors import InputError
 from hast.loops.train_generator import build_generator
 from hast.loops.train_generator import train_generator as train
 from hast.networks.batch_norm import freeze
@@ -150,6 +151,8 @@ def import_pictures(
 
 def frozen_copy(teacher: nn.Module, spec: ModelSpec, device: Device) -> nn.Module:
     """A copy to compute with, see `plain_copy`; `teacher` stays as it is."""
+    if not isinstance(spec, ModelSpec):
+        raise InputError(f"spec must be a hast.ModelSpec, got {spec!r:.80}")
     source = freeze(plain_copy(teacher))
     where = device_of(source) if device is None else select_device(str(device))
     place(source, where, spec.input_shape)

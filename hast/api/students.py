@@ -70,7 +70,7 @@ def calibrate(
         InputError: a wrong setting, or a bank that was made for another teacher.
     """
     source = frozen_copy(teacher, spec, device)
-    _check_bank(bank, source, spec)
+    check_bank(bank, source, spec)
     placed = {"placement": "inputs", **(layers or {})}
     rules = parse_section(placed, PlanConfig, name="layers")
     width = BitWidth.parse(f"w{weight_bits}a{act_bits}")
@@ -134,9 +134,10 @@ def quantize(
     values = {"steps": steps, "seed": seed, "milestones": milestones, **settings}
     config = parse_section(values, FinetuneConfig, name="quantize")
     blocks = parse_section(dict(reconstruction or {}), ReconstructionConfig, name="reconstruction")
+    source = frozen_copy(teacher, spec, device)
+    check_bank(bank, source, spec)
     learned_from = min(blocks.samples, config.trained_on(len(bank.images)))
     reconstruction = {**(reconstruction or {}), "samples": learned_from}
-    source = frozen_copy(teacher, spec, device)
     student = calibrate(
         source, spec, bank, weight_bits=weight_bits, act_bits=act_bits, seed=seed, layers=layers,
         calibration=calibration, reconstruction=reconstruction, generator=generator,
@@ -190,7 +191,16 @@ def evaluate(
     return joined(records).evaluation("network", reference=[*networks][-1])
 
 
-def _check_bank(bank: Bank | StoredBank, teacher: nn.Module, spec: ModelSpec) -> None:
+def check_bank(bank: Bank | StoredBank, teacher: nn.Module, spec: ModelSpec) -> None:
+    """Check that a bank is one, and was made for this teacher.
+
+    Raises:
+        InputError: with both fingerprints, or both values of the spec.
+    """
+    if not isinstance(bank, (Bank, StoredBank)):
+        raise InputError(
+            f"a bank must be what hast.synthesize or hast.open_bank returns, got {bank!r:.80}"
+        )
     found, made_for = fingerprint(teacher.state_dict()), bank.card.teacher
     if made_for != found:
         why = rounding_between(made_for, teacher.state_dict())

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hast.config.params import check_params
 from hast.engine.environment import complete_environment
-from hast.engine.machine import git, installed_version
+from hast.engine.machine import installed_version
 from hast.engine.progress import QUIET, RECORD
 from hast.errors import INTERRUPTED, MENDABLE, TRY_AGAIN, HastError, InputError, needs
 from hast.files.tables import read_json, read_latency, read_timings
@@ -106,7 +106,8 @@ def check_repository(project: Path) -> None:
         InputError: neither is so, as in what was unpacked from a ZIP.
     """
     told = any("no_scm = true" in path.read_text() for path in project.glob(".dvc/config*"))
-    if not told and git("rev-parse", "--git-dir", folder=project) is None:
+    project = project.resolve()
+    if not told and not any((folder / ".git").exists() for folder in (project, *project.parents)):
         raise InputError(
             f"{project} is in no Git repository, which DVC wants; run `git init && git add -A &&"
             " git commit -m start`, or `dvc config --local core.no_scm true` to do without"

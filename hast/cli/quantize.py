@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from hast.api import zero_shot
+from hast.api.students import check_bank
 from hast.api.students import quantize as make_student
 from hast.bank.pictures import import_pictures
 from hast.bank.record import Bank
@@ -29,7 +30,6 @@ from hast.files.checkpoints import save
 from hast.files.datasets import Batches, open_batches
 from hast.loops.evaluate import predict_all
 from hast.math.intervals import paired_drop
-from hast.networks.fingerprint import fingerprint
 from hast.networks.generator import Generator
 from hast.networks.size import packed_size
 from hast.pipeline.search import Candidate, Trial
@@ -141,8 +141,9 @@ def _samples(
     if config.source is None:
         yield zero_shot.make_samples(teacher, spec, values)
     elif source_digests(config.source)["manifest"]:
-        identity = fingerprint(teacher.state_dict())
-        yield None, StoredBank(config.source, teacher=identity, spec=spec)
+        bank = StoredBank(config.source)
+        check_bank(bank, teacher, spec)
+        yield None, bank
     else:
         with TemporaryDirectory() as folder:
             target = Path(folder) / "bank"

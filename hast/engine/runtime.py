@@ -169,5 +169,5 @@ def probe_images(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where the network's parameters are."""
-    return next(network.parameters()).device
+    """Where the network's parameters are; one without any is on the CPU."""
+    return next(network.parameters(), torch.empty(0, device="cpu")).device

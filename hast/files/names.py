@@ -42,12 +42,15 @@ def named_as(network: nn.Module, state: Mapping[str, Tensor], *, name: str) -> d
         shapes = {short: own[key].shape for short, key in wanted.items()}
         prefix = _prefix({short: state[key].shape for short, key in held.items()}, shapes, name)
     inside = {k.removeprefix(prefix): key for k, key in held.items() if k.startswith(prefix)}
+    taken_off = len(inside)
+    bare = {k: key for k, key in held.items() if k in wanted.keys() - inside.keys()}
+    inside |= bare  # a head that was put beside what has the prefix
     named = {wanted.get(short, key): state[key] for short, key in inside.items()}
     if prefix:
-        left = [key for short, key in held.items() if not short.startswith(prefix)]
+        left = [k for short, k in held.items() if not short.startswith(prefix) and k not in bare]
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         beside = f", and left out {', '.join(left[:_NAMED])}{more}" if left else ""
-        warn(f"{name}: took {prefix!r} off the names of {len(named)} tensors{beside}")
+        warn(f"{name}: took {prefix!r} off the names of {taken_off} tensors{beside}")
     return named
 
 

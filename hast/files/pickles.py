@@ -84,4 +84,6 @@ def reason_of(error: Exception) -> str:
         return f"it holds {other[1]}, which is not read; save the state_dict() alone"
     if "TorchScript" in text or "torchscript" in text:
         return "it is a TorchScript archive; save torch.jit.load(...).state_dict()"
+    if "weights_only" in text:  # torch's advice is to let the file run code
+        return "it is no file of torch.save; a web page, perhaps, or a pointer of Git LFS"
     return first_line(error)

@@ -62,12 +62,18 @@ def read_state(path: Path, entry: str = "auto") -> dict[str, Tensor]:
     state = entries[chosen] if chosen else _tensors(content)
     if state is None:
         way_out = f"; set weights_entry to one of {', '.join(entries)}" if entries else ""
-        found = content if not isinstance(content, dict) else _whole_network(content) or content
+        items: dict[Any, Any] = content if isinstance(content, dict) else {}
+        key = next((k for k in _WRAPPERS if isinstance(items.get(k), Stranger)), None)
+        found = items[key] if key else content
         if isinstance(found, Stranger):
+            at = f"[{key!r}]" if key else ""
             way_out = (
                 ", whose code is not run; where it can be, write its weights alone: torch.save("
-                "torch.load(..., weights_only=False).state_dict(), 'weights.pth')"
+                f"torch.load(..., weights_only=False){at}.state_dict(), 'weights.pth')"
             )
+        elif not entries and items:
+            other = next(k for k, v in items.items() if not (type(k) is str and type(v) is Tensor))
+            way_out = f" with {other!r}, which is no named tensor"
         raise InputError(
             f"{path}: must hold a state dict of tensors, got {type(found).__name__}{way_out}"
         )
@@ -84,11 +90,6 @@ def _read(path: Path) -> Any:
             f"{path}: not a readable checkpoint ({reason_of(error)}); it must be safetensors or a"
             " state dict that torch.load(weights_only=True) accepts"
         ) from None
-
-
-def _whole_network(content: Mapping[Any, Any]) -> Any:
-    """An object of some class where the weights would be."""
-    return next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Stranger)), None)
 
 
 def _entries(content: Any) -> dict[str, dict[str, Tensor]]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from hast.config.spec import ModelSpec, PartialSpec, merge_specs
 from hast.engine.engine import Shape
 from hast.engine.runtime import probe_images
-from hast.errors import InputError, first_line
+from hast.errors import InputError, first_line, warn
 from hast.networks.batch_norm import batch_norms, tap_batch_norm_inputs
 
 
@@ -25,7 +25,8 @@ def count_classes(network: nn.Module, input_shape: Shape) -> int:
             logits = network.eval()(probe_images(network, input_shape))
     except Exception as error:  # a forward may raise anything
         raise InputError(
-            f"{name} cannot take {shape} images ({first_line(error)}); set input_shape"
+            f"{name} cannot take {shape} images ({first_line(error)}); mend its forward, or"
+            " set input_shape"
         ) from error
     if not isinstance(logits, Tensor):
         raise InputError(
@@ -44,6 +45,8 @@ def count_classes(network: nn.Module, input_shape: Shape) -> int:
             f"{name} answers one logit an image, but classes are at least two; wrap it in a module"
             " that returns torch.cat([torch.zeros_like(x), x], 1), whose softmax is its sigmoid"
         )
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(2).to(logits)):
+        warn(f"{name} answers probabilities, which are taken for logits; leave its softmax out")
     return logits.shape[1]
 
 

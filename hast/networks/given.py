@@ -22,8 +22,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import AveragedModel
 
 from hast.engine.runtime import seeded
-from hast.errors import InputError, warn
-from hast.networks.attention import as_layers
+from hast.errors import InputError, first_line, warn
+from hast.networks.attention import split_projections
 from hast.networks.plan import WEIGHTED
 from hast.networks.provenance import provenance_of, remember
 
@@ -53,25 +53,43 @@ def plain_copy(
     inside, known = _inside(network), provenance_of(network)
     if any(provenance_of(module).plan is not None for module in inside.modules()):
         return copy.deepcopy(inside).eval()
-    if to_quantize:
+    if to_quantize or isinstance(inside, torch.jit.ScriptModule):
         _refuse_what_cannot_be_quantized(inside)
-    memo: dict[int, Any] = {}
-    for module in inside.modules():  # of the old weight_norm; deepcopy takes no results
-        results = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
-        memo |= {id(result): result.detach().clone() for result in results}
-    for module in reversed([*inside.modules()]):  # the innermost first
-        if _inside(module) is not module:
-            memo[id(module)] = copy.deepcopy(_inside(module), memo)
-    copied = copy.deepcopy(inside, memo).eval()
+    copied = _deep_copy(inside)
+    own = [name for name, module in copied.named_modules() if "forward" in vars(module)]
+    if own and to_quantize:  # it computes with the module that it was taken from, not with the copy
+        raise InputError(
+            f"{type(copied).__name__} has a forward that was put onto"
+            f" {own[0] or 'the instance'}, which no copy takes along; `del` it, or put it into the"
+            " class"
+        )
     if known.source:  # it may be the wrapper's
         remember(copied, source=known.source, source_args=known.source_args)
     changes = [*_compute_weights(copied), *_to_float32(copied)]
-    _replace(copied, _as_batch_norm)
-    _replace(copied, as_layers)
+    _thaw(copied)
+    split_projections(copied)
     if say:
         for change in changes:
             say(f"{type(copied).__name__} {change}")
     return copied
+
+
+def _deep_copy(network: nn.Module) -> nn.Module:
+    """In eval mode, and without the wrappers inside."""
+    memo: dict[int, Any] = {}
+    for module in network.modules():  # of the old weight_norm; deepcopy takes no results
+        results = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
+        memo |= {id(result): result.detach().clone() for result in results}
+    try:
+        for module in reversed([*network.modules()]):  # the innermost first
+            if _inside(module) is not module:
+                memo[id(module)] = copy.deepcopy(_inside(module), memo)
+        return copy.deepcopy(network, memo).eval()
+    except (RuntimeError, TypeError) as error:  # results of a forward, a lock, an open file
+        raise InputError(
+            f"{type(network).__name__} holds what cannot be copied ({first_line(error)}); delete"
+            " it, or keep it elsewhere"
+        ) from None
 
 
 def _refuse_what_cannot_be_quantized(network: nn.Module) -> None:
@@ -89,7 +107,7 @@ def _refuse_what_cannot_be_quantized(network: nn.Module) -> None:
         found, way_out = "on the device meta, without values", "load its weights"
     else:
         return
-    raise InputError(f"{name} is {found}, so no quantizers can be put into it; {way_out}")
+    raise InputError(f"{name} is {found}, so it cannot be worked with; {way_out}")
 
 
 def _inside(network: nn.Module) -> nn.Module:
@@ -173,19 +191,20 @@ def _to_float32(network: nn.Module) -> list[str]:
     return [f"has values in {names}; it is computed with in float32"]
 
 
-def _replace(network: nn.Module, equal: Callable[[nn.Module], nn.Module | None]) -> None:
-    """Put what a function answers in the place of its module, wherever that is."""
+def _thaw(network: nn.Module) -> None:
+    """Put BatchNorm in the place of what computes the same and is none: the frozen ones of
+    detection code, and InstanceNorm that tracks statistics."""
+    parents = [m for m in network.modules() if not isinstance(m, torch.jit.ScriptModule)]
     for module in [*network.modules()]:
-        if (other := equal(module)) is not None:
-            for parent in network.modules():
+        if (thawed := _as_batch_norm(module)) is not None:
+            for parent in parents:
                 for leaf, child in parent._modules.items():
                     if child is module:
-                        parent._modules[leaf] = other
+                        parent._modules[leaf] = thawed
 
 
 def _as_batch_norm(module: nn.Module) -> nn.Module | None:
-    """BatchNorm for what computes the same and is none: the frozen ones of detection code, and
-    InstanceNorm that tracks statistics. None for all else.
+    """What a module is in BatchNorm; None if it is that already, or something else.
 
     Found by trying, not by name, and with other values than its own: the answer is that of the
     class, whether its weights have been loaded or not.

@@ -14,6 +14,7 @@ from torch import nn
 
 from hast.errors import HastWarning
 from hast.files.classifiers import load_classifier
+from hast.files.weights import read_state
 from hast.networks.digits_resnet import DigitsResNet
 
 
@@ -160,6 +161,25 @@ def test_a_network_that_is_there_twice_is_not_chosen_by_chance(tmp_path):
     state = network().state_dict()
     with refused(r"holds the network twice, below 'student\.' and 'teacher\.'"):
         load(under("student.", state) | under("teacher.", state), tmp_path / "w.pth")
+
+
+def test_a_prefix_that_most_names_have_leaves_the_others(tmp_path):
+    state = network().state_dict()
+    head = {name: tensor for name, tensor in state.items() if name.startswith("classifier")}
+    body = {name: tensor for name, tensor in state.items() if name not in head}
+    with pytest.warns(HastWarning, match=r"took 'model\.' off the names of \d+ tensors$"):
+        assert is_same(load(under("model.", body) | head, tmp_path / "w.pth"), network())
+
+
+def test_what_is_no_file_of_torch_says_so(tmp_path):
+    (tmp_path / "w.pth").write_text("<!DOCTYPE html>")
+    with refused("it is no file of torch.save; a web page, perhaps"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_what_is_no_tensor_is_named(tmp_path):
+    with refused("got OrderedDict with 'epoch', which is no named tensor"):
+        load(network().state_dict() | {"epoch": 3}, tmp_path / "w.pth")
 
 
 def test_a_prefix_does_not_hide_what_is_missing(tmp_path):

@@ -79,9 +79,10 @@ def test_names_that_differ_by_a_wrapper_alone_are_two():
 
 def test_rounding_is_named_where_it_makes_another_teacher():
     full = {"a": torch.rand(9, generator=torch.Generator().manual_seed(0)), "n": torch.arange(3)}
-    rounded = {"a": full["a"].half(), "n": full["n"]}
-    assert "that one is a copy rounded to float16" in rounding_between(fingerprint(rounded), full)
-    assert "rounded to float16: a rounded" in rounding_between(fingerprint(full), rounded)
+    for dtype in (torch.float16, torch.bfloat16):
+        name, rounded = str(dtype)[6:], {"a": full["a"].to(dtype), "n": full["n"]}
+        assert f"a copy rounded to {name}" in rounding_between(fingerprint(rounded), full)
+        assert f"rounded to {name}: a rounded" in rounding_between(fingerprint(full), rounded)
     assert rounding_between(fingerprint({"a": full["a"] + 1}), full) == ""
 
 

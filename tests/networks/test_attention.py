@@ -46,7 +46,7 @@ LATE = torch.arange(5).expand(3, 5) > 3
 def test_it_answers_as_torch_does(settings, shapes, how):
     given = attention(**settings)
     taken = plain_copy(nn.Sequential(given))[0]
-    assert not isinstance(taken, nn.MultiheadAttention)
+    assert {"query", "key", "value"} < dict(taken.named_children()).keys()
     tokens = [rows(*shape) for shape in shapes]
     expected, found = (module(*tokens, **how) for module in (given, taken))
     for theirs, ours in zip(expected, found, strict=True):
@@ -82,4 +82,29 @@ def test_an_encoder_is_quantized_down_to_the_products_of_activations():
 
 @pytest.mark.parametrize("settings", [{"add_bias_kv": True}, {"add_zero_attn": True}])
 def test_attention_with_tokens_of_its_own_stays(settings):
-    assert isinstance(plain_copy(nn.Sequential(attention(**settings)))[0], nn.MultiheadAttention)
+    assert type(plain_copy(nn.Sequential(attention(**settings)))[0]) is nn.MultiheadAttention
+
+
+def test_who_looks_at_a_module_sees_torchs():
+    given = attention(batch_first=True)
+    given.register_forward_hook(lambda _module, _args, output: (2 * output[0], output[1]))
+    taken = plain_copy(Net(lambda net, x: x, attend=given, beside=[given])).attend
+    tokens = rows(3, 5, 8)
+    torch.testing.assert_close(taken(*[tokens] * 3), given(*[tokens] * 3), atol=1e-4, rtol=1e-4)
+    assert isinstance(taken, nn.MultiheadAttention)
+    for name in ("in_proj_weight", "in_proj_bias", "embed_dim", "head_dim", "dropout"):
+        torch.testing.assert_close(getattr(taken, name), getattr(given, name))
+
+
+@pytest.mark.filterwarnings("ignore")  # of nested tensors
+def test_padded_tokens_of_an_encoder_are_left_out():
+    def compute(net, x):
+        tokens = net.stem(x).flatten(2).mT
+        late = torch.arange(16).expand(len(x), 16) > 9
+        return net.head(net.encoder(tokens, src_key_padding_mask=late)[:, :10].mean(1))
+
+    network = encoder()
+    network.compute = compute
+    images = torch.randn(4, 3, 16, 16)
+    torch.testing.assert_close(plain_copy(network)(images), network(images))
+    assert hast.coverage(calibrated(plain_copy(network), spec_of((3, 16, 16)))).weights == 1

@@ -1,5 +1,6 @@
 """Teachers as users have them in memory."""
 
+import threading
 import warnings
 
 import pytest
@@ -128,14 +129,24 @@ def test_what_cannot_be_quantized_is_refused_in_one_line():
     with warnings.catch_warnings(action="ignore"):
         already = torch.ao.quantization.quantize_dynamic(network(), {nn.Linear})
     for unusable, why in {
-        torch.jit.trace(given, IMAGES): "Net is scripted, or in part, so no quantizers can be",
-        exported: "is an exported graph without modules, so no quantizers",
+        torch.jit.trace(given, IMAGES): "Net is scripted, or in part, so it cannot be worked with",
+        exported: "is an exported graph without modules, so it cannot",
         already: "quantized already, .* give the network in full precision",
         network().to("meta"): "Net is on the device meta, without values, .* load its weights",
         (lambda images: images): "a network must be a torch.nn.Module, got function",
     }.items():
         with refused(why):
             plain_copy(unusable)
+
+
+def test_what_a_copy_cannot_take_along_is_refused_in_one_line():
+    locked, patched = network(), network()
+    locked.lock = threading.Lock()
+    patched.body.forward = patched.body.forward
+    with refused("Net holds what cannot be copied .* delete it"):
+        plain_copy(locked)
+    with refused("Net has a forward that was put onto body, which no copy takes along"):
+        plain_copy(patched)
 
 
 class OwnNorm(nn.Module):
@@ -218,8 +229,11 @@ def test_where_a_network_comes_from_survives_its_wrapper():
 def test_what_is_only_measured_need_not_be_quantizable():
     with warnings.catch_warnings(action="ignore"):
         already = torch.ao.quantization.quantize_dynamic(network(), {nn.Linear})
+        scripted = torch.jit.script(nn.Sequential(FrozenBatchNorm2d(3), nn.Flatten()))
     images = [(IMAGES, torch.zeros(4).long())]
     assert hast.evaluate(already, images, progress=False).samples == 4
+    with refused("is scripted, or in part"):
+        hast.evaluate(scripted, images, progress=False)
     student = calibrated(network(), SPEC, quantizer="learned")
     held = plain_copy(nn.Sequential(student))
     assert torch.equal(held(IMAGES), student(IMAGES))
