@@ -40,6 +40,7 @@ from hast.networks.batch_norm import folded_statistics
 from hast.networks.blocks import tap_attention
 from hast.networks.classifier import require_gradient
 from hast.networks.provenance import spec_and_plan
+from hast.networks.strides import strides_afterwards
 from hast.networks.student import wide_layers_in_fp32
 
 _LOOKS = 4  # at what is held back, beside the last one
@@ -96,6 +97,8 @@ def finetune(
         tap_attention(student, names) as tap_q,
         tap_attention(teacher, names) as tap_f,
         folded_statistics(teacher),
+        strides_afterwards(teacher, engine),
+        strides_afterwards(student, engine),
         wide_layers_in_fp32(student) if engine.bf16 else nullcontext(),
     ):
 

@@ -40,6 +40,7 @@ from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
 from hast.networks.classifier import require_batch_norm
 from hast.networks.generator import Generator
+from hast.networks.strides import strides_afterwards
 
 _CAUSE = "learning_rate too high, or NaN in the teacher's weights"
 
@@ -94,7 +95,11 @@ def synthesize(
     device = device_of(teacher)
     _, std = spec.channels(device)
     photograph = spec.photograph(device)
-    with tap_batch_norm_inputs(teacher) as tap, folded_statistics(teacher):
+    with (
+        tap_batch_norm_inputs(teacher) as tap,
+        folded_statistics(teacher),
+        strides_afterwards(teacher, engine),
+    ):
 
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits = teacher(images).float()

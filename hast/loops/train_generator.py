@@ -21,6 +21,7 @@ from hast.loops.checks import check_finite, check_result
 from hast.math.statistics import bns_loss
 from hast.networks.batch_norm import folded_statistics, tap_batch_norm_inputs
 from hast.networks.generator import Generator
+from hast.networks.strides import strides_afterwards
 
 _CAUSE = "learning_rate too high, or NaN in the teacher's weights"
 
@@ -48,7 +49,11 @@ def train_generator(
     random = seeded(config.seed, "generator", "batches")
     optimizer = torch.optim.Adam(generator.parameters(), config.learning_rate, betas=(0.5, 0.999))
     generator.train()
-    with tap_batch_norm_inputs(teacher) as tap, folded_statistics(teacher):
+    with (
+        tap_batch_norm_inputs(teacher) as tap,
+        folded_statistics(teacher),
+        strides_afterwards(teacher, engine),
+    ):
 
         def losses_of(latent: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits = teacher(generator(latent, labels)).float()
