@@ -53,6 +53,7 @@ class Case(NamedTuple):
 CASES = (
     Case("ResNet-20", "pytorchcv:resnet20_cifar10", 32, 10, 256, 64, 7),
     Case("ResNet-18", "torchvision:resnet18", 224, 1000, 8, 4, 3),
+    Case("MobileNetV2", "torchvision:mobilenet_v2", 128, 1000, 32, 16, 3),
 )
 
 
