@@ -34,13 +34,18 @@ Widths = Annotated[str, typer.Option(help="Comma-separated, such as w4a4,w3a3.")
 class TakesPixels(nn.Module):
     """A network that normalizes itself what it is given in [0, largest]."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: nn.Module, spec: ModelSpec, largest: float) -> None:
         super().__init__()
-        self.network, self.largest = network, largest
-        self.mean, self.std = (torch.tensor(x).view(-1, 1, 1) for x in (spec.mean, spec.std))
+        self.network = network
+        # Buffers: banks and results are told apart by what a state dict holds.
+        self.register_buffer("scale", largest * torch.tensor(spec.std).view(-1, 1, 1))
+        self.register_buffer("shift", torch.tensor(spec.mean).view(-1, 1, 1) / self.scale * largest)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network((x / self.largest - self.mean.to(x)) / self.std.to(x))
+        logits: Tensor = self.network(x / self.scale - self.shift)
         return logits
 
 

@@ -47,7 +47,9 @@ def named_as(network: nn.Module, state: Mapping[str, Tensor], *, name: str) -> d
     inside |= bare  # a head that was put beside what has the prefix
     named = {wanted.get(short, key): state[key] for short, key in inside.items()}
     if prefix:
-        left = [k for short, k in held.items() if not short.startswith(prefix) and k not in bare]
+        left = [
+            k for short, k in held.items() if not short.startswith(prefix) and short not in bare
+        ]
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         beside = f", and left out {', '.join(left[:_NAMED])}{more}" if left else ""
         warn(f"{name}: took {prefix!r} off the names of {taken_off} tensors{beside}")

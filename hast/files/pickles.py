@@ -84,6 +84,8 @@ def reason_of(error: Exception) -> str:
         return f"it holds {other[1]}, which is not read; save the state_dict() alone"
     if "TorchScript" in text or "torchscript" in text:
         return "it is a TorchScript archive; save torch.jit.load(...).state_dict()"
-    if "weights_only" in text:  # torch's advice is to let the file run code
+    if operand := re.search(r"Unsupported operand (\d+)", text):
+        if operand[1] == "149":  # where a pickle of protocol 4 begins
+            return "it was written with another pickle_protocol than torch.save's own, 2"
         return "it is no file of torch.save; a web page, perhaps, or a pointer of Git LFS"
     return first_line(error)

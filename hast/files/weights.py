@@ -72,7 +72,8 @@ def read_state(path: Path, entry: str = "auto") -> dict[str, Tensor]:
                 f"torch.load(..., weights_only=False){at}.state_dict(), 'weights.pth')"
             )
         elif not entries and items:
-            other = next(k for k, v in items.items() if not (type(k) is str and type(v) is Tensor))
+            inside = _innermost(items).items()
+            other = next(k for k, v in inside if not (isinstance(k, str) and isinstance(v, Tensor)))
             way_out = f" with {other!r}, which is no named tensor"
         raise InputError(
             f"{path}: must hold a state dict of tensors, got {type(found).__name__}{way_out}"
@@ -157,11 +158,17 @@ def load_card(folder: Path, card: type[CardT]) -> CardT:
         raise InputError(f"{path}: no such file; run `dvc repro` first") from None
 
 
-def _tensors(value: Any) -> dict[str, Tensor] | None:
-    """The state dict that a value is or wraps; None if it is another thing."""
+def _innermost(value: Any) -> Any:
+    """What is inside of dicts that hold weights by a usual name."""
     for key in _WRAPPERS:
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
+    return value
+
+
+def _tensors(value: Any) -> dict[str, Tensor] | None:
+    """The state dict that a value is or wraps; None if it is another thing."""
+    value = _innermost(value)
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         return None
     return value if all(isinstance(v, Tensor) for v in value.values()) else None

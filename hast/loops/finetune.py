@@ -94,11 +94,11 @@ def finetune(
     optimizer, schedule, random = state.optimizer, state.schedule, state.random
     names = blocks if config.alignment_weight > 0 else ()
     with (
+        strides_afterwards(teacher, spec.input_shape, engine),
+        strides_afterwards(student, spec.input_shape, engine),
         tap_attention(student, names) as tap_q,
         tap_attention(teacher, names) as tap_f,
         folded_statistics(teacher),
-        strides_afterwards(teacher, engine),
-        strides_afterwards(student, engine),
         wide_layers_in_fp32(student) if engine.bf16 else nullcontext(),
     ):
 

@@ -96,9 +96,9 @@ def synthesize(
     _, std = spec.channels(device)
     photograph = spec.photograph(device)
     with (
+        strides_afterwards(teacher, spec.input_shape, engine),
         tap_batch_norm_inputs(teacher) as tap,
         folded_statistics(teacher),
-        strides_afterwards(teacher, engine),
     ):
 
         def losses_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,9 +50,9 @@ def train_generator(
     optimizer = torch.optim.Adam(generator.parameters(), config.learning_rate, betas=(0.5, 0.999))
     generator.train()
     with (
+        strides_afterwards(teacher, generator.shape, engine),
         tap_batch_norm_inputs(teacher) as tap,
         folded_statistics(teacher),
-        strides_afterwards(teacher, engine),
     ):
 
         def losses_of(latent: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,10 +16,19 @@ _NAMES = ("query", "key", "value")
 _OWN = ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
+def _weight_of(name: str) -> Any:
+    """Where queries, keys and values differ in size, torch has a weight for each."""
+    return property(
+        lambda self: None if self._qkv_same_embed_dim else self.get_submodule(name).weight
+    )
+
+
 class Attention(nn.MultiheadAttention):
     """softmax(QK' / √d) V for each head, between projections of queries, keys and values and one of
     all heads (Vaswani et al., 2017); in eval mode. A module becomes one by `split_projections`:
     whoever holds it, asks for its class or hooks it sees torch's."""
+
+    q_proj_weight, k_proj_weight, v_proj_weight = map(_weight_of, _NAMES)
 
     @property
     def in_proj_weight(self) -> Any:  # type: ignore[override]

@@ -23,7 +23,7 @@ class Generator(nn.Module):
             width: channels of the first feature map.
         """
         super().__init__()
-        channels, self.height, self.width = spec.input_shape
+        self.shape = channels, self.height, self.width = spec.input_shape
         self.latent_dim, self.photograph = latent_dim, spec.photograph()
         start = (width, math.ceil(self.height / 4), math.ceil(self.width / 4))
         self.embedding = nn.Embedding(spec.num_classes, latent_dim)

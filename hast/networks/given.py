@@ -56,8 +56,8 @@ def plain_copy(
     if to_quantize or isinstance(inside, torch.jit.ScriptModule):
         _refuse_what_cannot_be_quantized(inside)
     copied = _deep_copy(inside)
-    own = [name for name, module in copied.named_modules() if "forward" in vars(module)]
-    if own and to_quantize:  # it computes with the module that it was taken from, not with the copy
+    own = [name for name, module in copied.named_modules() if _is_bound_elsewhere(module, copied)]
+    if own and to_quantize:
         raise InputError(
             f"{type(copied).__name__} has a forward that was put onto"
             f" {own[0] or 'the instance'}, which no copy takes along; `del` it, or put it into the"
@@ -74,6 +74,15 @@ def plain_copy(
     return copied
 
 
+def _is_bound_elsewhere(module: nn.Module, copied: nn.Module) -> bool:
+    """Whether it has a forward of the instance that computes with another module than the copy, as
+    a closure does: methods and arguments of `partial` are copied along."""
+    forward = vars(module).get("forward")
+    given = (getattr(forward, "__self__", None), *getattr(forward, "args", ()))
+    inside = set(map(id, copied.modules()))
+    return forward is not None and not any(id(part) in inside for part in given)
+
+
 def _deep_copy(network: nn.Module) -> nn.Module:
     """In eval mode, and without the wrappers inside."""
     memo: dict[int, Any] = {}
@@ -85,6 +94,8 @@ def _deep_copy(network: nn.Module) -> nn.Module:
             if _inside(module) is not module:
                 memo[id(module)] = copy.deepcopy(_inside(module), memo)
         return copy.deepcopy(network, memo).eval()
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError) as error:  # results of a forward, a lock, an open file
         raise InputError(
             f"{type(network).__name__} holds what cannot be copied ({first_line(error)}); delete"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Itera
     """Let modules compute something else while the context is open."""
     with ExitStack() as stack:
         for module, forward in forwards.items():
+            own = vars(module).get("forward")
+            restore = partial(setattr, module, "forward", own) if own else None
+            stack.callback(restore or partial(delattr, module, "forward"))
             module.forward = forward
-            stack.callback(delattr, module, "forward")
         yield
 
 

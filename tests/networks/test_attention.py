@@ -48,6 +48,8 @@ def test_it_answers_as_torch_does(settings, shapes, how):
     taken = plain_copy(nn.Sequential(given))[0]
     assert {"query", "key", "value"} < dict(taken.named_children()).keys()
     tokens = [rows(*shape) for shape in shapes]
+    for name in ("in_proj_weight", "in_proj_bias", "q_proj_weight"):
+        torch.testing.assert_close(getattr(taken, name), getattr(given, name))
     expected, found = (module(*tokens, **how) for module in (given, taken))
     for theirs, ours in zip(expected, found, strict=True):
         assert (theirs is None) == (ours is None)

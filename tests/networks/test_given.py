@@ -142,11 +142,15 @@ def test_what_cannot_be_quantized_is_refused_in_one_line():
 def test_what_a_copy_cannot_take_along_is_refused_in_one_line():
     locked, patched = network(), network()
     locked.lock = threading.Lock()
-    patched.body.forward = patched.body.forward
+    forward = patched.body.forward
+    patched.body.forward = lambda x: forward(x)
     with refused("Net holds what cannot be copied .* delete it"):
         plain_copy(locked)
     with refused("Net has a forward that was put onto body, which no copy takes along"):
         plain_copy(patched)
+    bound = network()
+    bound.body.forward = bound.body.forward
+    torch.testing.assert_close(plain_copy(bound)(IMAGES), network()(IMAGES))
 
 
 class OwnNorm(nn.Module):
