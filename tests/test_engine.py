@@ -99,9 +99,8 @@ def test_a_failing_compiler_costs_a_warning_in_any_pass(teacher, spec, monkeypat
 @pytest.mark.skipif(not shutil.which("g++"), reason="compilation on the CPU needs g++")
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 def test_compiled_code_calls_torch_for_the_gradient_of_max_pooling(tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path)
-    )  # else an older version's may serve
+    # Else code that was compiled without it may serve.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     pool = nn.MaxPool2d(3, 2, 1)
     x = torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
     x = x.contiguous(memory_format=torch.channels_last)

@@ -78,9 +78,10 @@ def _is_bound_elsewhere(module: nn.Module, copied: nn.Module) -> bool:
     """Whether it has a forward of the instance that computes with another module than the copy, as
     a closure does: methods and arguments of `partial` are copied along."""
     forward = vars(module).get("forward")
+    if forward is None:
+        return False
     given = (getattr(forward, "__self__", None), *getattr(forward, "args", ()))
-    inside = set(map(id, copied.modules()))
-    return forward is not None and not any(id(part) in inside for part in given)
+    return not any(part is inside for part in given for inside in copied.modules())
 
 
 def _deep_copy(network: nn.Module) -> nn.Module:
